@@ -1,0 +1,92 @@
+"""Small graph -> graph passes that make the capture plain: each ends in lint."""
+
+from __future__ import annotations
+
+import torch
+from torch import fx
+
+from pgt_fx.capture.export import Captured
+from pgt_fx.capture.padding import cat_as_padding
+from pgt_fx.capture.schema import schema_name
+from pgt_fx.rules.registry import Refusal
+
+VIEWS = {
+    f"aten::{name}"
+    for name in (
+        "slice select view reshape permute transpose unsqueeze squeeze expand alias t unflatten "
+        "flatten unfold narrow split chunk unbind split_with_sizes detach movedim"
+    ).split()
+}
+CHECKS = (
+    "aten::_assert_scalar",
+    "aten::_assert_tensor_metadata",
+    "aten::sym_constrain_range",
+    "aten::sym_constrain_range_for_size",
+    "aten::_assert_async",
+)
+
+
+def clean(captured: Captured) -> Captured:
+    """Drop the capture's own checks; write in-place operators as their functional form."""
+    drop_checks(captured.graph)
+    functionalize(captured.graph)
+    cat_as_padding(captured)
+    mark_time_sizes(captured)
+    captured.graph.lint()
+    return captured
+
+
+def drop_checks(graph: fx.Graph) -> None:
+    """The capture's runtime assertions compare sizes that a step does not have."""
+    for node in reversed(list(graph.nodes)):
+        unused_size = schema_name(node) == "aten::sym_size" and not node.users
+        if schema_name(node) in CHECKS or unused_size:
+            graph.erase_node(node)
+        elif node.op == "call_function" and not node.users and not schema_name(node):
+            graph.erase_node(node)
+
+
+def functionalize(graph: fx.Graph) -> None:
+    """``relu_`` becomes ``relu``: the capture already lets later readers use its result.
+
+    Writing through a view (``x[:, 1:] = …``) is left as it is and marked; the analysis refuses it
+    where the written tensor is read again.
+    """
+    order = {node: i for i, node in enumerate(graph.nodes)}
+    for node in list(graph.nodes):
+        name = schema_name(node)
+        if not name.endswith("_") or name.endswith("__") or not node.args:
+            continue
+        target = node.args[0]
+        if (
+            not isinstance(target, fx.Node)
+            or target.op == "placeholder"
+            and target.name.startswith(("p_", "b_"))
+        ):
+            continue  # statistics of a norm: the write is meant
+        if _written_through_view(target, node, order):
+            node.meta["pgt_refusal"] = Refusal(
+                "writes in place through a view of a tensor that is read again",
+                "build the tensor with torch.cat, torch.where or F.pad instead",
+            )
+            continue
+        packet = getattr(torch.ops.aten, name.removeprefix("aten::")[:-1], None)
+        overload = node.target._overloadname  # type: ignore[union-attr]
+        if packet is not None and hasattr(packet, overload):
+            node.target = getattr(packet, overload)
+
+
+def _written_through_view(target: fx.Node, writer: fx.Node, order: dict[fx.Node, int]) -> bool:
+    while schema_name(target) in VIEWS and isinstance(target.args[0], fx.Node):
+        target = target.args[0]
+        if any(order[user] > order[writer] for user in target.users):
+            return True
+    return False
+
+
+def mark_time_sizes(captured: Captured) -> None:
+    """``meta["pgt_time"]`` on every scalar computed from the length of the video."""
+    for node in captured.graph.nodes:
+        value = node.meta.get("val")
+        if isinstance(value, (torch.SymInt, torch.SymFloat)):
+            node.meta["pgt_time"] = captured.has_time(value)

@@ -1,0 +1,367 @@
+"""Capture: ``torch.export`` with symbolic batch, time and space, as a graph of ATen operators.
+
+An axis whose size contains the time symbol is time; everything else the analysis follows by its
+rules and checks against these sizes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import operator
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import sympy
+import torch
+from torch import Tensor, fx, nn
+from torch.export import Dim
+from torch.utils import _pytree as pytree
+
+from pgt_fx.capture.inputs import ClipSpec, resized
+from pgt_fx.capture.probe import clip_pools, probe, quiet
+from pgt_fx.capture.spelling import Spelling
+from pgt_fx.errors import CaptureError, Place
+
+
+@dataclass(frozen=True)
+class ModuleCall:
+    """One call of a submodule, as a hook saw it: whether it maps one tensor to one tensor."""
+
+    path: str
+    one_to_one: bool
+
+
+@dataclass
+class Captured:
+    """The captured graph of one mode (train or eval) of a model.
+
+    Attributes:
+        graph: fx graph of ATen operators; every node's ``meta["val"]`` has symbolic sizes.
+        tensors: placeholder name -> attribute path in the model, for parameters and buffers.
+        constants: placeholder name -> tensor made in forward and lifted by the capture.
+        inputs: placeholder name -> leaf of the clip.
+        out_spec: pytree of the model's output.
+        calls: key of the module stack -> what a hook saw of that call.
+        time_symbols: the symbols in the sizes of the inputs' time axes.
+        global_pools: numbers of the pools that were taken to mean "pool the clip".
+        training: the mode.
+    """
+
+    graph: fx.Graph
+    tensors: dict[str, str]
+    constants: dict[str, Tensor]
+    inputs: dict[str, int]
+    out_spec: Any
+    calls: dict[str, ModuleCall]
+    time_symbols: frozenset[sympy.Symbol]
+    global_pools: tuple[int, ...]
+    training: bool
+    lengths: tuple[int, ...] = field(default=())
+
+    def has_time(self, size: Any) -> bool:
+        """Whether a size depends on the length of the video."""
+        if not isinstance(size, (torch.SymInt, torch.SymFloat)):
+            return False
+        return bool(size.node.expr.free_symbols & self.time_symbols)
+
+
+def capture(
+    model: nn.Module, spec: ClipSpec, leaves: Sequence[Any], pools: str = "auto"
+) -> Captured:
+    """Capture ``model`` on clips like the example.
+
+    Args:
+        spec, leaves: structure and tensors of an example clip.
+        pools: ``clip_pools`` option: "auto" | "window" | "global".
+
+    Raises:
+        CaptureError: when the model doesn't run, or runs at the clip's length alone.
+    """
+    sample, numbers = _sizes(model, spec, leaves, pools)
+    args, kwargs = pytree.tree_unflatten(sample, spec.spec)
+    with quiet(), warnings.catch_warnings(), _recorded(model) as calls, Spelling(numbers):
+        warnings.simplefilter("ignore")
+        try:
+            program = torch.export.export(
+                model, args, kwargs or None, dynamic_shapes=_dynamic(spec, sample), strict=False
+            )
+        except NotImplementedError:
+            # The solver of size constraints gave up on the spatial axes: time alone is symbolic.
+            calls.clear()
+            program = _time_only(model, spec, leaves, args, kwargs, pools)
+        except Exception as error:
+            raise CaptureError(_explain(error)) from error
+    return _captured(program, model, spec, calls, sample, tuple(numbers))
+
+
+def _time_only(
+    model: nn.Module, spec: ClipSpec, leaves: Sequence[Any], args: Any, kwargs: Any, pools: str
+) -> Any:
+    shapes = _dynamic(spec, pytree.tree_leaves((args, kwargs)), space=False)
+    try:
+        return torch.export.export(model, args, kwargs or None, dynamic_shapes=shapes, strict=False)
+    except Exception as error:
+        raise CaptureError(_explain(error)) from error
+
+
+def _explain(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return (
+        f"torch.export could not capture the model: {type(error).__name__}: {text[:600]}\n"
+        "What the model does in Python with values or sizes of tensors has to be written with "
+        "tensor operators, or the part that stands in the way left outside the model."
+    )
+
+
+def _sizes(
+    model: nn.Module, spec: ClipSpec, leaves: Sequence[Any], pools: str
+) -> tuple[list[Any], list[int]]:
+    """A sample to capture at: longer and wider than the clip, so that no size collapses to 1."""
+    two_paths = len(spec.paths) > 1
+    stretches = (
+        [lambda t: 3 * t, lambda t: 4 * t]
+        if two_paths
+        else [
+            lambda t: 2 * t + 3,
+            lambda t: 4 * t,
+        ]
+    )
+    at_clip = None
+    error: Exception | None = None
+    for stretch in stretches:
+        for widen in (lambda s: 2 * s, lambda s: s):
+            sample = resized(spec, leaves, batch=2, time=stretch, space=widen)
+            run = probe(model, spec.spec, sample)
+            if run.error is None and pools != "global":
+                return sample, []
+            error = run.error or error
+            if pools == "window" or not run.pools:
+                continue
+            if at_clip is None:
+                at_clip = probe(model, spec.spec, list(leaves))
+                if at_clip.error is not None:
+                    raise CaptureError(
+                        f"the model does not run on its example clip: {at_clip.error}"
+                    ) from at_clip.error
+            numbers = clip_pools(at_clip.pools, run.pools)
+            if numbers and probe(model, spec.spec, sample, numbers).error is None:
+                return sample, numbers
+            if run.error is None:
+                return sample, []
+    if probe(model, spec.spec, list(leaves)).error is not None:
+        raise CaptureError(f"the model does not run on its example clip: {error}") from error
+    lengths = ", ".join(str(tuple(s(t) for t in spec.lengths)) for s in stretches)
+    raise CaptureError(
+        f"the model runs at {spec.lengths} frames and at no other length tried ({lengths}): "
+        f"{type(error).__name__}: {' '.join(str(error).split())[:300]}\n"
+        "A table, a layer or a reshape in it has one entry per frame of the clip. Pass the part of "
+        "the model in front of it, or replace it by one that takes any length."
+    ) from error
+
+
+def _dynamic(spec: ClipSpec, sample: Sequence[Any], *, space: bool = True) -> Any:
+    """``dynamic_shapes`` for the export: every axis of a video but the channels may vary."""
+    first = spec.paths[0]
+    rows = sample[first].shape[0]
+    leaves: list[Any] = []
+    for i, leaf in enumerate(sample):
+        if not isinstance(leaf, Tensor):
+            leaves.append(None)
+            continue
+        at = spec.times[i]
+        if at is None:
+            leaves.append({0: Dim.AUTO} if leaf.dim() and leaf.shape[0] == rows else None)
+            continue
+        dims = {0: Dim.AUTO, at: Dim.AUTO}
+        if leaf.dim() == 5 and space:
+            dims |= {3: Dim.AUTO, 4: Dim.AUTO}
+        leaves.append(dims)
+    args, kwargs = pytree.tree_unflatten(leaves, spec.spec)
+    return (
+        {**_named(args), **kwargs} if kwargs and not args else (tuple(args) if not kwargs else None)
+    )
+
+
+def _named(args: Any) -> dict[str, Any]:
+    return {}
+
+
+@contextlib.contextmanager
+def _recorded(model: nn.Module) -> Iterator[dict[str, ModuleCall]]:
+    """Hooks every module call; keys are those of the module stack in node metadata."""
+    paths = {id(module): name for name, module in model.named_modules()}
+    count: dict[str, int] = {}
+    calls: dict[str, ModuleCall] = {}
+
+    def before(module: nn.Module, args: Any) -> None:
+        path = paths.get(id(module))
+        if path is not None:
+            stack.append(_key(path, count.get(path, 0)))
+            count[path] = count.get(path, 0) + 1
+
+    def after(module: nn.Module, args: Any, kwargs: Any, out: Any) -> None:
+        path = paths.get(id(module))
+        if path is not None and stack:
+            plain = len(args) == 1 and not kwargs and isinstance(args[0], Tensor)
+            calls[stack.pop()] = ModuleCall(path, plain and isinstance(out, Tensor))
+
+    stack: list[str] = []
+    hooks = [
+        nn.modules.module.register_module_forward_pre_hook(before),
+        nn.modules.module.register_module_forward_hook(after, with_kwargs=True),
+    ]
+    try:
+        yield calls
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _key(path: str, number: int) -> str:
+    return f"{path}@{number}" if number else path
+
+
+def call_stack(node: fx.Node) -> list[str]:
+    """Keys of the module calls around a node, outermost first, the model itself left out."""
+    out = []
+    for key, (path, _) in node.meta.get("nn_module_stack", {}).items():
+        if not path:
+            continue
+        number = key.rsplit("@", 1)[1] if "@" in key else ""
+        out.append(f"{path}@{number}" if number else path)
+    return out
+
+
+def module_path(node: fx.Node) -> str:
+    """Path of the innermost module whose forward made the node."""
+    stack = list(node.meta.get("nn_module_stack", {}).values())
+    return stack[-1][0] if stack else ""
+
+
+def place(node: fx.Node) -> Place:
+    """Operator, module and source line of a node; torch's own frames are passed over."""
+    name = str(getattr(node.target, "_schema", None) and node.target._schema.name or node.target)  # type: ignore[union-attr]
+    frames = [part for part in (node.meta.get("stack_trace") or "").split("File ") if part.strip()]
+    for frame in reversed(frames):
+        head, _, line = frame.partition("\n")
+        if "/torch/nn/" in head or "/torch/_" in head or "/torch/utils/" in head:
+            continue
+        file, _, rest = head.strip().strip('"').partition('", line ')
+        number = rest.split(",")[0]
+        return Place(
+            name.replace("::", "."),
+            module_path(node),
+            f"{'/'.join(file.split('/')[-2:])}:{number}",
+            line.strip(),
+        )
+    return Place(name.replace("::", "."), module_path(node))
+
+
+def _captured(
+    program: Any,
+    model: nn.Module,
+    spec: ClipSpec,
+    calls: dict[str, ModuleCall],
+    sample: Sequence[Any],
+    numbers: tuple[int, ...],
+) -> Captured:
+    signature = program.graph_signature
+    tensors = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
+    constants = {
+        name: program.constants[target]
+        for name, target in signature.inputs_to_lifted_tensor_constants.items()
+    }
+    users = [
+        n
+        for n in program.graph.nodes
+        if n.op == "placeholder" and n.name in set(signature.user_inputs)
+    ]
+    inputs = {node.name: i for i, node in enumerate(users)}
+    symbols: set[sympy.Symbol] = set()
+    lengths = []
+    fixed = []
+    for node in users:
+        at = spec.times[inputs[node.name]]
+        value = node.meta["val"]
+        if at is None or not isinstance(value, Tensor):
+            continue
+        length = value.shape[at]
+        if isinstance(length, int) or not length.node.expr.free_symbols:
+            fixed.append(int(length))
+            lengths.append(int(length))
+        else:
+            symbols |= length.node.expr.free_symbols
+            lengths.append(int(length.node.hint))
+    if fixed:
+        raise CaptureError(
+            f"the captured graph holds the number of frames fixed at {fixed[0]}: some operator of "
+            "the model compares it with a constant or reshapes by it. Pass the part of the model "
+            "in front of that operator, or make it take any length."
+        )
+    condition = _broken_guard(program, frozenset(symbols), spec.lengths, tuple(lengths))
+    if condition and not _same_calls(model, spec, sample, numbers):
+        raise CaptureError(
+            f"the captured graph is valid only while {condition} (sizes of the clip): the model "
+            "branches in Python on the number of frames, or reshapes by it. Pass the part of the "
+            "model without that branch, or write it with tensor operators"
+        )
+    return Captured(
+        graph=program.graph_module.graph,
+        tensors=tensors,
+        constants=constants,
+        inputs=inputs,
+        out_spec=program.call_spec.out_spec,
+        calls=calls,
+        time_symbols=frozenset(symbols),
+        global_pools=numbers,
+        training=model.training,
+        lengths=tuple(lengths),
+    )
+
+
+def _broken_guard(
+    program: Any, symbols: frozenset[sympy.Symbol], clip: tuple[int, ...], sample: tuple[int, ...]
+) -> str | None:
+    """A condition of the captured graph that fails at another length of the video."""
+    values = [n.meta.get("val") for n in program.graph.nodes if n.op == "placeholder"]
+    sizes = [
+        s for v in values if isinstance(v, Tensor) for s in v.shape if isinstance(s, torch.SymInt)
+    ]
+    if not sizes:
+        return None
+    env = sizes[0].node.shape_env
+    table = getattr(env, "backed_var_to_val", None) or env.var_to_val  # renamed within torch 2
+    for guard in env.guards:
+        expr = guard.expr
+        if not isinstance(expr, sympy.Basic) or not (expr.free_symbols & symbols):
+            continue
+        if isinstance(expr, sympy.Ne):
+            continue  # "this size is not 1": the capture's specialisation, not the model's branch
+        for scale in (sympy.Rational(clip[0], sample[0]), sympy.Integer(3), sympy.Integer(7)):
+            at = {s: sympy.Integer(int(v)) * (scale if s in symbols else 1) for s, v in table.items()}
+            if expr.xreplace(at) == sympy.false:
+                return str(expr)
+    return None
+
+
+def _same_calls(
+    model: nn.Module, spec: ClipSpec, sample: Sequence[Any], numbers: Sequence[int]
+) -> bool:
+    """Whether the model makes the same torch calls at other lengths.
+
+    A condition on sizes may be torch's own (a ceil-mode pool asks how its last window falls). It
+    is the model's when its calls, or constants handed to them, differ.
+    """
+    here = probe(model, spec.spec, sample, numbers)
+    for stretch in (2, 3):
+        longer = list(sample)
+        for leaf in spec.paths:
+            shape = list(sample[leaf].shape)
+            shape[spec.times[leaf] or 0] *= stretch
+            longer[leaf] = sample[leaf].new_empty(shape)
+        there = probe(model, spec.spec, longer, numbers)
+        if there.error is not None or there.trace != here.trace:
+            return False
+    return True

@@ -1,0 +1,161 @@
+"""Padding along time spelled as a concatenation becomes the padding that it means.
+
+``cat([zeros, x[:, :, :-1]])`` is a temporal shift, ``cat([x[:, :, :1], x])`` replicate padding. As
+a pad with (possibly negative) amounts both are one window of one element, whereas as a
+concatenation the second piece begins where the first one ends.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import fx
+
+from pgt_fx.capture.export import Captured
+from pgt_fx.capture.schema import schema_name
+
+# Fill value of constant pieces; None: an argument.
+CONSTANTS = {
+    "aten::zeros_like": 0.0,
+    "aten::new_zeros": 0.0,
+    "aten::zeros": 0.0,
+    "aten::ones": 1.0,
+    "aten::ones_like": 1.0,
+    "aten::new_ones": 1.0,
+    "aten::full": None,
+    "aten::full_like": None,
+    "aten::new_full": None,
+}
+SEE_THROUGH = {"aten::expand", "aten::repeat", "aten::contiguous", "aten::clone", "aten::to"}
+
+
+@dataclass(frozen=True)
+class Chain:
+    """A slice of a slice … of ``root``: along time ``start:stop``, elsewhere ``others``."""
+
+    root: fx.Node
+    others: tuple[tuple[Any, ...], ...]
+    start: int = 0
+    stop: int | None = None
+
+
+def cat_as_padding(captured: Captured) -> None:
+    """Rewrite every concatenation along time that is a padding; erase what it leaves unused."""
+    for node in list(captured.graph.nodes):
+        if schema_name(node) in ("aten::cat", "aten::concat", "aten::concatenate"):
+            _rewrite(captured, node)
+    for node in reversed(list(captured.graph.nodes)):
+        pure = schema_name(node) in {"aten::slice", *CONSTANTS, *SEE_THROUGH}
+        if pure and not node.users:
+            captured.graph.erase_node(node)
+
+
+def _rewrite(captured: Captured, node: fx.Node) -> None:
+    pieces: list[fx.Node] = list(node.args[0])  # type: ignore[arg-type]
+    rank = node.meta["val"].dim()
+    given = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", 0)
+    dim = int(given) % rank  # type: ignore[arg-type]
+    lengths = [p.meta["val"].shape[dim] for p in pieces]
+    bodies = [i for i, n in enumerate(lengths) if captured.has_time(n)]
+    if len(bodies) != 1 or not all(isinstance(n, int) for i, n in enumerate(lengths) if i != bodies[0]):
+        return
+    at = bodies[0]
+    before, behind = sum(lengths[:at]), sum(lengths[at + 1 :])
+    for body in _chains(pieces[at], dim):
+        kinds = {_kind(p, body, dim, i > at) for i, p in enumerate(pieces) if i != at}
+        if len(kinds) != 1 or None in kinds:
+            continue
+        if (before and body.start > 0) or (behind and body.stop is not None):
+            continue  # cropped and padded at the same end: no single window
+        (kind,) = kinds
+        _replace(captured.graph, node, body, kind, rank - 1 - dim, before, behind)
+        return
+
+
+def _replace(
+    graph: fx.Graph,
+    node: fx.Node,
+    body: Chain,
+    kind: str | float | None,
+    inner: int,
+    before: int,
+    behind: int,
+) -> None:
+    amounts = [0, 0] * inner + [before - body.start, behind + (body.stop or 0)]
+    mode, value = ("replicate", None) if kind == "edge" else ("constant", kind)
+    with graph.inserting_before(node):
+        whole = _uncropped(graph, body, node)
+    node.target = torch.ops.aten.pad.default
+    node.args, node.kwargs = (whole, amounts, mode, value), {}
+
+
+def _kind(piece: fx.Node, body: Chain, dim: int, behind: bool) -> str | float | None:
+    """What a piece of fixed length is: "edge", a constant's value, or None for neither."""
+    value = constant_value(piece)
+    if value is not None:
+        return value
+    while schema_name(piece) in SEE_THROUGH:
+        piece = piece.args[0]  # type: ignore[assignment]
+    for chain in _chains(piece, dim):
+        same = (chain.root, chain.others) == (body.root, body.others)
+        if same and (chain.start, chain.stop) == ((-1, None) if behind else (0, 1)):
+            return "edge"
+    return None
+
+
+def _chains(node: fx.Node, dim: int) -> list[Chain]:
+    """Every way to read a node as slices of something: at most one slice is along time."""
+    out = [Chain(node, ())]
+    others: list[tuple[Any, ...]] = []
+    start, stop = 0, None
+    while schema_name(node) == "aten::slice":
+        source, at, first, last, step = _slice_arguments(node)
+        if any(isinstance(v, fx.Node) for v in (at, first, last, step)):
+            break
+        unbounded = last is None or last >= 2**31
+        if at % node.meta["val"].dim() != dim:
+            if first or not unbounded or step != 1:
+                others.append((at, first, last, step))
+        elif first or not unbounded:
+            if step != 1 or (start, stop) != (0, None):
+                break
+            start, stop = first or 0, None if unbounded else last
+        node = source
+        out.append(Chain(node, tuple(others), start, stop))
+    return out
+
+
+def _slice_arguments(node: fx.Node) -> tuple[Any, ...]:
+    defaults = [None, 0, None, None, 1]
+    given = list(node.args) + defaults[len(node.args) :]
+    for i, name in enumerate(("self", "dim", "start", "end", "step")):
+        given[i] = node.kwargs.get(name, given[i])
+    return tuple(given)
+
+
+def _uncropped(graph: fx.Graph, body: Chain, like: fx.Node) -> fx.Node:
+    """The body without its slice along time: the other slices applied to the root."""
+    node = body.root
+    for arguments in reversed(body.others):
+        new = graph.call_function(torch.ops.aten.slice.Tensor, (node, *arguments))
+        new.meta = {k: v for k, v in like.meta.items() if k != "val"}
+        new.meta["val"] = torch.ops.aten.slice.Tensor(node.meta["val"], *arguments)
+        node = new
+    return node
+
+
+def constant_value(node: fx.Node) -> float | None:
+    """The value of a tensor that is the same everywhere, else None."""
+    while schema_name(node) in SEE_THROUGH | {"aten::slice"}:
+        node = node.args[0]  # type: ignore[assignment]
+    name = schema_name(node)
+    if name not in CONSTANTS:
+        return None
+    value = CONSTANTS[name]
+    if value is not None:
+        return value
+    position = [a.name for a in node.target._schema.arguments].index("fill_value")  # type: ignore[union-attr]
+    given = node.args[position] if position < len(node.args) else node.kwargs.get("fill_value")
+    return float(given) if isinstance(given, (int, float)) else None

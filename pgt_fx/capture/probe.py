@@ -1,0 +1,118 @@
+"""Runs of the model without compute: does it take a clip of this size, and what are its pools?
+
+Under fake tensors a forward costs about a tenth of a capture and touches no memory.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.overrides import TorchFunctionMode
+from torch.utils import _pytree as pytree
+
+from pgt_fx.capture.spelling import POOLS, Spelling
+
+
+@dataclass(frozen=True)
+class PoolCall:
+    """One call of a pool: kernel along the first windowed axis, its length before and after."""
+
+    how: str
+    kernel: int
+    before: int
+    after: int
+
+
+class Recorder(TorchFunctionMode):
+    """Records a forward: every torch call with its constant arguments, and every pool."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pools: list[PoolCall] = []
+        self.trace: list[tuple[str, tuple[Any, ...]]] = []
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        leaves = pytree.tree_leaves((args, kwargs or {}))
+        constants = tuple(v for v in leaves if isinstance(v, (bool, int, float, str)))
+        self.trace.append((getattr(func, "__name__", str(func)), constants))
+        if func in POOLS and isinstance(out, torch.Tensor):
+            kernel = [*args, *(kwargs or {}).values()][1]
+            rank = 3 if "3d" in func.__name__ else 1
+            first = kernel[0] if isinstance(kernel, (tuple, list)) else kernel
+            self.pools.append(
+                PoolCall(POOLS[func], int(first), int(args[0].shape[-rank]), int(out.shape[-rank]))
+            )
+        return out
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keeps torch from logging the traceback of a failure that is expected and handled."""
+    loggers = [logging.getLogger(name) for name in ("torch._subclasses", "torch.fx", "torch")]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.CRITICAL)
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+@dataclass
+class Probe:
+    """What a run without compute showed.
+
+    Attributes:
+        error: the exception that the model raised, None when it ran.
+        pools: its pool calls, up to the error.
+        trace: its torch calls with their constant arguments, up to the error.
+    """
+
+    error: Exception | None
+    pools: list[PoolCall]
+    trace: list[tuple[str, tuple[Any, ...]]]
+
+
+def probe(model: nn.Module, spec: Any, leaves: Sequence[Any], pools: Sequence[int] = ()) -> Probe:
+    """Run the model under fake tensors on leaves of these shapes.
+
+    Args:
+        spec: pytree of ``(args, kwargs)``.
+        pools: numbers of the pool calls to be taken over all of time.
+    """
+    recorder = Recorder()
+    with quiet(), FakeTensorMode(allow_non_fake_inputs=True) as fake, torch.no_grad():
+        faked = [fake.from_tensor(x) if isinstance(x, torch.Tensor) else x for x in leaves]
+        args, kwargs = pytree.tree_unflatten(faked, spec)
+        try:
+            # The mode entered last sees a call first: the recorder sees the model's own.
+            with Spelling(pools), recorder:
+                model(*args, **kwargs)
+        except Exception as error:
+            return Probe(error, recorder.pools, recorder.trace)
+    return Probe(None, recorder.pools, recorder.trace)
+
+
+def clip_pools(at_clip: list[PoolCall], longer: list[PoolCall]) -> list[int]:
+    """Numbers of the pool calls that cover exactly the clip along time.
+
+    A pool covers the clip when its kernel is the whole axis and one element comes out; the axis
+    is time when its length differs between the two runs.
+    """
+    return [
+        i
+        for i, (short, long) in enumerate(zip(at_clip, longer, strict=False))
+        if short.kernel == short.before > 1
+        and short.after == 1
+        and long.before != short.before
+        and short.kernel == long.kernel
+    ]

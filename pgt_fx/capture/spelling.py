@@ -1,0 +1,108 @@
+"""How some torch calls are spelled while a model is captured.
+
+The replacement computes the same; it is one that keeps sizes symbolic, or that says what a pool
+over the clip means (DESIGN §6).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
+from torch.overrides import TorchFunctionMode
+
+POOLS: dict[Any, str] = {
+    F.avg_pool3d: "mean",
+    F.max_pool3d: "max",
+    F.avg_pool1d: "mean",
+    F.max_pool1d: "max",
+}
+CONVS = (torch.conv1d, torch.conv2d, torch.conv3d, F.conv1d, F.conv2d, F.conv3d)
+
+
+class Spelling(TorchFunctionMode):
+    """Active while the model is captured.
+
+    Args:
+        clip_pools: numbers of the pool calls to be taken over all of time.
+    """
+
+    def __init__(self, clip_pools: Sequence[int] = ()) -> None:
+        super().__init__()
+        self.clip_pools, self.pools = frozenset(clip_pools), 0
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = dict(kwargs or {})
+        if func in POOLS:
+            number, self.pools = self.pools, self.pools + 1
+            if number in self.clip_pools:
+                return _over_all_time(func, args, kwargs)
+        if func is torch.max_pool1d or func is F.max_pool1d:
+            return _max_pool1d(*args, **kwargs)
+        if func in CONVS:
+            return _conv(func, args, kwargs)
+        return func(*args, **kwargs)
+
+
+def _over_all_time(func: Any, args: Any, kwargs: dict[str, Any]) -> Tensor:
+    """A pool whose first window axis is time, taken over all of it; along space the model's own."""
+    names = ("input", "kernel_size", "stride")
+    given = dict(zip(names, args, strict=False)) | kwargs
+    x, kernel, stride = given.pop("input"), given.pop("kernel_size"), given.pop("stride", None)
+    rank = 3 if "3d" in func.__name__ else 1
+    if rank == 3:
+        size = list(kernel) if isinstance(kernel, (tuple, list)) else [kernel] * 3
+        step = size if stride in (None, [], ()) else stride
+        step = list(step) if isinstance(step, (tuple, list)) else [step] * 3
+        x = func(x, (1, *size[1:]), (1, *step[1:]), *args[3:], **given)
+    return x.mean(-rank, keepdim=True) if POOLS[func] == "mean" else x.amax(-rank, keepdim=True)
+
+
+def _max_pool1d(
+    x: Tensor,
+    kernel_size: Any,
+    stride: Any = None,
+    padding: Any = 0,
+    dilation: Any = 1,
+    ceil_mode: bool = False,
+    return_indices: bool = False,
+) -> Any:
+    """By max_pool2d: the one-dimensional operator fixes the length while it is captured."""
+    if return_indices:
+        return F.max_pool1d(x, kernel_size, stride, padding, dilation, ceil_mode, True)
+
+    def one(v: Any) -> int:
+        return int(v[0]) if isinstance(v, (tuple, list)) else int(v)
+
+    stride = kernel_size if stride in (None, [], ()) else stride
+    out = torch.max_pool2d(
+        x.unsqueeze(-2),
+        [1, one(kernel_size)],
+        [1, one(stride)],
+        [0, one(padding)],
+        [1, one(dilation)],
+        ceil_mode,
+    )
+    return out.squeeze(-2)
+
+
+def _conv(func: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> Any:
+    """``padding="same"`` with an uneven amount is a pad and a convolution: written so."""
+    names = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
+    given = dict(zip(names, args, strict=False)) | kwargs
+    if given.get("padding") != "same":
+        return func(*args, **kwargs)
+    kernel = given["weight"].shape[2:]
+    dilation = given.get("dilation", 1)
+    dilation = list(dilation) if isinstance(dilation, (tuple, list)) else [dilation]
+    dilation = dilation * len(kernel) if len(dilation) == 1 else dilation
+    totals = [(int(k) - 1) * int(d) for k, d in zip(kernel, dilation, strict=True)]
+    if all(total % 2 == 0 for total in totals):
+        return func(*args, **kwargs)
+    amounts = [a for total in reversed(totals) for a in (total // 2, total - total // 2)]
+    given["input"] = F.pad(given["input"], amounts)
+    given["padding"] = 0
+    return func(**given)

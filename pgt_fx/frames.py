@@ -1,0 +1,138 @@
+"""Which output frames equal the original model's, found by arithmetic alone (DESIGN §5).
+
+At every cut, an element whose window reaches behind the last known element was computed with a
+padding that stands for a real frame: it is touched. Touched elements touch what reads them.
+"""
+
+from __future__ import annotations
+
+from torch import fx
+
+from pgt_fx.analysis import Analysis, Operation, Value
+from pgt_fx.options import Options
+from pgt_fx.rules import Reduced, StepOnly, Windowed
+from pgt_fx.timeline import Clock, Window
+
+
+def exact_frames(
+    analysis: Analysis, options: Options, chunks: list[tuple[int, ...]]
+) -> list[bool]:
+    """One flag per element of the model's first output; see ``Progressive.exact_frames``."""
+    return _Marks(analysis, options, chunks).run()
+
+
+class _Marks:
+    """Touched elements of every value, step by step."""
+
+    def __init__(
+        self, analysis: Analysis, options: Options, chunks: list[tuple[int, ...]]
+    ) -> None:
+        self.analysis, self.options = analysis, options
+        self.cuts = [tuple(0 for _ in chunks[0])]
+        for chunk in chunks:
+            self.cuts.append(tuple(a + b for a, b in zip(self.cuts[-1], chunk, strict=True)))
+        self.touched: dict[str, list[bool]] = {}
+        self.pooled: dict[str, bool] = {}
+
+    def run(self) -> list[bool]:
+        output = next(o for o in self.analysis.outputs if isinstance(o, fx.Node))
+        value = self.analysis.value(output)
+        marks: list[bool] = []
+        single = False
+        for number in range(1, len(self.cuts)):
+            self._step(number)
+            if value.clock is None:
+                single = self._from_pools(value)
+            else:
+                old = value.clock.at(self.cuts[number - 1], False).total
+                new = self._now(value.clock, number).total
+                found = self.touched[output.name]
+                marks += [found[j] or self._from_pools(value) for j in range(old, new)]
+        return [not single] if value.clock is None else [not m for m in marks]
+
+    def _now(self, clock: Clock, number: int):  # type: ignore[no-untyped-def]
+        return clock.at(self.cuts[number], number == len(self.cuts) - 1)
+
+    def _from_pools(self, value: Value) -> bool:
+        return any(self.pooled.get(name, False) for name in value.pooled)
+
+    def _step(self, number: int) -> None:
+        for node in self.analysis.captured.graph.nodes:
+            operation = self.analysis.operations.get(node.name)
+            if operation is None:
+                self._pass_on(node, number)
+            else:
+                self._operation(node, operation, number)
+
+    def _pass_on(self, node: fx.Node, number: int) -> None:
+        """Inputs are never touched; an item of several results is as touched as the whole."""
+        value = self.analysis.values.get(node.name)
+        if not isinstance(value, Value) or value.clock is None:
+            return
+        if node.op == "placeholder":
+            self.touched[node.name] = [False] * self._now(value.clock, number).total
+        elif node.args and isinstance(node.args[0], fx.Node):
+            self.touched[node.name] = self.touched.get(node.args[0].name, [])
+
+    def _operation(self, node: fx.Node, operation: Operation, number: int) -> None:
+        outcome = operation.outcome
+        sources = self.analysis.streams(node)
+        values = operation.value if isinstance(operation.value, list) else [operation.value]
+        clock = next((v.clock for v in values if v.clock is not None), None)
+        if isinstance(outcome, Reduced):
+            self._reduction(node, operation, sources, number)
+            return
+        alone = len(self.cuts) == 2
+        whole = isinstance(outcome, StepOnly) and not alone
+        if clock is None:
+            self.pooled[node.name] = whole or any(any(self.touched[s.name]) for s in sources)
+            return
+        marks = self.touched.setdefault(node.name, [])
+        before = clock.at(self.cuts[number - 1], False).sure
+        now = self._now(clock, number)
+        del marks[before:]
+        gate = any(self._from_pools(v) for v in values)
+        for j in range(before, now.total):
+            if whole or gate:
+                marks.append(True)
+            elif isinstance(outcome, Windowed):
+                marks.append(self._window(outcome, sources[0], j, number))
+            else:
+                marks.append(any(self.touched[s.name][j] for s in sources))
+
+    def _window(self, outcome: Windowed, source: fx.Node, j: int, number: int) -> bool:
+        clock = self.analysis.value(source).clock
+        if clock is None:
+            return False
+        known = self._now(clock, number).total
+        real = clock.at(self.cuts[-1], True).total
+        marks = self.touched[source.name]
+        law = outcome.law
+        for tap in law.taps(j):
+            if tap >= known and known < real and (tap < real or outcome.mode != "constant"):
+                return True  # a padding stands where a real frame will, or copies another one
+            at = law.stands_for(tap, known) if isinstance(law, Window) else tap
+            if at is not None and 0 <= at < known and marks[at]:
+                return True
+        return False
+
+    def _reduction(
+        self, node: fx.Node, operation: Operation, sources: list[fx.Node], number: int
+    ) -> None:
+        alone = len(self.cuts) == 2
+        last = number == len(self.cuts) - 1
+        running = self.options.pooling == "running"
+        outcome = operation.outcome
+        marks = self.touched[sources[0].name]
+        if isinstance(outcome, Reduced) and outcome.how in ("first", "last") and marks:
+            # Only one element is read: the step policy's last step has the video's last element.
+            at = 0 if outcome.how == "first" else -1
+            wrong = marks[at] or not (alone or (last if at else running))
+        else:
+            wrong = any(marks) or not (alone or (running and last))
+        pools = any(
+            self._from_pools(v)
+            for s in sources
+            if isinstance(v := self.analysis.values[s.name], Value)
+        )
+        self.pooled[node.name] = wrong or pools

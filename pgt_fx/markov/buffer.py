@@ -1,0 +1,103 @@
+"""Tensor handling along a time axis that may be merged with others."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from pgt_fx.errors import StateError
+from pgt_fx.layout import Axis
+
+
+def split(x: Tensor, axis: Axis, length: int) -> tuple[Tensor, int]:
+    """``x`` with its time axis of ``length`` elements as a dimension of its own, and which."""
+    if not axis.merged:
+        return x, axis.dim
+    whole = x.shape[axis.dim]
+    inner = axis.inner_size or 1
+    if axis.outer and axis.inner:
+        parts = [whole // (length * inner), length, inner]
+    elif axis.outer:
+        parts = [whole // length, length]
+    else:
+        parts = [length, whole // length]
+    return x.unflatten(axis.dim, parts), axis.dim + int(axis.outer)
+
+
+def merge(x: Tensor, axis: Axis) -> Tensor:
+    """The inverse of :func:`split`."""
+    if not axis.merged:
+        return x
+    return x.flatten(axis.dim, axis.dim + int(axis.outer) + int(axis.inner))
+
+
+def carried_tail(state: Mapping[str, Tensor], slot: str, held: int, dim: int) -> Tensor | None:
+    """The tail that an operator finds in the state.
+
+    Raises:
+        StateError: when it is not what the clocks say it is: the state is another model's, or
+            was changed.
+    """
+    tail = state.get(slot)
+    length = 0 if tail is None else tail.shape[dim]
+    if length != held:
+        raise StateError(
+            f"state entry {slot!r} has {length} elements along time, expected {held}; go on with "
+            "the state that the last step returned, or start anew with init_state()"
+        )
+    return tail
+
+
+def joined(tail: Tensor | None, x: Tensor | None, dim: int) -> Tensor:
+    """The carried tail followed by the new elements."""
+    if tail is None or tail.shape[dim] == 0:
+        if x is None:
+            raise ValueError("neither carried nor new elements")
+        return x
+    if x is None or x.shape[dim] == 0:
+        return tail
+    if tail.dtype != x.dtype:  # autocast was switched between two steps
+        tail = tail.to(x.dtype)
+    return torch.cat([tail, x], dim)
+
+
+def filled(x: Tensor, dim: int, left: int, right: int, mode: str, value: float) -> Tensor:
+    """``x`` with ``left`` elements before and ``right`` behind it along ``dim``.
+
+    ``mode`` is "constant", "replicate" or "reflect" as in ``torch.nn.functional.pad``.
+    """
+    if not left and not right:
+        return x
+    n = x.shape[dim]
+    pieces = []
+    if left:
+        pieces.append(_ends(x, dim, range(left, 0, -1), mode, value, n, first=True))
+    pieces.append(x)
+    if right:
+        pieces.append(_ends(x, dim, range(n, n + right), mode, value, n, first=False))
+    return torch.cat(pieces, dim)
+
+
+def _ends(
+    x: Tensor, dim: int, at: range, mode: str, value: float, n: int, *, first: bool
+) -> Tensor:
+    if mode == "constant":
+        shape = list(x.shape)
+        shape[dim] = len(at)
+        return x.new_full(shape, value)
+    if mode == "replicate":
+        edge = x.narrow(dim, 0 if first else n - 1, 1)
+        shape = list(x.shape)
+        shape[dim] = len(at)
+        return edge.expand(shape)
+    # reflect: element -i is element i; element n-1+i is element n-1-i
+    if first:
+        return x.narrow(dim, at[-1], len(at)).flip(dim)
+    return x.narrow(dim, n - 1 - len(at), len(at)).flip(dim)
+
+
+def owned(x: Tensor, whole: Tensor) -> Tensor:
+    """``x`` as a tensor with storage of its own: a view would keep all of ``whole`` alive."""
+    return x.clone() if x.numel() else x.new_empty(x.shape)

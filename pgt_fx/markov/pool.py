@@ -1,0 +1,130 @@
+"""Reductions over time under ``pooling="running"``: one carried element (DESIGN §6)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from pgt_fx.due import PoolDue
+from pgt_fx.markov.step import Step
+
+
+class MarkovPool(nn.Module):
+    """A mean, sum, max, min, var, std, any, all, prod, first or last over all elements so far.
+
+    The model's own operator reduces the step's elements; its result is merged with what is
+    carried, weighted by the numbers of elements, which the clocks know.
+
+    Args:
+        slot: name of its entry in the state.
+        how: kind of reduction.
+        reduce: the model's operator on the step's elements.
+        dims: dimensions reduced, for var and std.
+        keepdim: whether they stay.
+        correction: of var and std (Bessel's is 1).
+    """
+
+    def __init__(
+        self,
+        slot: str,
+        how: str,
+        reduce: Callable[[Tensor], Tensor],
+        dims: tuple[int, ...],
+        keepdim: bool,
+        correction: float = 1.0,
+    ) -> None:
+        super().__init__()
+        self.slot, self.how, self.reduce = slot, how, reduce
+        self.dims, self.keepdim = dims, keepdim
+        self.correction = correction
+
+    def extra_repr(self) -> str:
+        return f"running {self.how}, state {self.slot!r}"
+
+    def forward(self, step: Step, x: Tensor | None) -> Tensor:
+        """The reduction of all elements up to this step's."""
+        due = step.pool(self.slot)
+        if self.how in ("var", "std"):
+            return self._spread(step, x, due)
+        carried = step.state.get(self.slot)
+        if x is None:
+            if carried is None:
+                raise ValueError("no element has been seen")
+            step.carried[self.slot] = carried
+            return self._answer(carried, due.before)
+        part = self.reduce(x)
+        if carried is None:
+            step.carried[self.slot] = self._carry(part, due.new)
+            return part  # to the last bit what the model computes
+        total = self._merge(carried, part, due.new)
+        step.carried[self.slot] = total
+        return self._answer(total, due.before + due.new).to(part.dtype)
+
+    def _carry(self, part: Tensor, count: int) -> Tensor:
+        if self.how in ("mean", "sum"):
+            part = _wide(part)
+            return part * count if self.how == "mean" else part.clone()
+        return part.clone()
+
+    def _merge(self, carried: Tensor, part: Tensor, count: int) -> Tensor:
+        match self.how:
+            case "mean":
+                return carried + _wide(part) * count
+            case "sum":
+                return carried + _wide(part)
+            case "max":
+                return torch.maximum(carried, part)
+            case "min":
+                return torch.minimum(carried, part)
+            case "prod":
+                return carried * part
+            case "any":
+                return carried | part
+            case "all":
+                return carried & part
+            case "first":
+                return carried.clone()
+            case _:
+                return part.clone()
+
+    def _answer(self, total: Tensor, count: int) -> Tensor:
+        return total / count if self.how == "mean" else total
+
+    def _spread(self, step: Step, x: Tensor | None, due: PoolDue) -> Tensor:
+        """Merge of two groups' means and squared deviations (Chan, Golub, LeVeque 1979)."""
+        mean_slot, square_slot = f"{self.slot}.mean", f"{self.slot}.squares"
+        mean, squares = step.state.get(mean_slot), step.state.get(square_slot)
+        each = 1
+        dtype = None
+        if x is not None:
+            dtype = x.dtype
+            wide = _wide(x)
+            part = wide.mean(self.dims, keepdim=True)
+            part_squares = (wide - part).square().sum(self.dims, keepdim=True)
+            each = x.numel() // part.numel() // max(due.new, 1)
+            if mean is None or squares is None:
+                mean, squares = part, part_squares
+            else:
+                before, new = due.before * each, due.new * each
+                shift = part - mean
+                mean = mean + shift * (new / (before + new))
+                squares = squares + part_squares + shift.square() * (before * new / (before + new))
+            step.carried[f"{self.slot}.each"] = torch.tensor(each)
+        else:
+            each = int(step.state[f"{self.slot}.each"])
+            step.carried[f"{self.slot}.each"] = step.state[f"{self.slot}.each"]
+        if mean is None or squares is None:
+            raise ValueError("no element has been seen")
+        step.carried[mean_slot], step.carried[square_slot] = mean, squares
+        out = squares / ((due.before + due.new) * each - self.correction)
+        out = out.sqrt() if self.how == "std" else out
+        if not self.keepdim:
+            out = out.squeeze(self.dims)
+        return out.to(dtype) if dtype is not None else out
+
+
+def _wide(x: Tensor) -> Tensor:
+    """Half precision is summed in single."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x

@@ -1,0 +1,131 @@
+"""Windowed operators in steps: carried tail + new elements in, due outputs out (DESIGN §5)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pgt_fx.layout import Axis
+from pgt_fx.markov.buffer import carried_tail, filled, joined, owned
+from pgt_fx.markov.step import Step
+from pgt_fx.timeline import Law, Repeat, Window
+
+
+@dataclass(frozen=True)
+class Hole:
+    """Stands for the number-th tensor argument in an argument template."""
+
+    number: int
+
+
+class MarkovWindow(nn.Module):
+    """A convolution, pool, pad, slice, unfold or upsampling along time.
+
+    It owns no parameter: weights are handed in from the user's own modules.
+
+    Args:
+        slot: name of its entry in the state.
+        call: the operator, without padding along time.
+        template: its arguments; :class:`Hole` 0 is the input, further holes the other tensors.
+        axis: the input's time axis (never merged).
+        out_dim: the output's time dimension.
+        law, fill, mode: see :class:`pgt_fx.timeline.Window` and :class:`pgt_fx.rules.Windowed`.
+    """
+
+    def __init__(
+        self,
+        slot: str,
+        call: Callable[..., Any],
+        template: tuple[list[Any], dict[str, Any]],
+        axis: Axis,
+        out_dim: int,
+        law: Law,
+        *,
+        fill: float = 0.0,
+        mode: str = "constant",
+        what: str = "",
+    ) -> None:
+        super().__init__()
+        self.slot, self.call, self.template = slot, call, template
+        self.axis, self.out_dim, self.law = axis, out_dim, law
+        self.fill, self.mode, self.what = fill, mode, what
+
+    def extra_repr(self) -> str:
+        return f"{self.what}, state {self.slot!r}"
+
+    def forward(self, step: Step, x: Tensor | None, *tensors: Any) -> Tensor | None:
+        """One step: ``x`` are the new input elements, or None; the result, or None if none due."""
+        due, dim = step.window(self.slot), self.axis.dim
+        if due.blank and x is not None and self.slot not in step.state:
+            tail: Tensor | None = x.new_full(_with(x.shape, dim, due.blank), self.fill)
+        else:
+            tail = carried_tail(step.state, self.slot, due.held, dim)
+        whole = joined(tail, x, dim)
+        first, end = due.keep
+        if end > first:
+            step.carried[self.slot] = owned(whole.narrow(dim, first, end - first), whole)
+        elif not isinstance(self.law, Repeat):
+            step.carried[self.slot] = whole.new_empty(_with(whole.shape, dim, 0))
+        if not due.outs:
+            return None
+        buffer = whole.narrow(dim, due.skip, whole.shape[dim] - due.skip) if due.skip else whole
+        buffer = filled(buffer, dim, due.left, due.right, self.mode, self.fill)
+        if due.trim:
+            buffer = buffer.narrow(dim, due.trim, buffer.shape[dim] - due.trim)
+        if isinstance(self.law, Window):
+            need = (due.outs - 1) * self.law.stride + self.law.span
+            if buffer.shape[dim] > need:
+                buffer = buffer.narrow(dim, 0, need)
+        out = self._apply_to(buffer, tensors, due.offset + due.outs)
+        if due.offset or out.shape[self.out_dim] != due.outs:
+            out = out.narrow(self.out_dim, due.offset, due.outs)
+        if due.divisors:
+            out = self._rescaled(out, due.divisors)
+        return out
+
+    def _apply_to(self, buffer: Tensor, tensors: tuple[Any, ...], wanted: int) -> Tensor:
+        args, kwargs = self.template
+        operands = (buffer, *tensors)
+
+        def fill_in(value: Any) -> Any:
+            if isinstance(value, Hole):
+                return operands[value.number]
+            if isinstance(value, (list, tuple)):
+                return type(value)(fill_in(v) for v in value)
+            return value
+
+        out = self.call(*[fill_in(a) for a in args], **{k: fill_in(v) for k, v in kwargs.items()})
+        missing = wanted - out.shape[self.out_dim]
+        if missing > 0:
+            out = self._extended(out, tensors, missing)
+        return out
+
+    def _extended(self, out: Tensor, tensors: tuple[Any, ...], missing: int) -> Tensor:
+        """Outputs of a transposed convolution that no input reaches (output_padding): the bias."""
+        shape = _with(out.shape, self.out_dim, missing)
+        bias = tensors[1] if len(tensors) > 1 else None
+        extra = out.new_zeros(shape)
+        if isinstance(bias, Tensor):
+            place = [1] * out.dim()
+            place[out.dim() - self._space() - 1] = -1
+            extra = extra + bias.reshape(place).to(out.dtype)
+        return torch.cat([out, extra], self.out_dim)
+
+    def _space(self) -> int:
+        name = getattr(self.call, "__name__", "")
+        return next((n for n in (1, 2, 3) if f"{n}d" in name), 1)
+
+    def _rescaled(self, out: Tensor, divisors: tuple[int, ...]) -> Tensor:
+        kernel = self.law.kernel  # type: ignore[attr-defined]
+        scale = torch.tensor([kernel / d for d in divisors], dtype=out.dtype, device=out.device)
+        return out * scale.reshape([-1 if d == self.out_dim else 1 for d in range(out.dim())])
+
+
+def _with(shape: torch.Size, dim: int, length: int) -> list[int]:
+    out = list(shape)
+    out[dim] = length
+    return out

@@ -1,0 +1,94 @@
+"""Options of a progressive model: frozen, checked when made."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from difflib import get_close_matches
+from typing import Any, Literal
+
+from pgt_fx.errors import OptionError
+
+Future = Literal["zero", "wait"]
+Pooling = Literal["step", "running"]
+ClipPools = Literal["auto", "window", "global"]
+
+
+def _choice(name: str, value: Any, allowed: tuple[str, ...]) -> None:
+    if not isinstance(value, str) or value not in allowed:
+        near = get_close_matches(str(value), allowed, 1)
+        hint = f" (did you mean {near[0]!r}?)" if near else ""
+        raise OptionError(f"{name}: expected one of {', '.join(allowed)}, got {value!r}{hint}")
+
+
+@dataclass(frozen=True)
+class MarkovOperator:
+    """What a temporal operator finds in the past of a step (PGT paper, section 3.2; DESIGN §7).
+
+    Attributes:
+        aggregate: "none" carries the last elements of the previous step (MCO); "avg" and "max"
+            an aggregate of the whole previous step (CMCO).
+        momentum: weight of the history in the momentum average over all previous steps (PMCO);
+            0 means the previous step alone.
+
+    Raises:
+        OptionError: for an unknown aggregate or a momentum outside [0, 1).
+    """
+
+    aggregate: Literal["none", "avg", "max"] = "none"
+    momentum: float = 0.0
+
+    def __post_init__(self) -> None:
+        _choice("aggregate", self.aggregate, ("none", "avg", "max"))
+        if not 0.0 <= self.momentum < 1.0:
+            raise OptionError(f"momentum: expected a number in [0, 1), got {self.momentum!r}")
+
+
+OPERATORS = {"mco": MarkovOperator()}
+
+
+@dataclass(frozen=True)
+class Options:
+    """The policies of one progressive model; see :func:`pgt_fx.transform`."""
+
+    operator: str | MarkovOperator = "mco"
+    future: Future = "zero"
+    pooling: Pooling = "step"
+    strict: bool = True
+    markov: MarkovOperator = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        _choice("future", self.future, ("zero", "wait"))
+        _choice("pooling", self.pooling, ("step", "running"))
+        if not isinstance(self.strict, bool):
+            raise OptionError(f"strict: expected True or False, got {self.strict!r}")
+        if isinstance(self.operator, MarkovOperator):
+            markov = self.operator
+        else:
+            _choice("operator", self.operator, tuple(OPERATORS))
+            markov = OPERATORS[self.operator]
+        if markov != MarkovOperator():
+            raise OptionError(
+                f"operator: {self.operator!r} is not available yet; expected 'mco', whose past is "
+                "the exact tail of the previous step"
+            )
+        object.__setattr__(self, "markov", markov)
+
+    def replace(self, **changes: Any) -> Options:
+        """These options with some changed.
+
+        Raises:
+            OptionError: for an unknown option, naming the nearest one.
+        """
+        known = [f.name for f in fields(self) if f.init]
+        for name in changes:
+            if name not in known:
+                near = get_close_matches(name, known, 1)
+                hint = f" (did you mean {near[0]!r}?)" if near else ""
+                raise OptionError(f"unknown option {name!r}{hint}; options: {', '.join(known)}")
+        return Options(**{name: changes.get(name, getattr(self, name)) for name in known})
+
+
+def check_clip_pools(value: str) -> str:
+    """Validate the ``clip_pools`` option of :func:`pgt_fx.transform`."""
+    _choice("clip_pools", value, ("auto", "window", "global"))
+    return value

@@ -1,0 +1,122 @@
+"""The plan of a step: what every operator of the emitted graph has to do, in integers.
+
+It is a pure function of the frames seen before and after the step; no tensor is read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from pgt_fx.due import Due, PoolDue, align_due, window_due
+from pgt_fx.errors import StateError
+from pgt_fx.timeline import Clock, Law
+
+
+@dataclass(frozen=True)
+class WindowItem:
+    """A windowed operator: its law and the clocks of its operand and its result."""
+
+    law: Law
+    source: Clock
+    out: Clock
+    mean: str = ""
+
+
+@dataclass(frozen=True)
+class AlignItem:
+    """One operand of a join, or the model's output."""
+
+    source: Clock
+    out: Clock
+
+
+@dataclass(frozen=True)
+class PoolItem:
+    """A reduction over time; ``running`` when it carries."""
+
+    source: Clock
+    running: bool
+
+
+Item = WindowItem | AlignItem | PoolItem
+
+
+@dataclass(frozen=True)
+class Node:
+    """One node of the emitted graph: what it reads, and its stateful work if it has any."""
+
+    name: str
+    inputs: tuple[str, ...]
+    slot: str | None = None
+
+
+@dataclass
+class Schedulable:
+    """What :func:`plan` needs of an emitted graph."""
+
+    nodes: list[Node] = field(default_factory=list)
+    items: dict[str, Item] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is due in one step.
+
+    Attributes:
+        due: slot -> work.
+        idle: names of the nodes that have nothing to do.
+        silent: names of the nodes without a result (the idle ones among them).
+    """
+
+    due: Mapping[str, Due | PoolDue]
+    idle: frozenset[str]
+    silent: frozenset[str]
+
+
+def plan(
+    graph: Schedulable, before: tuple[int, ...], after: tuple[int, ...], last: bool
+) -> Plan:
+    """Plan the step that takes the model from ``before`` to ``after`` frames per path.
+
+    Raises:
+        StateError: when an operator would have elements to work on without the value, pooled over
+            time, that they are combined with.
+    """
+    due: dict[str, Due | PoolDue] = {}
+    idle: set[str] = set()
+    silent: set[str] = set()
+    for node in graph.nodes:
+        if node.slot is None:
+            missing = [name for name in node.inputs if name in silent]
+            if missing:
+                idle.add(node.name)
+                silent.add(node.name)
+            continue
+        fed = not any(name in silent for name in node.inputs)
+        item = graph.items[node.slot]
+        now, then = item.source.at(after, last), item.source.at(before, False)
+        if isinstance(item, PoolItem):
+            new = now.total - then.total if fed else 0
+            due[node.slot] = PoolDue(then.total, new)
+            speaks = new > 0 or (item.running and last and then.total > 0)
+            runs = speaks
+        else:
+            out_now, out_then = item.out.at(after, last), item.out.at(before, False)
+            if isinstance(item, WindowItem):
+                work = window_due(item.law, then, now, out_then, out_now, mean=item.mean)
+            else:
+                work = align_due(then, now, out_then, out_now)
+            due[node.slot] = work
+            speaks = work.outs > 0
+            runs = fed or speaks
+            if not fed and work.new > 0:
+                raise StateError(
+                    f"{node.slot}: {work.new} elements are due that depend on a value pooled over "
+                    "this step's frames, of which there are none; feed longer chunks"
+                )
+        if not runs:
+            idle.add(node.name)
+        if not speaks:
+            silent.add(node.name)
+    return Plan(due, frozenset(idle), frozenset(silent))

@@ -1,0 +1,119 @@
+"""A program: the emitted graph bound to the user's model, run for one step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor, fx, nn
+
+from pgt_fx.emit import Emitted
+from pgt_fx.errors import StateError
+from pgt_fx.markov.step import Step
+from pgt_fx.plan import Plan, plan
+
+CLOCK = ("clock.frames", "clock.sizes", "clock.ended")
+
+
+class Program:
+    """The steps of one model in one mode under one set of options.
+
+    The generated code runs with ``self`` being the user's model, to which the Markov operators
+    are added under one name. Where operators have nothing to do (at a video's start, or when
+    chunks are shorter than the temporal stride), a shorter graph is run: the same without them.
+    """
+
+    def __init__(self, emitted: Emitted, model: nn.Module, markov_name: str) -> None:
+        self.emitted, self.markov_name = emitted, markov_name
+        self.markov = nn.Module()
+        for name, module in emitted.markov.items():
+            self.markov.add_module(name, module)
+        constants = nn.Module()
+        for name, tensor in emitted.constants.items():
+            constants.register_buffer(name, tensor.clone(), persistent=False)
+        self.markov.add_module("constants", constants)
+        self.model = model
+        self._modules_by_work: dict[tuple[frozenset[str], frozenset[str]], fx.GraphModule] = {}
+
+    @property
+    def slots(self) -> frozenset[str]:
+        """Names of the stateful operators."""
+        return frozenset(self.emitted.schedulable.items)
+
+    def plan(self, before: tuple[int, ...], after: tuple[int, ...], last: bool) -> Plan:
+        return plan(self.emitted.schedulable, before, after, last)
+
+    def run(
+        self, state: Mapping[str, Tensor], leaves: Sequence[Any], work: Plan
+    ) -> tuple[list[Any], dict[str, Tensor]]:
+        """Run one step.
+
+        Returns:
+            the model's outputs, flat, None where none is due; and the carried tensors.
+
+        Raises:
+            StateError: when the state has entries of another model.
+        """
+        foreign = [k for k in state if k not in CLOCK and not self._mine(k)]
+        if foreign:
+            raise StateError(
+                f"the state has an entry {foreign[0]!r} that this model doesn't know; it is another "
+                "model's, or was made under other options or in the other mode (train / eval)"
+            )
+        step = Step(state, work.due)
+        outputs = self.module(work)(step, *leaves)
+        for name, tensor in state.items():
+            # An operator that had nothing to do keeps what it carries.
+            if name not in step.carried and name not in CLOCK and self._idle(name, work):
+                step.carried[name] = tensor
+        return list(outputs), step.carried
+
+    def _mine(self, name: str) -> bool:
+        return self._slot_of(name) is not None
+
+    def _slot_of(self, name: str) -> str | None:
+        items = self.emitted.schedulable.items
+        if name in items:
+            return name
+        stem = name.rsplit(".", 1)[0]
+        return stem if stem in items else None
+
+    def _idle(self, name: str, work: Plan) -> bool:
+        slot = self._slot_of(name)
+        return any(n.slot == slot and n.name in work.idle for n in self.emitted.schedulable.nodes)
+
+    def module(self, work: Plan | None = None) -> fx.GraphModule:
+        """The graph module for a step; without a plan, that of a step in which all operators
+        have something to do."""
+        key = (work.idle, work.silent) if work else (frozenset[str](), frozenset[str]())
+        if key not in self._modules_by_work:
+            graph = without(self.emitted.graph, key[0]) if key[0] else self.emitted.graph
+            self._modules_by_work[key] = self._bind(graph)
+        return self._modules_by_work[key]
+
+    def _bind(self, graph: fx.Graph) -> fx.GraphModule:
+        """A graph module whose ``self`` is the model: it shares the model's own dictionaries, so
+        that whatever moves or replaces a parameter is seen."""
+        root = nn.Module()
+        children = {**self.model._modules, self.markov_name: self.markov}
+        root._modules, root._parameters = children, self.model._parameters
+        root._buffers = self.model._buffers
+        module = fx.GraphModule(root, graph, type(self.model).__name__)
+        module._modules, module._parameters = children, self.model._parameters
+        module._buffers = self.model._buffers
+        return module
+
+
+def without(graph: fx.Graph, idle: frozenset[str]) -> fx.Graph:
+    """The graph without the nodes named; their results are None."""
+    out = fx.Graph()
+    env: dict[fx.Node, Any] = {}
+    for node in graph.nodes:
+        if node.name in idle:
+            env[node] = None
+            continue
+        args = fx.map_arg(node.args, lambda n: env[n])
+        kwargs = fx.map_arg(node.kwargs, lambda n: env[n])
+        env[node] = out.create_node(node.op, node.target, args, kwargs, name=node.name)
+    out.eliminate_dead_code(is_impure_node=lambda n: n.op != "get_attr")
+    return out

@@ -1,0 +1,417 @@
+"""The emitted module: a video model that is fed in successive steps."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from pgt_fx.analysis import Analysis, analyze_graph
+from pgt_fx.capture.clean import clean
+from pgt_fx.capture.export import Captured, capture
+from pgt_fx.capture.inputs import ClipSpec
+from pgt_fx.emit import emit
+from pgt_fx.errors import ClipError, StateError
+from pgt_fx.frames import exact_frames
+from pgt_fx.listing import listing
+from pgt_fx.options import Options
+from pgt_fx.program import Program
+from pgt_fx.report import Report, make_report
+from pgt_fx.schedule import Schedule
+
+State = dict[str, Tensor]
+
+
+class Source:
+    """The user's model with what has been captured of it: one graph per mode, when first needed.
+
+    Attributes:
+        model: the user's module, unchanged.
+        spec: structure of a clip.
+        leaves: tensors of the example clip, as shapes (meta tensors).
+        pools: the ``clip_pools`` option.
+    """
+
+    def __init__(
+        self, model: nn.Module, spec: ClipSpec, leaves: Sequence[Any], pools: str
+    ) -> None:
+        self.model, self.spec, self.pools = model, spec, pools
+        self.leaves = list(leaves)
+        self._captured: dict[bool, Captured] = {}
+        taken = set(model._modules) | set(model._parameters) | set(model._buffers)
+        self.markov_name = "markov"
+        while self.markov_name in taken:
+            self.markov_name += "_"
+
+    def captured(self, training: bool) -> Captured:
+        """The graph of a mode.
+
+        Raises:
+            CaptureError: when that mode can't be captured.
+        """
+        if training not in self._captured:
+            device = next((p.device for p in self.model.parameters()), torch.device("cpu"))
+            leaves = [
+                torch.empty_like(x, device=device) if _video(x, t) else x
+                for x, t in zip(self.leaves, self.spec.times, strict=True)
+            ]
+            self._captured[training] = clean(capture(self.model, self.spec, leaves, self.pools))
+        return self._captured[training]
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Source:
+        other = Source(copy.deepcopy(self.model, memo), self.spec, self.leaves, self.pools)
+        other._captured = dict(self._captured)
+        return other
+
+
+def _video(x: Any, time: int | None) -> bool:
+    return isinstance(x, Tensor) and time is not None
+
+
+class Progressive(nn.Module):
+    """A video model that is fed a long video in successive steps; made by ``pgt_fx.transform``.
+
+    Its parameters, buffers and ``state_dict`` keys are the original model's: they are shared.
+    ``prog(*clip)`` is one step; the state is kept inside. The contract is in the project's
+    design document: under ``future="wait"`` the outputs of all steps, put one after the other,
+    are the original's; under ``future="zero"`` each step answers at once, and
+    :meth:`exact_frames` says which outputs are the original's.
+    """
+
+    def __init__(self, source: Source, options: Options) -> None:
+        super().__init__()
+        # Not registered as a submodule: the model's own dictionaries are shared instead, so that
+        # names of parameters are the user's.
+        self.__dict__["_source"] = source
+        self.__dict__["_options"] = options
+        self.__dict__["_programs"] = {}
+        self.__dict__["_analyses"] = {}
+        self.__dict__["_state"] = {}
+        model = source.model
+        self._modules, self._parameters = model._modules, model._parameters
+        self._buffers = model._buffers
+        self._non_persistent_buffers_set = model._non_persistent_buffers_set
+        self.training = model.training
+
+    # -- one step ------------------------------------------------------------------------------
+
+    def forward(self, *clip: Any, last: bool = False, **named: Any) -> Any:
+        """One progressive step; the state is kept inside.
+
+        Args:
+            clip: new frames, as the model takes a clip; any number of them.
+            last: whether the video ends with them.
+
+        Returns:
+            what the model returns, for the output elements that are due; None when none is.
+
+        Raises:
+            ClipError: for an empty chunk, or one unlike the example or the video so far.
+            StateError: after the last step, until :meth:`reset`.
+        """
+        out, self.__dict__["_state"] = self.step(self._state, *clip, last=last, **named)
+        return out
+
+    def step(
+        self,
+        state: Mapping[str, Tensor],
+        *clip: Any,
+        last: bool = False,
+        detach: bool = True,
+        **named: Any,
+    ) -> tuple[Any, State]:
+        """One step as a pure function: ``(output, next state)``; see :meth:`forward`.
+
+        Args:
+            state: as returned by the last step, or by :meth:`init_state`; not written.
+            detach: cut the next state from the autograd graph (truncated gradients).
+        """
+        leaves = self._source.spec.flatten(clip, named)
+        program = self._program()
+        before, after, sizes = self._check(state, leaves)
+        if bool(state.get("clock.ended", False)):
+            raise StateError("the video has ended (last=True); call reset() before the next one")
+        work = program.plan(before, after, last)
+        flat, carried = program.run(state, leaves, work)
+        following = {
+            "clock.frames": torch.tensor(after),
+            "clock.sizes": torch.tensor(sizes),
+            "clock.ended": torch.tensor(last),
+            **({k: v.detach() for k, v in carried.items()} if detach else carried),
+        }
+        return self._output(flat), following
+
+    def _output(self, flat: list[Any]) -> Any:
+        if all(item is None for item in flat):
+            return None
+        return pytree.tree_unflatten(flat, self._captured().out_spec)
+
+    def _check(
+        self, state: Mapping[str, Tensor], leaves: Sequence[Any]
+    ) -> tuple[tuple[int, ...], tuple[int, ...], list[int]]:
+        """Frames before and after a step, and the sizes that must stay the same in a video."""
+        spec = self._source.spec
+        new: list[int] = []
+        sizes: list[int] = []
+        for leaf, time in zip(leaves, spec.times, strict=True):
+            if time is None:
+                continue
+            path, expected = len(new), spec.shapes[spec.paths[len(new)]] or ()
+            which = f"input {path}: " if len(spec.paths) > 1 else ""
+            if not isinstance(leaf, Tensor) or leaf.dim() != len(expected):
+                got = tuple(leaf.shape) if isinstance(leaf, Tensor) else type(leaf).__name__
+                raise ClipError(
+                    f"{which}expected a tensor of {len(expected)} dimensions like the example's "
+                    f"{expected} (time is dimension {time}), got {got}"
+                )
+            shape = [-1 if d == time else int(s) for d, s in enumerate(leaf.shape)]
+            fixed = self._fixed_sizes(path)
+            wrong = [d for d, s in fixed.items() if shape[d] not in (s, -1)]
+            if wrong:
+                raise ClipError(
+                    f"{which}expected size {fixed[wrong[0]]} in dimension {wrong[0]}, as the model "
+                    f"takes it, got {tuple(leaf.shape)}"
+                )
+            if leaf.shape[time] == 0:
+                raise ClipError(
+                    f"{which}an empty chunk, {tuple(leaf.shape)}: expected at least one frame "
+                    f"(time is dimension {time})"
+                )
+            new.append(int(leaf.shape[time]))
+            sizes += shape
+        if "clock.frames" in state:
+            before = tuple(int(n) for n in state["clock.frames"].tolist())
+            seen = [int(n) for n in state["clock.sizes"].tolist()]
+            if seen and seen != sizes:
+                raise ClipError(
+                    f"a chunk of another size within one video: so far {_sizes(seen)}, now "
+                    f"{_sizes(sizes)} (time shown as T); call reset() before another video"
+                )
+        elif state:
+            raise StateError("the state has no clock; start with init_state()")
+        else:
+            before = (0,) * len(new)
+        return before, tuple(b + n for b, n in zip(before, new, strict=True)), sizes
+
+    def _fixed_sizes(self, path: int) -> dict[int, int]:
+        captured, spec = self._captured(), self._source.spec
+        for node in captured.graph.nodes:
+            if node.op == "placeholder" and captured.inputs.get(node.name) == spec.paths[path]:
+                shape = node.meta["val"].shape
+                return {
+                    d: s
+                    for d, s in enumerate(shape)
+                    if isinstance(s, int) and d not in (0, spec.times[spec.paths[path]])
+                }
+        return {}
+
+    # -- state ---------------------------------------------------------------------------------
+
+    @property
+    def state(self) -> State:
+        """The state kept by :meth:`forward`: named tensors. Empty before the first step."""
+        return dict(self._state)
+
+    @state.setter
+    def state(self, value: Mapping[str, Tensor]) -> None:
+        self.__dict__["_state"] = dict(value)
+
+    def init_state(self, *clip: Any, **named: Any) -> State:
+        """The state before a video's first step, for clips of the sizes of ``clip``.
+
+        The padding at the start of the video is made by the first step, so it holds the clock
+        alone.
+
+        Raises:
+            ClipError: when ``clip`` is unlike the example.
+        """
+        if not clip and not named:
+            frames = torch.zeros(len(self._source.spec.paths), dtype=torch.long)
+            sizes = torch.zeros(0, dtype=torch.long)
+        else:
+            leaves = self._source.spec.flatten(clip, named)
+            before, _, known = self._check({}, leaves)
+            frames, sizes = torch.tensor(before), torch.tensor(known)
+        return {
+            "clock.frames": frames,
+            "clock.sizes": sizes,
+            "clock.ended": torch.tensor(False),
+        }
+
+    def reset(self) -> None:
+        """Forget the video: the next step is the first of another one."""
+        self.__dict__["_state"] = {}
+
+    # -- whole videos --------------------------------------------------------------------------
+
+    def full(self, *video: Any, **named: Any) -> Any:
+        """The whole video in one step (the paper's original long view); the state is untouched."""
+        return self.step({}, *video, last=True, **named)[0]
+
+    def run(
+        self, *video: Any, schedule: Schedule | Sequence[int] | None = None, **named: Any
+    ) -> list[Any]:
+        """The whole video in the steps of a schedule (progressive long view).
+
+        Args:
+            video: as the model takes it.
+            schedule: a :class:`~pgt_fx.Schedule`, or lengths of chunks in frames of the path with
+                the fewest; None: steps of the example's length, overlapping by one frame.
+
+        Returns:
+            the output of each step, None where none was due. The state is untouched.
+        """
+        outs, state = [], self.init_state()
+        pieces = self.chunks(*video, schedule=schedule, **named)
+        for number, (args, kwargs) in enumerate(pieces):
+            last = number == len(pieces) - 1
+            out, state = self.step(state, *args, last=last, **kwargs)
+            outs.append(out)
+        return outs
+
+    def chunks(
+        self, *video: Any, schedule: Schedule | Sequence[int] | None = None, **named: Any
+    ) -> list[tuple[tuple[Any, ...], dict[str, Any]]]:
+        """A video cut along time: one ``(args, kwargs)`` per step, views of the video.
+
+        Raises:
+            ClipError: when the lengths don't add up to the video.
+        """
+        spec = self._source.spec
+        leaves = spec.flatten(video, named)
+        frames = [int(leaves[i].shape[spec.times[i] or 0]) for i in spec.paths]
+        ratio = spec.ratio
+        base = ratio.index(min(ratio))
+        if schedule is None:
+            schedule = Schedule(length=max(2, min(spec.lengths)))
+        if isinstance(schedule, Schedule):
+            lengths = schedule.chunks(frames[base])
+        else:
+            lengths = [int(n) for n in schedule]
+            if sum(lengths) != frames[base] or min(lengths, default=0) < 1:
+                raise ClipError(
+                    f"chunks {lengths} don't make up the video's {frames[base]} frames"
+                )
+        pieces, start = [], 0
+        for number, n in enumerate(lengths):
+            end = start + n
+            last = number == len(lengths) - 1
+            cut = list(leaves)
+            for path, leaf in enumerate(spec.paths):
+                a, b = start * ratio[path], end * ratio[path]
+                b = frames[path] if last and sum(lengths) == frames[base] else b
+                cut[leaf] = leaves[leaf].narrow(spec.times[leaf], a, b - a)
+            pieces.append(pytree.tree_unflatten(cut, spec.spec))
+            start = end
+        return pieces
+
+    # -- policies and what is known of them ----------------------------------------------------
+
+    def replace(self, **changes: Any) -> Progressive:
+        """The same weights under other options (``operator``, ``future``, ``pooling``, ``strict``).
+
+        Raises:
+            OptionError: for an unknown option or value.
+            ExactnessError: when strict exactness is asked for and impossible.
+        """
+        other = Progressive(self._source, self._options.replace(**changes))
+        if other.options.future == "wait" and other.options.strict:
+            other.report.check_strict()
+        return other
+
+    @property
+    def options(self) -> Options:
+        return self._options
+
+    @property
+    def report(self) -> Report:
+        """What the analysis found: timelines, verdicts, receptive field, state."""
+        key = ("report", self.training)
+        if key not in self._analyses:
+            name = type(self._source.model).__name__
+            emitted = self._program().emitted
+            report = make_report(self._analysis(), self._options, emitted, name)
+            self._analyses[key] = report
+        return self._analyses[key]
+
+    @property
+    def code(self) -> str:
+        """The generated Python of one step, each temporal operator with its source line."""
+        return listing(self._program())
+
+    def exact_frames(self, chunks: Sequence[int] | Sequence[Sequence[int]]) -> list[bool]:
+        """Which outputs equal the original model's, for a video cut into these chunks.
+
+        Computed from the arithmetic alone; nothing is run.
+
+        Args:
+            chunks: frames per step; for several input paths of the path with the fewest frames,
+                or one length per path.
+
+        Returns:
+            one flag per output element along time of the whole video; one flag in all for a
+            model whose output has no time axis.
+        """
+        ratio = self._source.spec.ratio
+        lengths = [
+            tuple(n * r for r in ratio) if isinstance(n, int) else tuple(n) for n in chunks
+        ]
+        if not lengths or min(min(n) for n in lengths) < 1:
+            raise ClipError(f"chunks: expected lengths of at least one frame, got {list(chunks)}")
+        return exact_frames(self._analysis(), self._options, lengths)
+
+    # -- graphs --------------------------------------------------------------------------------
+
+    def _captured(self) -> Captured:
+        return self._source.captured(self.training)
+
+    def _analysis(self) -> Analysis:
+        if self.training not in self._analyses:
+            self._analyses[self.training] = analyze_graph(
+                self._captured(), self._source.spec, self._options.future
+            )
+        return self._analyses[self.training]
+
+    def _program(self) -> Program:
+        if self.training not in self._programs:
+            emitted = emit(self._analysis(), self._options, self._source.markov_name)
+            self._programs[self.training] = Program(
+                emitted, self._source.model, self._source.markov_name
+            )
+        return self._programs[self.training]
+
+    # -- nn.Module -----------------------------------------------------------------------------
+
+    def train(self, mode: bool = True) -> Progressive:
+        super().train(mode)
+        self._source.model.training = mode
+        return self
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Progressive:
+        super()._apply(fn, recurse)
+        for program in self._programs.values():
+            program.markov._apply(fn)
+        self.__dict__["_state"] = {
+            k: v if k.startswith("clock.") else fn(v) for k, v in self._state.items()
+        }
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Progressive:
+        other = Progressive(copy.deepcopy(self._source, memo), self._options)
+        memo[id(self)] = other
+        other.train(self.training)
+        other.state = copy.deepcopy(self._state, memo)
+        return other
+
+    def __repr__(self) -> str:
+        o = self._options
+        name = type(self._source.model).__name__
+        return f"Progressive({name}, operator={o.operator!r}, future={o.future!r}, pooling={o.pooling!r})"
+
+
+def _sizes(flat: Sequence[int]) -> str:
+    return "(" + ", ".join("T" if n == -1 else str(n) for n in flat) + ")"

@@ -1,0 +1,416 @@
+"""The report: what the analysis found, as a table that a person wants to read."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import asdict, dataclass, field
+from fractions import Fraction
+from typing import Any
+
+import networkx as nx
+import sympy
+import torch
+from rich.console import Console, Group
+from rich.table import Table
+from rich.text import Text
+from torch import Tensor, fx
+
+from pgt_fx.analysis import Analysis, Operation, Value, analyze_graph
+from pgt_fx.emit import Emitted
+from pgt_fx.errors import ExactnessError, Place
+from pgt_fx.options import Options
+from pgt_fx.plan import AlignItem, PoolItem, WindowItem, plan
+from pgt_fx.reach import Reach, reaches
+from pgt_fx.rules import Local, Reduced, StepOnly, Windowed
+
+EXACT, STEP, RUNNING, TRAINING = "exact", "step", "running", "step (training)"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One operator that does more than work frame by frame.
+
+    Attributes:
+        name: dotted path in the user's model, with the operator where a module has several.
+        what: the operator in short words.
+        verdict: "exact" (its state reproduces the model), "running" (exact once the video has
+            ended), "step" (computed within each step), "step (training)".
+        reason: why, for verdicts other than exact.
+        past, future: frames that its result reads before and behind its own; None: all of time.
+        stride: frames per element of its result.
+        state_bytes: carried by it, for a batch of one at the example's size.
+        source: ``file.py:line``.
+    """
+
+    name: str
+    what: str
+    verdict: str
+    reason: str
+    past: int | None
+    future: int | None
+    stride: str
+    state_bytes: int
+    source: str
+    line: str
+
+
+@dataclass(frozen=True)
+class Report:
+    """What is known of a model without running it.
+
+    Attributes:
+        model: class of the model.
+        clip: sizes of the example.
+        options: operator, future, pooling.
+        rows: one per temporal operator.
+        local: how many operators work frame by frame.
+        receptive_field: frames that one output element reads (TRF), per input path; None: all.
+        stride: input frames per output element, per input path.
+        look_ahead: frames behind its own that an output element reads, per path; None: all.
+        latency: frames of the slowest path to wait for an output that is exact; None: all.
+        state_bytes: carried between steps, for a batch of one at the example's size.
+        exact: whether the outputs of ``future="wait"`` are the model's own.
+        clip_pools: pools over exactly the clip that were taken as pools over all of time.
+    """
+
+    model: str
+    clip: list[tuple[int, ...]]
+    options: dict[str, Any]
+    rows: list[Row]
+    local: int
+    receptive_field: list[int | None]
+    stride: list[str]
+    look_ahead: list[int | None]
+    latency: int | None
+    state_bytes: int
+    exact: bool
+    clip_pools: int
+    _graph: nx.DiGraph = field(repr=False, compare=False)
+    _strict: bool = field(repr=False, compare=False)
+
+    @property
+    def inexact(self) -> list[Row]:
+        """Operators that no bounded state reproduces."""
+        return [row for row in self.rows if row.verdict == STEP]
+
+    def check_strict(self) -> None:
+        """Refuse ``future="wait"`` where it can't be kept.
+
+        Raises:
+            ExactnessError: listing the operators, unless the caller passed ``strict=False``.
+        """
+        rows = [r for r in self.inexact if r.reason.endswith(GATED) or not _is_pooled(r)]
+        if self.options["future"] != "wait" or not self._strict or not rows:
+            return
+        lines = "\n".join(
+            f"  {i}. {r.name}: {r.what} ({r.source}: {r.line})\n    {r.reason}"
+            for i, r in enumerate(rows, 1)
+        )
+        raise ExactnessError(
+            f'future="wait" promises the model\'s own outputs, and no bounded state reproduces '
+            f"{len(rows)} operator{'s' * (len(rows) > 1)} of it:\n{lines}\n"
+            "Take the part of the model in front of them, or pass strict=False: these operators "
+            "are then computed within each step."
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as plain data (JSON-able)."""
+        plain = {k: v for k, v in self.__dict__.items() if not k.startswith("_")}
+        return plain | {"rows": [asdict(row) for row in self.rows]}
+
+    def graph(self) -> nx.DiGraph:
+        """Operators and how values flow: nodes carry op, module, verdict, stride and reach."""
+        return self._graph.copy()
+
+    def __rich__(self) -> Group:
+        title = f"{self.model}: {len(self.rows)} temporal operators, {self.local} frame by frame"
+        table = Table(title=title, title_justify="left", box=None, header_style="bold")
+        for name, justify in (
+            ("operator", "left"), ("what", "left"), ("verdict", "left"), ("past", "right"),
+            ("future", "right"), ("stride", "right"), ("state", "right"), ("line", "left"),
+        ):
+            table.add_column(name, justify=justify, overflow="fold")  # type: ignore[arg-type]
+        for r in self.rows:
+            style = {"exact": "green", "running": "green", "step": "red"}.get(r.verdict, "yellow")
+            table.add_row(
+                r.name, r.what, Text(r.verdict, style=style), _inf(r.past), _inf(r.future),
+                r.stride, size(r.state_bytes) if r.state_bytes else "", r.source,
+            )
+        lines = [f"{k:18}{v}" for k, v in self._summary().items()]
+        notes = [f"{r.name}: {r.reason}" for r in self.rows if r.reason]
+        parts: list[Any] = [table, Text(""), Text("\n".join(lines))]
+        if notes:
+            head = "notes" if len(notes) <= 8 else f"notes (first 8 of {len(notes)})"
+            parts += [Text(""), Text("\n".join([head, *(f"  {n}" for n in notes[:8])]))]
+        return Group(*parts)
+
+    def _summary(self) -> dict[str, str]:
+        return {
+            "receptive field": _paths(self.receptive_field, "frames"),
+            "temporal stride": ", ".join(self.stride),
+            "look-ahead": _paths(self.look_ahead, "frames"),
+            "latency": f"{_inf(self.latency)} frames until an output is exact",
+            "state": f"{size(self.state_bytes)} at {', '.join(map(str, self.clip))}",
+            "policy": ", ".join(f"{k}={v}" for k, v in self.options.items()),
+            "exact": "outputs under future='wait' are the model's own"
+            if self.exact
+            else f"{len(self.inexact)} operators are computed within each step",
+        } | (
+            {"clip pools": f"{self.clip_pools} pools over the clip taken over all of time"}
+            if self.clip_pools
+            else {}
+        )
+
+    def __str__(self) -> str:
+        stream = io.StringIO()
+        Console(file=stream, width=150, color_system=None).print(self)
+        return "\n".join(line.rstrip() for line in stream.getvalue().splitlines())
+
+
+GATED = "and is combined with single frames again"
+
+
+def _is_pooled(row: Row) -> bool:
+    return row.what.endswith(("all time", "element"))
+
+
+def _inf(value: int | None) -> str:
+    return "all" if value is None else str(value)
+
+
+def _paths(values: list[int | None], unit: str) -> str:
+    return ", ".join(f"{_inf(v)} {unit}" if v is not None else "all of time" for v in values)
+
+
+def size(count: int) -> str:
+    """Bytes as text."""
+    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= factor:
+            return f"{count / factor:.1f} {unit}"
+    return f"{count} B"
+
+
+def make_report(
+    analysis: Analysis, options: Options, emitted: Emitted, model: str
+) -> Report:
+    """Collect the report of a model under some options."""
+    reach = reaches(analysis)
+    gates = _gates(analysis)
+    by_slot = _state_bytes(analysis, emitted)
+    rows = []
+    for operation in analysis.operations.values():
+        if isinstance(operation.outcome, Local) and not operation.joins:
+            continue
+        row = _row(analysis, operation, options, reach, gates, by_slot)
+        if row is not None:
+            rows.append(row)
+    total = sum(count for slot, count in by_slot.items() if not slot.startswith("@"))
+    output = next((o for o in analysis.outputs if isinstance(o, fx.Node)), None)
+    fields = _fields(analysis, output, reach)
+    local = sum(isinstance(o.outcome, Local) for o in analysis.operations.values())
+    exact = not any(r.verdict == STEP for r in rows)
+    return Report(
+        model=model,
+        clip=[tuple(s) for s in analysis.spec.shapes if s is not None],
+        options={
+            "operator": options.operator, "future": options.future, "pooling": options.pooling,
+        },
+        rows=rows,
+        local=local,
+        receptive_field=[f.field for f in fields],
+        stride=[str(f.stride) for f in fields],
+        look_ahead=[f.future for f in fields],
+        latency=_latency(analysis, output),
+        state_bytes=total,
+        exact=exact,
+        clip_pools=len(analysis.captured.global_pools),
+        _graph=_network(analysis, reach),
+        _strict=options.strict,
+    )
+
+
+def _row(
+    analysis: Analysis,
+    operation: Operation,
+    options: Options,
+    reach: dict[str, dict[int, Reach]],
+    gates: set[str],
+    state: dict[str, int],
+) -> Row | None:
+    outcome, where = operation.outcome, operation.place
+    found = reach.get(operation.node.name, {})
+    worst = max(found.values(), key=lambda r: r.field or 0, default=None)
+    past = future = None
+    stride = ""
+    if worst is not None:
+        past, future, stride = worst.past, worst.future, str(worst.stride)
+    verdict, reason = EXACT, ""
+    if isinstance(outcome, Windowed):
+        what = outcome.what
+    elif isinstance(outcome, Reduced):
+        what = outcome.what
+        gated = operation.node.name in gates
+        verdict = STEP if options.pooling == "step" or gated else RUNNING
+        if gated:
+            reason = f"is taken over all of time {GATED}"
+        elif options.pooling == "step":
+            reason = "is taken over each step's frames; pooling='running' gives the model's answer"
+    elif isinstance(outcome, StepOnly):
+        what = where.op.removeprefix("aten.")
+        verdict, reason = (TRAINING if outcome.training else STEP), outcome.reason
+    else:
+        what = "join of operands with different delays"
+    name = _name(where)
+    return Row(
+        name, what, verdict, reason, past, future, stride,
+        state.get(f"@{operation.node.name}", 0), where.source, where.line,
+    )
+
+
+def _name(where: Place) -> str:
+    op = where.op.removeprefix("aten.")
+    return where.module or op
+
+
+def _gates(analysis: Analysis) -> set[str]:
+    """Reductions over time whose result is combined with single frames again."""
+    out: set[str] = set()
+    for value in analysis.values.values():
+        for one in value if isinstance(value, list) else [value]:
+            if one.clock is not None:
+                out |= one.pooled
+    return out
+
+
+def _fields(
+    analysis: Analysis, output: fx.Node | None, reach: dict[str, dict[int, Reach]]
+) -> list[Reach]:
+    """Reach of the output; of what is pooled where the output is pooled over time."""
+    if output is None:
+        return []
+    if output.name in reach:
+        return [reach[output.name][p] for p in sorted(reach[output.name])]
+    value = analysis.value(output)
+    found: dict[int, Reach] = {}
+    for name in sorted(value.pooled):
+        for source in analysis.operations[name].node.all_input_nodes:
+            for path, one in reach.get(source.name, {}).items():
+                if path not in found or (one.field or 0) > (found[path].field or 0):
+                    found[path] = one
+    return [found[p] for p in sorted(found)]
+
+
+def _latency(analysis: Analysis, output: fx.Node | None) -> int | None:
+    """Frames from an element's own frame to the moment it is final, under ``future="wait"``."""
+    if output is None:
+        return None
+    if analysis.future != "wait":
+        analysis = analyze_graph(analysis.captured, analysis.spec, "wait")
+    value = analysis.value(output)
+    sources = [output]
+    if value.clock is None:
+        sources = [
+            s
+            for name in value.pooled
+            for s in analysis.operations[name].node.all_input_nodes
+            if isinstance(v := analysis.values[s.name], Value) and v.clock is not None
+        ]
+    worst = 0
+    ratio = analysis.spec.ratio
+    for source in sources:
+        clock = analysis.value(source).clock
+        if clock is None or analysis.value(source).pooled:
+            return None
+        counts = [clock.at(tuple(n * r for r in ratio), False).sure for n in range(257)]
+        if counts[-1] == 0:
+            return None
+        period = Fraction(128, max(1, counts[256] - counts[128]))
+        for n in range(1, 257):
+            for j in range(counts[n - 1], counts[n]):
+                worst = max(worst, n - 1 - int(j * period))
+    return worst
+
+
+def _state_bytes(analysis: Analysis, emitted: Emitted) -> dict[str, int]:
+    """Bytes carried per slot once a stream is under way, at the example's size and batch 1."""
+    ratio = analysis.spec.ratio
+    sizes = _example_sizes(analysis)
+    lengths: dict[str, int] = {}
+    for n in range(160, 160 + 32):
+        before, after = (tuple(m * r for r in ratio) for m in (n, n + 1))
+        work = plan(emitted.schedulable, before, after, False)
+        for slot, due in work.due.items():
+            keep = getattr(due, "keep", (0, 1))
+            lengths[slot] = max(lengths.get(slot, 0), keep[1] - keep[0])
+    out: dict[str, int] = {}
+    for slot, item in emitted.schedulable.items.items():
+        node = emitted.origin[slot]
+        per_element = _element_bytes(analysis, node, sizes, pooled=isinstance(item, PoolItem))
+        law_is_free = isinstance(item, (WindowItem, AlignItem)) and lengths.get(slot, 0) <= 0
+        out[slot] = 0 if law_is_free else per_element * max(0, lengths.get(slot, 0))
+    for slot, owner in emitted.owner.items():
+        out[f"@{owner}"] = out.get(f"@{owner}", 0) + out[slot]
+    return out
+
+
+def _example_sizes(analysis: Analysis) -> dict[sympy.Symbol, int]:
+    """Size symbols of the capture -> the example's sizes, with a batch of one."""
+    out: dict[sympy.Symbol, int] = {}
+    for node in analysis.captured.graph.nodes:
+        leaf = analysis.captured.inputs.get(node.name) if node.op == "placeholder" else None
+        if leaf is None or not isinstance(node.meta.get("val"), Tensor):
+            continue
+        shape = analysis.spec.shapes[leaf] or ()
+        for d, s in enumerate(node.meta["val"].shape):
+            if isinstance(s, torch.SymInt) and isinstance(s.node.expr, sympy.Symbol):
+                out[s.node.expr] = 1 if d == 0 else shape[d]
+    return out
+
+
+def _element_bytes(
+    analysis: Analysis, node: fx.Node, sizes: dict[sympy.Symbol, int], *, pooled: bool
+) -> int:
+    """Bytes of one element along time (of the whole value when it is pooled)."""
+    value = node.meta["val"]
+    layout = analysis.value(node).layout or ()
+    count = 1
+    for dim, s in zip(layout, value.shape, strict=True):
+        timed = any(f.time for f in dim)
+        if timed and not pooled:
+            for factor in dim:
+                if factor.batch:
+                    continue
+                count *= 1 if factor.time else factor.size
+            continue
+        expr = s.node.expr.xreplace(sizes) if isinstance(s, torch.SymInt) else s
+        count *= int(expr) if getattr(expr, "is_number", True) else int(s)
+    return count * value.element_size()
+
+
+def _network(analysis: Analysis, reach: dict[str, dict[int, Reach]]) -> nx.DiGraph:
+    graph = nx.DiGraph()
+    for node in analysis.captured.graph.nodes:
+        if node.name not in analysis.values or node.name in analysis.captured.tensors:
+            continue
+        operation = analysis.operations.get(node.name)
+        attributes: dict[str, Any] = {"op": str(node.target), "verdict": "input"}
+        if operation is not None:
+            attributes |= {
+                "op": operation.place.op,
+                "module": operation.place.module,
+                "source": operation.place.source,
+                "verdict": type(operation.outcome).__name__.lower(),
+            }
+        elif node.op != "placeholder":
+            attributes["verdict"] = "no time"
+        found = max(reach.get(node.name, {}).values(), key=lambda r: r.field or 0, default=None)
+        if found is not None:
+            attributes |= {
+                "stride": str(found.stride), "past": found.past, "future": found.future,
+            }
+        graph.add_node(node.name, **attributes)
+        for operand in node.all_input_nodes:
+            if operand.name in graph:
+                graph.add_edge(operand.name, node.name)
+    return graph
+

@@ -1,0 +1,185 @@
+"""Elementwise operators and joins: element i of the result depends on element i of each operand."""
+
+from __future__ import annotations
+
+import torch
+
+from pgt_fx.layout import Layout, LayoutError, broadcast, has_time, plain, time_dims
+from pgt_fx.rules.registry import Local, OpView, Outcome, Refusal, StepOnly, hint, rule, wrap
+
+UNARY = """
+relu relu6 hardtanh hardswish hardsigmoid sigmoid silu gelu tanh elu leaky_relu celu selu softplus
+mish log_sigmoid softsign threshold exp expm1 log log1p log2 sqrt rsqrt abs neg sign sin cos tan
+atan square reciprocal clamp clamp_min clamp_max erf round floor ceil trunc frac nan_to_num
+logical_not bitwise_not isnan isinf isfinite dropout alpha_dropout hardshrink softshrink
+clone contiguous detach alias lift_fresh lift_fresh_copy to _to_copy type_as float half double
+zeros_like ones_like full_like empty_like rand_like randn_like bernoulli positive
+"""
+
+BROADCAST = """
+add sub rsub mul div true_divide floor_divide remainder fmod pow maximum minimum fmax fmin atan2
+where lerp addcmul addcdiv eq ne lt le gt ge logical_and logical_or logical_xor bitwise_and
+bitwise_or bitwise_xor masked_fill logaddexp heaviside hypot copysign xlogy squared_difference
+"""
+
+
+@rule(*UNARY.split())
+def unary(op: OpView) -> Outcome:
+    """f(x)[i] = f(x[i])."""
+    source = next(n for n in op.tensors if op.timed(n))
+    return Local(op.layout(source))
+
+
+@rule(*BROADCAST.split())
+def elementwise(op: OpView) -> Outcome:
+    """Operands are broadcast; those with time must have it in the same place (a join)."""
+    return Local(broadcast([op.layout(n) for n in op.tensors]))
+
+
+@rule("feature_dropout", "feature_alpha_dropout")
+def feature_dropout(op: OpView) -> Outcome:
+    """Drops whole channels: in training one mask per (N, C) is drawn for all of a step's time."""
+    layout = op.layout(op.arg["input"])
+    if not op.arg["train"]:
+        return Local(layout)
+    if has_time(layout[0]) or has_time(layout[1]):
+        return Local(layout)  # frames are merged into the batch: one mask per frame
+    return StepOnly(layout, "draws one mask for all frames of a step", training=True)
+
+
+@rule("native_dropout")
+def native_dropout(op: OpView) -> Outcome:
+    layout = op.layout(op.arg["input"])
+    return Local([layout, layout])
+
+
+@rule("prelu")
+def prelu(op: OpView) -> Outcome:
+    """One slope per channel (dimension 1), which must not be time."""
+    layout = op.layout(op.arg["self"])
+    op.only_source("self")
+    if len(layout) > 1 and has_time(layout[1]):
+        raise Refusal("its slopes are one per channel and time stands in the channel's place")
+    return Local(layout)
+
+
+@rule("cat", "concat", "concatenate")
+def cat(op: OpView) -> Outcome:
+    """Along another axis than time: a join of operands side by side. Along time: refused."""
+    operands = list(op.arg["tensors"])
+    layouts = [op.layout(n) for n in operands]
+    dim = wrap(op.static(op.arg["dim"], "dim"), len(layouts[0]))
+    timed = [layout for layout in layouts if time_dims(layout)]
+    if any(dim in time_dims(layout) for layout in timed):
+        # Padding spelled as a concatenation was rewritten before (capture/padding.py).
+        raise Refusal(
+            "joins values one after the other along time: where the second begins is known only "
+            "at the end of the first",
+            "pad with constants or with the end frames (F.pad), or concatenate along channels",
+        )
+    for layout in layouts:
+        if time_dims(layout) != time_dims(timed[0]):
+            raise Refusal(
+                "an operand without time is concatenated with one that has it: its length along "
+                "time is that of the clip",
+                "broadcast it inside an elementwise operator, or concatenate per frame",
+            )
+    return Local(concatenated(layouts, dim, op.out_sizes))
+
+
+def concatenated(layouts: list[Layout], dim: int, sizes: list[int]) -> Layout:
+    """Layout of operands side by side along ``dim``; elsewhere they must agree."""
+    rest = broadcast([layout[:dim] + ((),) + layout[dim + 1 :] for layout in layouts])
+    return rest[:dim] + plain([sizes[dim]]) + rest[dim + 1 :]
+
+
+@rule("stack")
+def stack(op: OpView) -> Outcome:
+    """A new axis: a join of operands side by side."""
+    layouts = [op.layout(n) for n in op.arg["tensors"]]
+    dim = wrap(op.static(op.arg["dim"], "dim"), len(layouts[0]) + 1)
+    timed = [layout for layout in layouts if time_dims(layout)]
+    if any(time_dims(layout) != time_dims(timed[0]) for layout in layouts):
+        raise Refusal("an operand without time is stacked with one that has it")
+    both = broadcast(layouts)
+    return Local(both[:dim] + plain([len(layouts)]) + both[dim:])
+
+
+@rule("linear")
+def linear(op: OpView) -> Outcome:
+    """Mixes the last axis, which must not be time."""
+    op.only_source("input")
+    layout = op.layout(op.arg["input"])
+    if has_time(layout[-1]):
+        raise Refusal(
+            "a fully connected layer over time has one weight per frame: it fixes the length",
+            "use a convolution or a pooling along time",
+        )
+    return Local(layout[:-1] + plain(op.out_sizes[-1:]))
+
+
+@rule("embedding")
+def embedding(op: OpView) -> Outcome:
+    """One row per index."""
+    op.only_source("indices")
+    return Local(op.layout(op.arg["indices"]) + plain(op.out_sizes[-1:]))
+
+
+@rule("glu")
+def glu(op: OpView) -> Outcome:
+    layout = op.layout(op.arg["self"])
+    return Local(_along(layout, op.static(op.arg["dim"], "dim"), op.out_sizes, "halves"))
+
+
+def _along(layout: Layout, dim: int, sizes: list[int], verb: str) -> Layout:
+    dim = wrap(dim, len(layout))
+    if has_time(layout[dim]):
+        raise Refusal(f"{verb} the time axis")
+    return layout[:dim] + plain([sizes[dim]]) + layout[dim + 1 :]
+
+
+@rule("normalize", "cumsum", "cumprod", "cummax", "cummin", "logcumsumexp", "renorm")
+def along_other_axis(op: OpView) -> Outcome:
+    """Fine along another axis than time."""
+    layout = op.layout(op.arg["self"])
+    if wrap(op.static(op.arg["dim"], "dim"), len(layout)) in time_dims(layout):
+        raise Refusal(
+            "accumulates along time; there is no rule yet that carries its sum across steps"
+        )
+    values = op.node.meta["val"]
+    return Local(layout if isinstance(values, torch.Tensor) else [layout] * len(values))
+
+
+@rule("flip", "sort", "argsort", "roll", "topk", "fft_fft", "fft_rfft", "fft_fft2", "fft_rfft2")
+def along_axes(op: OpView) -> Outcome:
+    """Fine along other axes; along time the answer needs frames that are not there yet."""
+    layout = op.layout(op.tensors[0])
+    given = op.arg.get("dims", op.arg.get("dim"))
+    given = list(given) if isinstance(given, (list, tuple)) else [given]
+    if op.schema.name == "aten::roll" and not given:
+        given = time_dims(layout)
+    dims = [wrap(int(d), len(layout)) for d in given if d is not None]
+    if any(d in time_dims(layout) for d in dims):
+        name = op.schema.name.removeprefix("aten::")
+        why = {
+            "flip": "reverses time: its first output is the last frame of the video",
+            "roll": "rolls time around: what leaves at the end of the video comes in at its start",
+        }.get(name, f"{name} along time needs all frames of the video at once")
+        raise Refusal(why, "move it out of the model, or replace it by a convolution or shift")
+    results = op.node.meta["val"]
+    tensors = [results] if isinstance(results, torch.Tensor) else list(results)
+    layouts: list[Layout | None] = []
+    for result in tensors:
+        sizes = [hint(s) for s in result.shape]
+        layouts.append(
+            tuple(
+                dim if has_time(dim) else plain([s])[0]
+                for dim, s in zip(layout, sizes, strict=True)
+            )
+        )
+    if isinstance(results, torch.Tensor):
+        first = layouts[0]
+        if first is None:
+            raise LayoutError("no result")
+        return Local(first)
+    return Local(layouts)

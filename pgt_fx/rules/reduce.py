@@ -1,0 +1,200 @@
+"""Reductions over time: all elements become one. What "all" means is the policy (DESIGN §6)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pgt_fx.layout import Dim, Layout, has_time, plain, time_dims
+from pgt_fx.rules.registry import (
+    Local,
+    OpView,
+    Outcome,
+    Reduced,
+    Refusal,
+    StepOnly,
+    rule,
+    wrap,
+)
+
+
+def reduce_over(
+    op: OpView, how: str, dims: list[int], keepdim: bool, options: dict[str, Any] | None = None
+) -> Outcome:
+    """A reduction over ``dims``: local when time is not among them."""
+    source = op.layout(op.tensors[0])
+    dims = sorted(wrap(d, len(source)) for d in dims) or list(range(len(source)))
+    layout: Layout = tuple(
+        () if d in dims else dim for d, dim in enumerate(source) if keepdim or d not in dims
+    )
+    over = [d for d in dims if has_time(source[d])]
+    if not over:
+        return Local(layout)
+    if any(f.time == 2 for d in over for f in source[d]):
+        return StepOnly(layout, f"{how} over the keys of an attention map")
+    if any(f.batch for d in dims for f in source[d]):
+        raise Refusal(
+            f"{how} over the batch and time at once mixes the rows of a batch",
+            "reduce over time alone",
+        )
+    name = op.tensors[0].name
+    del name
+    source_name = next(k for k, v in op.arg.items() if v is op.tensors[0])
+    return Reduced(
+        how, layout, source_name, tuple(dims), keepdim, options or {}, f"{how} over all time"
+    )
+
+
+def _dims(op: OpView) -> list[int]:
+    dim = op.arg.get("dim")
+    if dim is None:
+        return []
+    return [int(d) for d in dim] if isinstance(dim, (list, tuple)) else [int(dim)]
+
+
+@rule("mean", "sum", "amax", "amin", "any", "all", "prod")
+def reduction(op: OpView) -> Outcome:
+    """Sum-like reductions carry one running element."""
+    how = op.schema.name.removeprefix("aten::")
+    how = {"amax": "max", "amin": "min"}.get(how, how)
+    return reduce_over(op, how, _dims(op), bool(op.arg.get("keepdim", False)))
+
+
+@rule("max", "min")
+def extremum(op: OpView) -> Outcome:
+    """``max(dim)`` returns indices as well: along time these count from the step's start."""
+    how = op.schema.name.removeprefix("aten::")
+    if op.schema.overload_name == "other":
+        from pgt_fx.rules.pointwise import elementwise
+
+        return elementwise(op)
+    if op.schema.overload_name == "":
+        return reduce_over(op, how, [], False)
+    return _indexed(op, f"{how}(dim)", how)
+
+
+@rule("argmax", "argmin", "median", "nanmedian", "mode", "kthvalue")
+def indexed(op: OpView) -> Outcome:
+    """Order statistics and indices: along time they need all frames at once."""
+    return _indexed(op, op.schema.name.removeprefix("aten::"), "")
+
+
+def _indexed(op: OpView, name: str, how: str) -> Outcome:
+    source = op.layout(op.tensors[0])
+    dims = [wrap(d, len(source)) for d in _dims(op)] or list(range(len(source)))
+    keepdim = bool(op.arg.get("keepdim", False))
+    layout: Layout = tuple(
+        () if d in dims else dim for d, dim in enumerate(source) if keepdim or d not in dims
+    )
+    if any(has_time(source[d]) for d in dims):
+        raise Refusal(
+            f"{name} along time returns positions in the video, which a step doesn't know",
+            f"use a{how}(dim), which returns values alone" if how else "use mean, amax or amin",
+        )
+    results = op.node.meta["val"]
+    return Local([layout] * len(results)) if isinstance(results, (tuple, list)) else Local(layout)
+
+
+@rule("var", "std")
+def spread(op: OpView) -> Outcome:
+    """Variance over time: count, mean and squared deviations are carried (Chan et al. 1979)."""
+    how = op.schema.name.removeprefix("aten::")
+    correction = op.arg.get("correction")
+    if correction is None:
+        correction = 1 if op.arg.get("unbiased", True) else 0
+    options = {"correction": float(correction)}
+    return reduce_over(op, how, _dims(op), bool(op.arg.get("keepdim", False)), options)
+
+
+@rule("var_mean", "std_mean", "logsumexp", "norm", "linalg_vector_norm", "count_nonzero")
+def not_over_time(op: OpView) -> Outcome:
+    """Reductions that are only supported over axes without time."""
+    source = op.layout(op.tensors[0])
+    dims = [wrap(d, len(source)) for d in _dims(op)] or list(range(len(source)))
+    if any(has_time(source[d]) for d in dims):
+        name = op.schema.name.removeprefix("aten::")
+        raise Refusal(f"no rule for {name} over time", "spell it with mean, sum, amax or var")
+    keepdim = bool(op.arg.get("keepdim", False))
+    layout: Layout = tuple(
+        () if d in dims else dim for d, dim in enumerate(source) if keepdim or d not in dims
+    )
+    results = op.node.meta["val"]
+    return Local([layout] * len(results)) if isinstance(results, (tuple, list)) else Local(layout)
+
+
+@rule(
+    "adaptive_avg_pool1d",
+    "adaptive_avg_pool2d",
+    "adaptive_avg_pool3d",
+    "adaptive_max_pool1d",
+    "adaptive_max_pool2d",
+    "adaptive_max_pool3d",
+)
+def adaptive_pool(op: OpView) -> Outcome:
+    """To one element along time: a mean or max over all of it. To several: the bins depend on
+    the length of the video, so they can only be laid within a step."""
+    name = op.schema.name.removeprefix("aten::")
+    rank = int(name[-2])
+    source = op.layout(op.arg["self"])
+    values = op.node.meta["val"]
+    several = not hasattr(values, "shape")
+    sizes = [int(s) for s in (values[0] if several else values).shape[-rank:]]
+    tail: list[Dim] = [
+        source[len(source) - rank + i]
+        if has_time(source[len(source) - rank + i])
+        else plain([s])[0]
+        for i, s in enumerate(sizes)
+    ]
+    at = [i for i in range(rank) if has_time(source[len(source) - rank + i])]
+    layout = source[:-rank] + tuple(tail)
+    if not at:
+        return Local([layout, layout]) if several else Local(layout)
+    want = op.arg["output_size"]
+    want = list(want) if isinstance(want, (list, tuple)) else [want] * rank
+    if several:
+        raise Refusal(
+            "returns indices along time", "use adaptive max pooling without return_indices"
+        )
+    if want[at[0]] != 1:
+        raise Refusal(
+            f"pools time into {want[at[0]]} bins whose borders depend on the video's length",
+            "pool time to 1, or use a pool with a fixed kernel and stride",
+        )
+    tail[at[0]] = ()
+    how = "mean" if "avg" in name else "max"
+    return Reduced(
+        how,
+        source[:-rank] + tuple(tail),
+        "self",
+        (len(source) - rank + at[0],),
+        True,
+        {"then": [1 if i == at[0] else w for i, w in enumerate(want)], "rank": rank},
+        f"{how} over all time",
+    )
+
+
+@rule("select")
+def select(op: OpView) -> Outcome:
+    """x[i] along time: the first or the last element; along another axis: local."""
+    source = op.layout(op.arg["self"])
+    dim = wrap(op.static(op.arg["dim"], "dim"), len(source))
+    layout = source[:dim] + source[dim + 1 :]
+    if dim not in time_dims(source):
+        return Local(layout)
+    index = op.static(op.arg["index"], "index")
+    if index not in (0, -1):
+        raise Refusal(
+            f"picks frame {index} of the video",
+            "pick the first (0) or the last (-1), or slice and pool",
+        )
+    how = "first" if index == 0 else "last"
+    return Reduced(how, layout, "self", (dim,), False, {}, f"the {how} element")
+
+
+@rule("softmax", "log_softmax", "_softmax", "_log_softmax", "softmin")
+def softmax(op: OpView) -> Outcome:
+    """Along time its normaliser needs all frames: within the step."""
+    source = op.layout(op.tensors[0])
+    dim = wrap(op.static(op.arg["dim"], "dim"), len(source))
+    if dim in time_dims(source):
+        return StepOnly(source, "normalises over all of time")
+    return Local(source)

@@ -1,0 +1,108 @@
+"""Upsampling along time by an integer factor: nearest and linear."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pgt_fx.layout import Dim, has_time, plain, relabel, time_dims
+from pgt_fx.rules.registry import Local, OpView, Outcome, Refusal, Windowed, rule, wrap
+from pgt_fx.timeline import Interpolate, Law, Repeat
+
+
+def _scale(op: OpView, rank: int, at: int) -> int:
+    """The integer factor along time.
+
+    Raises:
+        Refusal: when the factor is not a whole number >= 1 or a target size was given.
+    """
+    scales = op.arg.get("scale_factors")
+    if scales is None:
+        names = ["scales"] if rank == 1 else ["scales_d", "scales_h", "scales_w"][-rank:]
+        scales = [op.arg.get(name) for name in names]
+    value = scales[at] if scales else None
+    if value is None:
+        raise Refusal(
+            "resizes time to a length given in frames, which depends on the whole video",
+            "give scale_factor instead of size",
+        )
+    if float(value) != int(value) or value < 1:
+        raise Refusal(f"resizes time by {value}; only whole factors have a finite state")
+    return int(value)
+
+
+def _resample(op: OpView, rank: int, linear: bool) -> Outcome:
+    source = op.layout(op.tensors[0])
+    sizes = op.out_sizes
+    at = [i for i in range(rank) if has_time(source[len(source) - rank + i])]
+    tail: list[Dim] = []
+    for i in range(rank):
+        dim = source[len(source) - rank + i]
+        if i in at:
+            if len(dim) > 1:
+                raise Refusal("resizes an axis in which time is merged with another")
+            tail.append(relabel((dim,), None, sizes[len(sizes) - rank + i])[0])
+        else:
+            tail.append(plain([sizes[len(sizes) - rank + i]])[0])
+    layout = source[:-rank] + tuple(tail)
+    if not at:
+        return Local(layout)
+    scale = _scale(op, rank, at[0])
+    if linear and op.arg.get("align_corners"):
+        raise Refusal(
+            "align_corners=True stretches time by the length of the whole video",
+            "use align_corners=False",
+        )
+    if scale == 1:
+        return Local(layout)
+    law: Law = Interpolate(scale) if linear else Repeat(scale)
+    args: dict[str, Any] = {}
+    if "output_size" in op.arg and op.arg.get("scale_factors") is not None:
+        args["output_size"] = None
+    elif "output_size" in op.arg:
+        raise Refusal("resizes time to a length given in frames", "give scale_factor")
+    kind = "linear" if linear else "nearest"
+    return Windowed(
+        law, layout, op.schema.arguments[0].name, args, what=f"{kind} upsample x{scale}"
+    )
+
+
+@rule("upsample_nearest1d", "upsample_nearest2d", "upsample_nearest3d")
+def nearest(op: OpView) -> Outcome:
+    """out[j] = x[j // scale]."""
+    return _resample(op, int(op.schema.name[-2]), False)
+
+
+@rule("upsample_linear1d", "upsample_bilinear2d", "upsample_trilinear3d")
+def linear(op: OpView) -> Outcome:
+    """out[j] between two elements around (j + 1/2)/scale - 1/2."""
+    rank = {"linear1d": 1, "bilinear2d": 2, "trilinear3d": 3}[op.schema.name.split("upsample_")[1]]
+    return _resample(op, rank, True)
+
+
+@rule("upsample_bicubic2d", "_upsample_bilinear2d_aa", "_upsample_bicubic2d_aa")
+def space_only(op: OpView) -> Outcome:
+    source = op.layout(op.tensors[0])
+    if any(has_time(dim) for dim in source[-2:]):
+        raise Refusal("no rule for bicubic or antialiased resizing along time")
+    return Local(source[:-2] + plain(op.out_sizes[-2:]))
+
+
+@rule("repeat_interleave")
+def repeat_interleave(op: OpView) -> Outcome:
+    """Each element several times: nearest upsampling."""
+    if op.schema.overload_name != "self_int":
+        raise Refusal("repeats by counts that are data")
+    source = op.layout(op.arg["self"])
+    if op.arg["dim"] is None:
+        raise Refusal("flattens before it repeats", "give dim")
+    dim = wrap(op.static(op.arg["dim"], "dim"), len(source))
+    times = op.static(op.arg["repeats"], "repeats")
+    sizes = op.out_sizes
+    if dim not in time_dims(source):
+        return Local(source[:dim] + plain([sizes[dim]]) + source[dim + 1 :])
+    if len(source[dim]) > 1:
+        raise Refusal("repeats an axis in which time is merged with another")
+    layout = source[:dim] + relabel(source[dim : dim + 1], None, sizes[dim]) + source[dim + 1 :]
+    return Windowed(
+        Repeat(times), layout, "self", {"output_size": None}, what=f"nearest upsample x{times}"
+    )

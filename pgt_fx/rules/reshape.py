@@ -1,0 +1,207 @@
+"""Views and permutes: nothing is computed, axes are renamed, merged and split."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import fx
+
+from pgt_fx.layout import Layout, has_time, plain, regroup, size, time_dims
+from pgt_fx.rules.registry import Local, OpView, Outcome, Refusal, hint, rule, wrap
+
+
+def sizes_at_hand(op: OpView, layout: Layout, wanted: Any) -> list[Any]:
+    """Sizes of a view with the time axis left to be inferred from the operand at hand (-1)."""
+    timed = time_dims(layout)
+    if len(timed) > 1:
+        raise Refusal("views two time axes at once", "view them one after the other")
+    out = []
+    for d, given in enumerate(wanted):
+        if d in timed:
+            out.append(-1)
+        elif isinstance(given, int) and given == -1:
+            # Another axis was to be inferred: its size is known unless it is symbolic.
+            value = op.node.meta["val"].shape[d]
+            if not isinstance(value, int) and timed:
+                raise Refusal(
+                    f"leaves dimension {d} to be inferred beside the time axis",
+                    "give every size of the view but that of time",
+                )
+            out.append(value if isinstance(value, int) else -1)
+        else:
+            out.append(given)
+    return out
+
+
+@rule("view", "reshape", "_unsafe_view", "view_copy")
+def view(op: OpView) -> Outcome:
+    """Factors in order, cut anew (see layout.regroup)."""
+    source = op.layout(op.arg["self"])
+    layout = regroup(source, op.out_sizes)
+    name = "size" if "size" in op.arg else "shape"
+    return Local(layout, {name: sizes_at_hand(op, layout, op.arg[name])})
+
+
+@rule("flatten")
+def flatten(op: OpView) -> Outcome:
+    return Local(regroup(op.layout(op.arg["self"]), op.out_sizes))
+
+
+@rule("unflatten")
+def unflatten(op: OpView) -> Outcome:
+    source = op.layout(op.arg["self"])
+    dim = wrap(op.static(op.arg["dim"], "dim"), len(source))
+    layout = regroup(source, op.out_sizes)
+    wanted = list(op.arg["sizes"])
+    inside = [d - dim for d in time_dims(layout) if dim <= d < dim + len(wanted)]
+    if not inside:
+        return Local(layout)
+    sizes = [-1 if d in inside else s for d, s in enumerate(wanted)]
+    if sizes.count(-1) > 1:
+        raise Refusal("leaves another axis to be inferred beside the time axis")
+    return Local(layout, {"sizes": sizes})
+
+
+@rule("permute")
+def permute(op: OpView) -> Outcome:
+    source = op.layout(op.arg["self"])
+    return Local(tuple(source[wrap(int(d), len(source))] for d in op.arg["dims"]))
+
+
+@rule("transpose", "swapaxes", "swapdims")
+def transpose(op: OpView) -> Outcome:
+    source = list(op.layout(op.arg["self"]))
+    names = [a.name for a in op.schema.arguments[1:3]]
+    a, b = (wrap(op.static(op.arg[n], n), len(source)) for n in names)
+    source[a], source[b] = source[b], source[a]
+    return Local(tuple(source))
+
+
+@rule("t", "numpy_T", "mT")
+def matrix_transpose(op: OpView) -> Outcome:
+    source = op.layout(op.arg["self"])
+    return Local((*source[:-2], *source[-2:][::-1]))
+
+
+@rule("movedim", "moveaxis")
+def movedim(op: OpView) -> Outcome:
+    source = op.layout(op.arg["self"])
+    rank = len(source)
+    start, end = op.arg["source"], op.arg["destination"]
+    starts = [wrap(d, rank) for d in (start if isinstance(start, (list, tuple)) else [start])]
+    ends = [wrap(d, rank) for d in (end if isinstance(end, (list, tuple)) else [end])]
+    order: list[int | None] = [None] * rank
+    for a, b in zip(starts, ends, strict=True):
+        order[b] = a
+    rest = iter(d for d in range(rank) if d not in starts)
+    return Local(tuple(source[next(rest) if d is None else d] for d in order))
+
+
+@rule("unsqueeze")
+def unsqueeze(op: OpView) -> Outcome:
+    source = op.layout(op.arg["self"])
+    dim = wrap(op.static(op.arg["dim"], "dim"), len(source) + 1)
+    return Local((*source[:dim], (), *source[dim:]))
+
+
+@rule("squeeze")
+def squeeze(op: OpView) -> Outcome:
+    """Without a dimension, a time axis of one element would vanish: the dimensions are named."""
+    source = op.layout(op.arg["self"])
+    given = op.arg.get("dim")
+    if given is None:
+        dims = [d for d, dim in enumerate(source) if not has_time(dim) and size(dim) == 1]
+        raise_if = [d for d in dims if any(f.symbolic for f in source[d])]
+        if raise_if:
+            raise Refusal("squeezes every axis of size 1, whichever these are", "name the axes")
+        out = tuple(dim for d, dim in enumerate(source) if d not in dims)
+        raise (
+            Refusal(
+                "squeezes every axis of size 1: a step with one frame would lose its time axis",
+                "name the dimensions to squeeze",
+            )
+            if len(out) and time_dims(out)
+            else Refusal("squeezes unnamed axes", "name them")
+        )
+    dims = [
+        wrap(int(d), len(source)) for d in (given if isinstance(given, (list, tuple)) else [given])
+    ]
+    if any(has_time(source[d]) for d in dims):
+        raise Refusal("squeezes the time axis when a step has one frame", "leave the axis, or pool")
+    return Local(tuple(dim for d, dim in enumerate(source) if d not in dims or size(dim) != 1))
+
+
+@rule("expand", "expand_as", "broadcast_to")
+def expand(op: OpView) -> Outcome:
+    """Axes of size 1 are repeated; a time axis keeps its length (-1)."""
+    source = op.layout(op.arg["self"])
+    if "other" in op.arg:
+        from pgt_fx.layout import broadcast
+
+        return Local(broadcast([source, op.layout(op.arg["other"])]))
+    sizes = op.out_sizes
+    new = len(sizes) - len(source)
+    layout = plain(sizes[:new]) + tuple(
+        dim if size(dim) == s or has_time(dim) else plain([s])[0]
+        for dim, s in zip(source, sizes[new:], strict=True)
+    )
+    wanted = [-1 if d in time_dims(layout) else given for d, given in enumerate(op.arg["size"])]
+    _no_length(op, wanted)
+    return Local(layout, {"size": wanted})
+
+
+def _no_length(op: OpView, wanted: list[Any]) -> None:
+    """Refuse sizes computed from the length of the video (a table with one row per frame)."""
+    for given in wanted:
+        if isinstance(given, fx.Node) and given.meta.get("pgt_time"):
+            raise Refusal(
+                "repeats a value once per frame: its length is computed from the video's",
+                "let an elementwise operator broadcast it",
+            )
+
+
+@rule("repeat", "tile")
+def repeat(op: OpView) -> Outcome:
+    source = op.layout(op.arg["self"])
+    times = list(op.arg.get("repeats", op.arg.get("dims")))
+    sizes = op.out_sizes
+    source = ((),) * (len(sizes) - len(source)) + source
+    _no_length(op, times)
+    for dim, count in zip(source, times, strict=True):
+        if has_time(dim) and count != 1:
+            raise Refusal("repeats the whole video along time", "use nearest upsampling")
+    return Local(
+        tuple(
+            dim if has_time(dim) or size(dim) == s else plain([s])[0]
+            for dim, s in zip(source, sizes, strict=True)
+        )
+    )
+
+
+@rule("chunk", "split", "split_with_sizes", "unbind", "tensor_split", "hsplit", "unsafe_chunk")
+def split(op: OpView) -> Outcome:
+    """Pieces along another axis than time."""
+    source = op.layout(op.tensors[0])
+    dim = wrap(op.static(op.arg.get("dim", 0), "dim"), len(source))
+    if dim in time_dims(source):
+        raise Refusal(
+            "cuts the video into pieces whose number or size depends on its length",
+            "slice with constant bounds, or stride",
+        )
+    layouts: list[Layout | None] = []
+    for piece in op.node.meta["val"]:
+        sizes = [hint(s) for s in piece.shape]
+        if len(sizes) < len(source):
+            layouts.append(source[:dim] + source[dim + 1 :])
+        else:
+            layouts.append(source[:dim] + plain([sizes[dim]]) + source[dim + 1 :])
+    return Local(layouts)
+
+
+@rule("pixel_shuffle", "pixel_unshuffle", "channel_shuffle")
+def shuffle(op: OpView) -> Outcome:
+    """Between channels and space; time must stand before them."""
+    source = op.layout(op.tensors[0])
+    if any(has_time(dim) for dim in source[-3:]):
+        raise Refusal("moves elements between channels and an axis that holds time")
+    return Local(source[:-3] + plain(op.out_sizes[-3:]))

@@ -1,0 +1,40 @@
+"""Options and settings of the whole test suite."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import HealthCheck, settings
+
+sys.path.insert(0, str(Path(__file__).parent))  # `import oracles` under any import mode
+
+# Workers share the cores: more threads each would only make them wait.
+torch.set_num_threads(1)
+
+_common = {
+    "deadline": None,  # a capture takes as long as it takes
+    "suppress_health_check": [
+        HealthCheck.too_slow,
+        HealthCheck.data_too_large,
+        HealthCheck.filter_too_much,
+    ],
+    "print_blob": True,
+}
+# Four properties of random graphs draw this many examples each: 300 and 10,000 in all.
+settings.register_profile("ci", max_examples=75, derandomize=True, database=None, **_common)
+settings.register_profile("long", max_examples=2500, **_common)
+settings.load_profile("ci")  # the plugin's --hypothesis-profile=long comes after this
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--slow", action="store_true", help="run the tests marked slow as well")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # pyproject.toml deselects slow tests by `-m 'not slow'`. Deselected rather than skipped:
+    # a skip in the summary means that something is missing.
+    if config.getoption("--slow") and config.option.markexpr == "not slow":
+        config.option.markexpr = ""

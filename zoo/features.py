@@ -1,0 +1,72 @@
+"""The part of a backbone that is dense in time: stem and stages, without the head."""
+
+from __future__ import annotations
+
+from torch import nn
+
+# Containers that run their children one after the other, in the order they are written.
+_SEQUENTIAL = frozenset(
+    {"Sequential", "ModuleList", "Net", "ResStage", "ResNetBasicStem", "BottleneckBlock"}
+)
+_SQUEEZE_EXCITATION = frozenset(
+    {"SqueezeExcitation", "SqueezeAndExcitationLayer2D", "SEModule", "SELayer"}
+)
+
+
+class FeaturesError(ValueError):
+    """The module is not built in a way that says where its head begins."""
+
+
+def dense_features(model: nn.Module) -> nn.Sequential:
+    """Stem and stages of a zoo model, as a view of it: the modules and weights are the same.
+
+    Takes what :func:`pgt_fx.zoo.build` returns.  A model with squeeze-excitation ends before
+    the first such block, because that one looks at all of time; where it stands inside a
+    residual block, only the main branch up to it is run.
+
+    Input and output are NCTHW tensors; for two paths lists of them (and, as in pytorchvideo,
+    the list given is written into).
+
+    Raises:
+        FeaturesError: if the class of the model, or of what surrounds its first
+            squeeze-excitation, is not known here.
+    """
+    kind = type(model).__name__
+    if kind == "VideoResNet":
+        stages = [model.stem, model.layer1, model.layer2, model.layer3, model.layer4]
+    elif kind == "S3D":
+        stages = [model.features]
+    elif kind == "Net":
+        stages = list(model.blocks)[:-1]  # type: ignore[arg-type]
+        if type(stages[-1]).__name__ == "PoolConcatPathway":
+            stages = stages[:-1]
+    else:
+        raise FeaturesError(f"{kind} is not a model of this zoo: where its head begins is unknown")
+    body = nn.Sequential(*stages)  # type: ignore[arg-type]
+
+    first = next(
+        (name for name, m in body.named_modules() if type(m).__name__ in _SQUEEZE_EXCITATION), None
+    )
+    if first is None:
+        return body.train(model.training)
+    return nn.Sequential(*_before(body, first.split("."), "")).train(model.training)
+
+
+def _before(module: nn.Module, path: list[str], at: str) -> list[nn.Module]:
+    """The modules that run before ``module.<path>``, in order."""
+    if not path:
+        return []
+    head, *rest = path
+    children = dict(module.named_children())
+    kind = type(module).__name__
+    if kind == "ResBlock":
+        # The shortcut runs beside the branch, not before it.
+        if head != "branch2":
+            raise FeaturesError(f"squeeze-excitation in the shortcut of the ResBlock at {at!r}")
+        earlier = []
+    elif kind in _SEQUENTIAL:
+        names = list(children)
+        earlier = [children[name] for name in names[: names.index(head)]]
+    else:
+        raise FeaturesError(f"in which order the children of {kind} at {at!r} run is unknown")
+    return earlier + _before(children[head], rest, f"{at}.{head}".lstrip("."))
