@@ -71,9 +71,7 @@ def analyze(
     return Progressive(source, Options(strict=False)).report
 
 
-def capture_source(
-    model: nn.Module, example: Any, time_dim: TimeDim, clip_pools: str
-) -> Source:
+def capture_source(model: nn.Module, example: Any, time_dim: TimeDim, clip_pools: str) -> Source:
     """The model with the structure of its clip; the capture itself is made when needed."""
     check_clip_pools(clip_pools)
     if example is None:

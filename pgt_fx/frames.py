@@ -14,9 +14,7 @@ from pgt_fx.rules import Reduced, StepOnly, Windowed
 from pgt_fx.timeline import Clock, Window
 
 
-def exact_frames(
-    analysis: Analysis, options: Options, chunks: list[tuple[int, ...]]
-) -> list[bool]:
+def exact_frames(analysis: Analysis, options: Options, chunks: list[tuple[int, ...]]) -> list[bool]:
     """One flag per element of the model's first output; see ``Progressive.exact_frames``."""
     return _Marks(analysis, options, chunks).run()
 
@@ -24,9 +22,7 @@ def exact_frames(
 class _Marks:
     """Touched elements of every value, step by step."""
 
-    def __init__(
-        self, analysis: Analysis, options: Options, chunks: list[tuple[int, ...]]
-    ) -> None:
+    def __init__(self, analysis: Analysis, options: Options, chunks: list[tuple[int, ...]]) -> None:
         self.analysis, self.options = analysis, options
         self.cuts = [tuple(0 for _ in chunks[0])]
         for chunk in chunks:

@@ -74,9 +74,7 @@ class Plan:
     silent: frozenset[str]
 
 
-def plan(
-    graph: Schedulable, before: tuple[int, ...], after: tuple[int, ...], last: bool
-) -> Plan:
+def plan(graph: Schedulable, before: tuple[int, ...], after: tuple[int, ...], last: bool) -> Plan:
     """Plan the step that takes the model from ``before`` to ``after`` frames per path.
 
     Raises:

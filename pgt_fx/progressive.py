@@ -36,9 +36,7 @@ class Source:
         pools: the ``clip_pools`` option.
     """
 
-    def __init__(
-        self, model: nn.Module, spec: ClipSpec, leaves: Sequence[Any], pools: str
-    ) -> None:
+    def __init__(self, model: nn.Module, spec: ClipSpec, leaves: Sequence[Any], pools: str) -> None:
         self.model, self.spec, self.pools = model, spec, pools
         self.leaves = list(leaves)
         self._captured: dict[bool, Captured] = {}
@@ -293,9 +291,7 @@ class Progressive(nn.Module):
         else:
             lengths = [int(n) for n in schedule]
             if sum(lengths) != frames[base] or min(lengths, default=0) < 1:
-                raise ClipError(
-                    f"chunks {lengths} don't make up the video's {frames[base]} frames"
-                )
+                raise ClipError(f"chunks {lengths} don't make up the video's {frames[base]} frames")
         pieces, start = [], 0
         for number, n in enumerate(lengths):
             end = start + n
@@ -357,9 +353,7 @@ class Progressive(nn.Module):
             model whose output has no time axis.
         """
         ratio = self._source.spec.ratio
-        lengths = [
-            tuple(n * r for r in ratio) if isinstance(n, int) else tuple(n) for n in chunks
-        ]
+        lengths = [tuple(n * r for r in ratio) if isinstance(n, int) else tuple(n) for n in chunks]
         if not lengths or min(min(n) for n in lengths) < 1:
             raise ClipError(f"chunks: expected lengths of at least one frame, got {list(chunks)}")
         return exact_frames(self._analysis(), self._options, lengths)

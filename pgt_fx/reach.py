@@ -70,8 +70,7 @@ def _reaches(analysis: Analysis, frames: int) -> tuple[dict[str, dict[int, Reach
             spans[node.name] = _through(operation, [spans[s.name] for s in sources], count)
             strides[node.name] = _stride(operation, [strides[s.name] for s in sources])
             if any(s.name in unbounded for s in sources) or (
-                operation is not None
-                and (isinstance(operation.outcome, StepOnly) or value.pooled)
+                operation is not None and (isinstance(operation.outcome, StepOnly) or value.pooled)
             ):
                 unbounded.add(node.name)
         out[node.name] = {}
@@ -95,9 +94,7 @@ def _through(
         if operation is not None and isinstance(operation.outcome, Windowed):
             law, span = operation.outcome.law, operands[0]
             n = len(span)
-            out[path] = [
-                _hull([span[t] for t in law.taps(j) if 0 <= t < n]) for j in range(count)
-            ]
+            out[path] = [_hull([span[t] for t in law.taps(j) if 0 <= t < n]) for j in range(count)]
         else:
             out[path] = [
                 _hull([span[j] for span in operands if j < len(span)]) for j in range(count)
@@ -110,9 +107,7 @@ def _hull(spans: Spans) -> tuple[int, int] | None:
     return (min(s[0] for s in known), max(s[1] for s in known)) if known else None
 
 
-def _stride(
-    operation: Operation | None, sources: list[dict[int, Fraction]]
-) -> dict[int, Fraction]:
+def _stride(operation: Operation | None, sources: list[dict[int, Fraction]]) -> dict[int, Fraction]:
     merged: dict[int, Fraction] = {}
     for source in sources:
         merged.update(source)

@@ -126,15 +126,27 @@ class Report:
         title = f"{self.model}: {len(self.rows)} temporal operators, {self.local} frame by frame"
         table = Table(title=title, title_justify="left", box=None, header_style="bold")
         for name, justify in (
-            ("operator", "left"), ("what", "left"), ("verdict", "left"), ("past", "right"),
-            ("future", "right"), ("stride", "right"), ("state", "right"), ("line", "left"),
+            ("operator", "left"),
+            ("what", "left"),
+            ("verdict", "left"),
+            ("past", "right"),
+            ("future", "right"),
+            ("stride", "right"),
+            ("state", "right"),
+            ("line", "left"),
         ):
             table.add_column(name, justify=justify, overflow="fold")  # type: ignore[arg-type]
         for r in self.rows:
             style = {"exact": "green", "running": "green", "step": "red"}.get(r.verdict, "yellow")
             table.add_row(
-                r.name, r.what, Text(r.verdict, style=style), _inf(r.past), _inf(r.future),
-                r.stride, size(r.state_bytes) if r.state_bytes else "", r.source,
+                r.name,
+                r.what,
+                Text(r.verdict, style=style),
+                _inf(r.past),
+                _inf(r.future),
+                r.stride,
+                size(r.state_bytes) if r.state_bytes else "",
+                r.source,
             )
         lines = [f"{k:18}{v}" for k, v in self._summary().items()]
         notes = [f"{r.name}: {r.reason}" for r in self.rows if r.reason]
@@ -190,9 +202,7 @@ def size(count: int) -> str:
     return f"{count} B"
 
 
-def make_report(
-    analysis: Analysis, options: Options, emitted: Emitted, model: str
-) -> Report:
+def make_report(analysis: Analysis, options: Options, emitted: Emitted, model: str) -> Report:
     """Collect the report of a model under some options."""
     reach = reaches(analysis)
     gates = _gates(analysis)
@@ -213,7 +223,9 @@ def make_report(
         model=model,
         clip=[tuple(s) for s in analysis.spec.shapes if s is not None],
         options={
-            "operator": options.operator, "future": options.future, "pooling": options.pooling,
+            "operator": options.operator,
+            "future": options.future,
+            "pooling": options.pooling,
         },
         rows=rows,
         local=local,
@@ -262,8 +274,16 @@ def _row(
         what = "join of operands with different delays"
     name = _name(where)
     return Row(
-        name, what, verdict, reason, past, future, stride,
-        state.get(f"@{operation.node.name}", 0), where.source, where.line,
+        name,
+        what,
+        verdict,
+        reason,
+        past,
+        future,
+        stride,
+        state.get(f"@{operation.node.name}", 0),
+        where.source,
+        where.line,
     )
 
 
@@ -406,11 +426,12 @@ def _network(analysis: Analysis, reach: dict[str, dict[int, Reach]]) -> nx.DiGra
         found = max(reach.get(node.name, {}).values(), key=lambda r: r.field or 0, default=None)
         if found is not None:
             attributes |= {
-                "stride": str(found.stride), "past": found.past, "future": found.future,
+                "stride": str(found.stride),
+                "past": found.past,
+                "future": found.future,
             }
         graph.add_node(node.name, **attributes)
         for operand in node.all_input_nodes:
             if operand.name in graph:
                 graph.add_edge(operand.name, node.name)
     return graph
-

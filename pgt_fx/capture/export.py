@@ -15,6 +15,7 @@ from typing import Any
 
 import sympy
 import torch
+import torch.fx.experimental.symbolic_shapes
 from torch import Tensor, fx, nn
 from torch.export import Dim
 from torch.utils import _pytree as pytree
@@ -84,26 +85,35 @@ def capture(
     with quiet(), warnings.catch_warnings(), _recorded(model) as calls, Spelling(numbers):
         warnings.simplefilter("ignore")
         try:
-            program = torch.export.export(
-                model, args, kwargs or None, dynamic_shapes=_dynamic(spec, sample), strict=False
-            )
-        except NotImplementedError:
-            # The solver of size constraints gave up on the spatial axes: time alone is symbolic.
-            calls.clear()
-            program = _time_only(model, spec, leaves, args, kwargs, pools)
+            with _lenient_solver():
+                program = torch.export.export(
+                    model, args, kwargs or None, dynamic_shapes=_dynamic(spec, sample), strict=False
+                )
         except Exception as error:
             raise CaptureError(_explain(error)) from error
     return _captured(program, model, spec, calls, sample, tuple(numbers))
 
 
-def _time_only(
-    model: nn.Module, spec: ClipSpec, leaves: Sequence[Any], args: Any, kwargs: Any, pools: str
-) -> Any:
-    shapes = _dynamic(spec, pytree.tree_leaves((args, kwargs)), space=False)
+@contextlib.contextmanager
+def _lenient_solver() -> Iterator[None]:
+    """Let the capture go on where sympy can't solve a condition on sizes.
+
+    The solver only simplifies conditions for the messages of ``torch.export``; whether the graph
+    holds at other lengths is checked here (:func:`_broken_guard`). sympy gives up on floors of
+    floors, as strided pools make them.
+    """
+    constraints = torch.fx.experimental.symbolic_shapes.DimConstraints
+    solve = constraints.solve
+
+    def lenient(self: Any) -> None:
+        with contextlib.suppress(NotImplementedError):
+            solve(self)
+
+    constraints.solve = lenient  # type: ignore[method-assign]
     try:
-        return torch.export.export(model, args, kwargs or None, dynamic_shapes=shapes, strict=False)
-    except Exception as error:
-        raise CaptureError(_explain(error)) from error
+        yield
+    finally:
+        constraints.solve = solve  # type: ignore[method-assign]
 
 
 def _explain(error: Exception) -> str:
@@ -161,7 +171,7 @@ def _sizes(
     ) from error
 
 
-def _dynamic(spec: ClipSpec, sample: Sequence[Any], *, space: bool = True) -> Any:
+def _dynamic(spec: ClipSpec, sample: Sequence[Any]) -> Any:
     """``dynamic_shapes`` for the export: every axis of a video but the channels may vary."""
     first = spec.paths[0]
     rows = sample[first].shape[0]
@@ -175,7 +185,7 @@ def _dynamic(spec: ClipSpec, sample: Sequence[Any], *, space: bool = True) -> An
             leaves.append({0: Dim.AUTO} if leaf.dim() and leaf.shape[0] == rows else None)
             continue
         dims = {0: Dim.AUTO, at: Dim.AUTO}
-        if leaf.dim() == 5 and space:
+        if leaf.dim() == 5:
             dims |= {3: Dim.AUTO, 4: Dim.AUTO}
         leaves.append(dims)
     args, kwargs = pytree.tree_unflatten(leaves, spec.spec)
@@ -340,7 +350,9 @@ def _broken_guard(
         if isinstance(expr, sympy.Ne):
             continue  # "this size is not 1": the capture's specialisation, not the model's branch
         for scale in (sympy.Rational(clip[0], sample[0]), sympy.Integer(3), sympy.Integer(7)):
-            at = {s: sympy.Integer(int(v)) * (scale if s in symbols else 1) for s, v in table.items()}
+            at = {
+                s: sympy.Integer(int(v)) * (scale if s in symbols else 1) for s, v in table.items()
+            }
             if expr.xreplace(at) == sympy.false:
                 return str(expr)
     return None

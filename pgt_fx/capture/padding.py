@@ -46,8 +46,10 @@ def cat_as_padding(captured: Captured) -> None:
     for node in list(captured.graph.nodes):
         if schema_name(node) in ("aten::cat", "aten::concat", "aten::concatenate"):
             _rewrite(captured, node)
+    for node in list(captured.graph.nodes):
+        _slice_of_cat(node)
     for node in reversed(list(captured.graph.nodes)):
-        pure = schema_name(node) in {"aten::slice", *CONSTANTS, *SEE_THROUGH}
+        pure = schema_name(node) in {"aten::slice", "aten::cat", *CONSTANTS, *SEE_THROUGH}
         if pure and not node.users:
             captured.graph.erase_node(node)
 
@@ -59,7 +61,9 @@ def _rewrite(captured: Captured, node: fx.Node) -> None:
     dim = int(given) % rank  # type: ignore[arg-type]
     lengths = [p.meta["val"].shape[dim] for p in pieces]
     bodies = [i for i, n in enumerate(lengths) if captured.has_time(n)]
-    if len(bodies) != 1 or not all(isinstance(n, int) for i, n in enumerate(lengths) if i != bodies[0]):
+    if len(bodies) != 1 or not all(
+        isinstance(n, int) for i, n in enumerate(lengths) if i != bodies[0]
+    ):
         return
     at = bodies[0]
     before, behind = sum(lengths[:at]), sum(lengths[at + 1 :])
@@ -72,6 +76,43 @@ def _rewrite(captured: Captured, node: fx.Node) -> None:
         (kind,) = kinds
         _replace(captured.graph, node, body, kind, rank - 1 - dim, before, behind)
         return
+
+
+def _slice_of_cat(node: fx.Node) -> None:
+    """Channels taken out of a concatenation of channels come from the piece that has them.
+
+    So two temporal shifts in a row don't seem to read each other's channels.
+    """
+    if schema_name(node) != "aten::slice":
+        return
+    source, dim, first, last, step = _slice_arguments(node)
+    while schema_name(source) == "aten::slice" and _is_whole(source):
+        source = source.args[0]
+    if schema_name(source) not in ("aten::cat", "aten::concat") or not isinstance(dim, int):
+        return
+    rank = node.meta["val"].dim()
+    given = source.args[1] if len(source.args) > 1 else source.kwargs.get("dim", 0)
+    if given % rank != dim % rank or step != 1:
+        return
+    pieces = list(source.args[0])
+    lengths = [p.meta["val"].shape[dim] for p in pieces]
+    if not all(isinstance(n, int) for n in (first or 0, last or 0, *lengths)):
+        return
+    total = sum(lengths)
+    start, stop, _ = slice(first, last).indices(total)
+    begin = 0
+    for piece, length in zip(pieces, lengths, strict=True):
+        if begin <= start and stop <= begin + length and start < stop:
+            node.args = (piece, dim, start - begin, stop - begin)
+            node.kwargs = {}
+            return
+        begin += length
+
+
+def _is_whole(node: fx.Node) -> bool:
+    _, _, first, last, step = _slice_arguments(node)
+    whole = last is None or (isinstance(last, int) and last >= 2**31)
+    return not isinstance(first, fx.Node) and not first and whole and step == 1
 
 
 def _replace(
@@ -124,7 +165,8 @@ def _chains(node: fx.Node, dim: int) -> list[Chain]:
             start, stop = first or 0, None if unbounded else last
         node = source
         out.append(Chain(node, tuple(others), start, stop))
-    return out
+    # Cropped readings first: crop and pad as one window answer from the first frame on.
+    return sorted(out, key=lambda chain: (chain.start, chain.stop) == (0, None))
 
 
 def _slice_arguments(node: fx.Node) -> tuple[Any, ...]:
