@@ -14,7 +14,7 @@ from pgt_fx.capture.export import Captured, place
 from pgt_fx.capture.inputs import ClipSpec
 from pgt_fx.errors import BlockedError, Blocker, Place
 from pgt_fx.layout import Axis, Factor, Layout, LayoutError, axis_of, plain, time_dims
-from pgt_fx.rules import RULES, Local, OpView, Outcome, Reduced, Refusal, StepOnly, Windowed
+from pgt_fx.rules import RULES, OpView, Outcome, Reduced, Refusal, StepOnly, Windowed
 from pgt_fx.timeline import Clock, InputClock, JoinClock, LawClock, same
 
 
@@ -150,7 +150,7 @@ class _Walk:
         return Value(tuple(dims), InputClock(self.analysis.future, self.paths[leaf]))
 
     def _call(self, node: fx.Node) -> None:
-        operands = [n for n in node.all_input_nodes]
+        operands = list(node.all_input_nodes)
         values = [self.analysis.values[n.name] for n in operands]
         flat = [v for value in values for v in (value if isinstance(value, list) else [value])]
         pooled = frozenset().union(*(v.pooled for v in flat)) if flat else frozenset()
@@ -162,7 +162,7 @@ class _Walk:
             return
         if "pgt_refusal" in node.meta:
             raise node.meta["pgt_refusal"]
-        rule = RULES.get(node.target._schema.name)  # type: ignore[union-attr]
+        rule = RULES.get(node.target._schema.name)
         if rule is None:
             raise Refusal(
                 "there is no rule for this operator, and it is given a tensor with a time axis",

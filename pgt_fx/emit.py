@@ -241,7 +241,7 @@ class _Emitter:
                 tensors.append(n)
             return Hole(tensors.index(n) + 1)
 
-        template = (list(fx.map_arg(tuple(args), hole)), dict(fx.map_arg(kwargs, hole)))
+        template = _template(args, kwargs, hole)
         slot = self._slot(self._label(node))
         layout = value.layout or ()
         module = MarkovWindow(
@@ -274,10 +274,7 @@ class _Emitter:
         if clock is None:
             raise AssertionError("a reduction without a clock")
         slot = self._slot(self._label(node))
-        template = (
-            list(fx.map_arg(tuple(args), lambda n: Hole(0))),
-            dict(fx.map_arg(kwargs, lambda n: Hole(0))),
-        )
+        template = _template(args, kwargs, lambda n: Hole(0))
         module = MarkovPool(
             slot,
             outcome.how,
@@ -326,7 +323,7 @@ class _Emitter:
                 continue
             slot = None
             if node.op == "call_module" and node.target.startswith(prefix):
-                slot = self.out.markov[node.target.removeprefix(prefix)].slot
+                slot = str(self.out.markov[node.target.removeprefix(prefix)].slot)
             inputs = tuple(n.name for n in node.all_input_nodes if n is not self.step)
             self.out.schedulable.nodes.append(Node(node.name, inputs, slot))
 
@@ -339,10 +336,15 @@ class Call:
 
     def __call__(self, x: Tensor) -> Tensor:
         args, kwargs = self.template
-        return self.target(  # type: ignore[no-any-return]
+        return self.target(
             *[x if isinstance(a, Hole) else a for a in args],
             **{k: x if isinstance(v, Hole) else v for k, v in kwargs.items()},
         )
+
+
+def _template(args: Any, kwargs: Any, hole: Any) -> tuple[list[Any], dict[str, Any]]:
+    """Arguments of a call with holes in place of tensors."""
+    return list(fx.map_arg(tuple(args), hole)), dict(fx.map_arg(kwargs, hole))
 
 
 def _identifier(path: str) -> str:

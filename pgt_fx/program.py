@@ -57,8 +57,8 @@ class Program:
         foreign = [k for k in state if k not in CLOCK and not self._mine(k)]
         if foreign:
             raise StateError(
-                f"the state has an entry {foreign[0]!r} that this model doesn't know; it is another "
-                "model's, or was made under other options or in the other mode (train / eval)"
+                f"the state has an entry {foreign[0]!r} that this model doesn't know; it is "
+                "another model's, or was made under other options or in the other mode"
             )
         step = Step(state, work.due)
         outputs = self.module(work)(step, *leaves)

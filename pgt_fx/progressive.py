@@ -80,6 +80,13 @@ class Progressive(nn.Module):
     :meth:`exact_frames` says which outputs are the original's.
     """
 
+    _source: Source
+    _options: Options
+    _programs: dict[bool, Program]
+    _analyses: dict[bool, Analysis]
+    _reports: dict[bool, Report]
+    _state: State
+
     def __init__(self, source: Source, options: Options) -> None:
         super().__init__()
         # Not registered as a submodule: the model's own dictionaries are shared instead, so that
@@ -88,6 +95,7 @@ class Progressive(nn.Module):
         self.__dict__["_options"] = options
         self.__dict__["_programs"] = {}
         self.__dict__["_analyses"] = {}
+        self.__dict__["_reports"] = {}
         self.__dict__["_state"] = {}
         model = source.model
         self._modules, self._parameters = model._modules, model._parameters
@@ -326,13 +334,13 @@ class Progressive(nn.Module):
     @property
     def report(self) -> Report:
         """What the analysis found: timelines, verdicts, receptive field, state."""
-        key = ("report", self.training)
-        if key not in self._analyses:
+        if self.training not in self._reports:
             name = type(self._source.model).__name__
             emitted = self._program().emitted
-            report = make_report(self._analysis(), self._options, emitted, name)
-            self._analyses[key] = report
-        return self._analyses[key]
+            self._reports[self.training] = make_report(
+                self._analysis(), self._options, emitted, name
+            )
+        return self._reports[self.training]
 
     @property
     def code(self) -> str:
@@ -404,7 +412,10 @@ class Progressive(nn.Module):
     def __repr__(self) -> str:
         o = self._options
         name = type(self._source.model).__name__
-        return f"Progressive({name}, operator={o.operator!r}, future={o.future!r}, pooling={o.pooling!r})"
+        return (
+            f"Progressive({name}, operator={o.operator!r}, future={o.future!r}, "
+            f"pooling={o.pooling!r})"
+        )
 
 
 def _sizes(flat: Sequence[int]) -> str:

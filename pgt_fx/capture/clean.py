@@ -13,9 +13,10 @@ from pgt_fx.rules.registry import Refusal
 VIEWS = {
     f"aten::{name}"
     for name in (
-        "slice select view reshape permute transpose unsqueeze squeeze expand alias t unflatten "
-        "flatten unfold narrow split chunk unbind split_with_sizes detach movedim"
-    ).split()
+        *("slice", "select", "view", "reshape", "permute", "transpose", "unsqueeze", "squeeze"),
+        *("expand", "alias", "t", "unflatten", "flatten", "unfold", "narrow", "split", "chunk"),
+        *("unbind", "split_with_sizes", "detach", "movedim"),
+    )
 }
 CHECKS = (
     "aten::_assert_scalar",
@@ -39,10 +40,8 @@ def clean(captured: Captured) -> Captured:
 def drop_checks(graph: fx.Graph) -> None:
     """The capture's runtime assertions compare sizes that a step does not have."""
     for node in reversed(list(graph.nodes)):
-        unused_size = schema_name(node) == "aten::sym_size" and not node.users
-        if schema_name(node) in CHECKS or unused_size:
-            graph.erase_node(node)
-        elif node.op == "call_function" and not node.users and not schema_name(node):
+        sizes = node.op == "call_function" and schema_name(node) in ("", "aten::sym_size")
+        if schema_name(node) in CHECKS or (sizes and not node.users):
             graph.erase_node(node)
 
 
@@ -58,10 +57,8 @@ def functionalize(graph: fx.Graph) -> None:
         if not name.endswith("_") or name.endswith("__") or not node.args:
             continue
         target = node.args[0]
-        if (
-            not isinstance(target, fx.Node)
-            or target.op == "placeholder"
-            and target.name.startswith(("p_", "b_"))
+        if not isinstance(target, fx.Node) or (
+            target.op == "placeholder" and target.name.startswith(("p_", "b_"))
         ):
             continue  # statistics of a norm: the write is meant
         if _written_through_view(target, node, order):
@@ -71,7 +68,7 @@ def functionalize(graph: fx.Graph) -> None:
             )
             continue
         packet = getattr(torch.ops.aten, name.removeprefix("aten::")[:-1], None)
-        overload = node.target._overloadname  # type: ignore[union-attr]
+        overload = node.target._overloadname
         if packet is not None and hasattr(packet, overload):
             node.target = getattr(packet, overload)
 

@@ -7,7 +7,7 @@ rules and checks against these sizes.
 from __future__ import annotations
 
 import contextlib
-import operator
+import os
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -91,7 +91,7 @@ def capture(
                 )
         except Exception as error:
             raise CaptureError(_explain(error)) from error
-    return _captured(program, model, spec, calls, sample, tuple(numbers))
+    return _captured(program, model, spec, calls, tuple(numbers))
 
 
 @contextlib.contextmanager
@@ -99,7 +99,7 @@ def _lenient_solver() -> Iterator[None]:
     """Let the capture go on where sympy can't solve a condition on sizes.
 
     The solver only simplifies conditions for the messages of ``torch.export``; whether the graph
-    holds at other lengths is checked here (:func:`_broken_guard`). sympy gives up on floors of
+    holds at other lengths is checked here (:func:`_refuse_branches`). sympy gives up on floors of
     floors, as strided pools make them.
     """
     constraints = torch.fx.experimental.symbolic_shapes.DimConstraints
@@ -252,7 +252,7 @@ def module_path(node: fx.Node) -> str:
 
 def place(node: fx.Node) -> Place:
     """Operator, module and source line of a node; torch's own frames are passed over."""
-    name = str(getattr(node.target, "_schema", None) and node.target._schema.name or node.target)  # type: ignore[union-attr]
+    name = str((getattr(node.target, "_schema", None) and node.target._schema.name) or node.target)  # type: ignore[union-attr]
     frames = [part for part in (node.meta.get("stack_trace") or "").split("File ") if part.strip()]
     for frame in reversed(frames):
         head, _, line = frame.partition("\n")
@@ -274,7 +274,6 @@ def _captured(
     model: nn.Module,
     spec: ClipSpec,
     calls: dict[str, ModuleCall],
-    sample: Sequence[Any],
     numbers: tuple[int, ...],
 ) -> Captured:
     signature = program.graph_signature
@@ -310,13 +309,7 @@ def _captured(
             "the model compares it with a constant or reshapes by it. Pass the part of the model "
             "in front of that operator, or make it take any length."
         )
-    condition = _broken_guard(program, frozenset(symbols), spec.lengths, tuple(lengths))
-    if condition and not _same_calls(model, spec, sample, numbers):
-        raise CaptureError(
-            f"the captured graph is valid only while {condition} (sizes of the clip): the model "
-            "branches in Python on the number of frames, or reshapes by it. Pass the part of the "
-            "model without that branch, or write it with tensor operators"
-        )
+    _refuse_branches(program, frozenset(symbols), tuple(lengths))
     return Captured(
         graph=program.graph_module.graph,
         tensors=tensors,
@@ -331,49 +324,46 @@ def _captured(
     )
 
 
-def _broken_guard(
-    program: Any, symbols: frozenset[sympy.Symbol], clip: tuple[int, ...], sample: tuple[int, ...]
-) -> str | None:
-    """A condition of the captured graph that fails at another length of the video."""
+def _refuse_branches(program: Any, symbols: frozenset[sympy.Symbol], sample: Sequence[int]) -> None:
+    """Refuse a graph for which the model's Python compared the length of the video.
+
+    Conditions that torch itself asks while capturing (how a ceil-mode window falls, whether a
+    size is 1) don't bind the rules here, which compute every length anew. A condition asked by
+    the model's own code chose the branch that was captured, and another one for other lengths.
+
+    Raises:
+        CaptureError: naming the condition and the line.
+    """
     values = [n.meta.get("val") for n in program.graph.nodes if n.op == "placeholder"]
-    sizes = [
-        s for v in values if isinstance(v, Tensor) for s in v.shape if isinstance(s, torch.SymInt)
-    ]
+    shapes: list[Any] = [s for v in values if isinstance(v, Tensor) for s in v.shape]
+    sizes = [s for s in shapes if isinstance(s, torch.SymInt)]
     if not sizes:
-        return None
-    env = sizes[0].node.shape_env
+        return
+    env: Any = sizes[0].node.shape_env
     table = getattr(env, "backed_var_to_val", None) or env.var_to_val  # renamed within torch 2
+    least = min(sample)
     for guard in env.guards:
-        expr = guard.expr
+        expr: Any = guard.expr
+        frame: Any = getattr(guard.sloc, "framework_loc", None)
         if not isinstance(expr, sympy.Basic) or not (expr.free_symbols & symbols):
             continue
-        if isinstance(expr, sympy.Ne):
-            continue  # "this size is not 1": the capture's specialisation, not the model's branch
-        for scale in (sympy.Rational(clip[0], sample[0]), sympy.Integer(3), sympy.Integer(7)):
+        file = getattr(frame, "filename", "")
+        line = (getattr(frame, "line", "") or "").strip()
+        if not file or file.startswith(TORCH) or line.startswith("assert"):
+            continue
+        for n in (*range(1, 2 * least), 3 * least, 7 * least):
             at = {
-                s: sympy.Integer(int(v)) * (scale if s in symbols else 1) for s, v in table.items()
+                s: sympy.Integer(int(v)) * (sympy.Rational(n, least) if s in symbols else 1)
+                for s, v in table.items()
             }
             if expr.xreplace(at) == sympy.false:
-                return str(expr)
-    return None
+                where = f"{'/'.join(file.split('/')[-2:])}:{frame.lineno}"
+                raise CaptureError(
+                    f"{where}: {line}\n    the model branches in Python on the number of frames "
+                    f"({expr} held in the capture, and does not at {n} frames), so that no one "
+                    "graph is the model. Write the branch with tensor operators, or leave it "
+                    "outside the model"
+                )
 
 
-def _same_calls(
-    model: nn.Module, spec: ClipSpec, sample: Sequence[Any], numbers: Sequence[int]
-) -> bool:
-    """Whether the model makes the same torch calls at other lengths.
-
-    A condition on sizes may be torch's own (a ceil-mode pool asks how its last window falls). It
-    is the model's when its calls, or constants handed to them, differ.
-    """
-    here = probe(model, spec.spec, sample, numbers)
-    for stretch in (2, 3):
-        longer = list(sample)
-        for leaf in spec.paths:
-            shape = list(sample[leaf].shape)
-            shape[spec.times[leaf] or 0] *= stretch
-            longer[leaf] = sample[leaf].new_empty(shape)
-        there = probe(model, spec.spec, longer, numbers)
-        if there.error is not None or there.trace != here.trace:
-            return False
-    return True
+TORCH = os.path.dirname(torch.__file__) + os.sep

@@ -150,9 +150,9 @@ def read_example(example: Any, time_dim: TimeDim = None) -> tuple[ClipSpec, list
             continue
         times.append(_time_of(leaf, wanted))
     if all(t is None for t in times):
-        shapes = ", ".join(str(tuple(t.shape)) for t in tensors)
+        seen = ", ".join(str(tuple(t.shape)) for t in tensors)
         raise ClipError(
-            f"no time axis found in the example (shapes {shapes}); expected a video (N, C, T, H, W)"
+            f"no time axis found in the example (shapes {seen}); expected a video (N, C, T, H, W)"
             " or (N, T, C, H, W), or a sequence (N, C, T); pass time_dim="
         )
     shapes = tuple(tuple(x.shape) if isinstance(x, Tensor) else None for x in leaves)

@@ -31,18 +31,14 @@ class PoolCall:
 
 
 class Recorder(TorchFunctionMode):
-    """Records a forward: every torch call with its constant arguments, and every pool."""
+    """Records the pool calls of a forward, in order."""
 
     def __init__(self) -> None:
         super().__init__()
         self.pools: list[PoolCall] = []
-        self.trace: list[tuple[str, tuple[Any, ...]]] = []
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
-        leaves = pytree.tree_leaves((args, kwargs or {}))
-        constants = tuple(v for v in leaves if isinstance(v, (bool, int, float, str)))
-        self.trace.append((getattr(func, "__name__", str(func)), constants))
         if func in POOLS and isinstance(out, torch.Tensor):
             kernel = [*args, *(kwargs or {}).values()][1]
             rank = 3 if "3d" in func.__name__ else 1
@@ -74,12 +70,10 @@ class Probe:
     Attributes:
         error: the exception that the model raised, None when it ran.
         pools: its pool calls, up to the error.
-        trace: its torch calls with their constant arguments, up to the error.
     """
 
     error: Exception | None
     pools: list[PoolCall]
-    trace: list[tuple[str, tuple[Any, ...]]]
 
 
 def probe(model: nn.Module, spec: Any, leaves: Sequence[Any], pools: Sequence[int] = ()) -> Probe:
@@ -98,8 +92,8 @@ def probe(model: nn.Module, spec: Any, leaves: Sequence[Any], pools: Sequence[in
             with Spelling(pools), recorder:
                 model(*args, **kwargs)
         except Exception as error:
-            return Probe(error, recorder.pools, recorder.trace)
-    return Probe(None, recorder.pools, recorder.trace)
+            return Probe(error, recorder.pools)
+    return Probe(None, recorder.pools)
 
 
 def clip_pools(at_clip: list[PoolCall], longer: list[PoolCall]) -> list[int]:

@@ -26,7 +26,7 @@ class Step:
         self.carried: dict[str, Tensor] = {}
 
     def window(self, name: str) -> Due:
-        return self.due[name]  # type: ignore[no-any-return]
+        return self.due[name]
 
     def pool(self, name: str) -> PoolDue:
-        return self.due[name]  # type: ignore[no-any-return]
+        return self.due[name]

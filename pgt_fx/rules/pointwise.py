@@ -89,7 +89,7 @@ def cat(op: OpView) -> Outcome:
 
 def concatenated(layouts: list[Layout], dim: int, sizes: list[int]) -> Layout:
     """Layout of operands side by side along ``dim``; elsewhere they must agree."""
-    rest = broadcast([layout[:dim] + ((),) + layout[dim + 1 :] for layout in layouts])
+    rest = broadcast([(*layout[:dim], (), *layout[dim + 1 :]) for layout in layouts])
     return rest[:dim] + plain([sizes[dim]]) + rest[dim + 1 :]
 
 

@@ -163,7 +163,7 @@ def _no_length(op: OpView, wanted: list[Any]) -> None:
 @rule("repeat", "tile")
 def repeat(op: OpView) -> Outcome:
     source = op.layout(op.arg["self"])
-    times = list(op.arg.get("repeats", op.arg.get("dims")))
+    times = list(op.arg["repeats" if "repeats" in op.arg else "dims"])
     sizes = op.out_sizes
     source = ((),) * (len(sizes) - len(source)) + source
     _no_length(op, times)

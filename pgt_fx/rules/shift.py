@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from pgt_fx.layout import Layout, has_time, plain, relabel, time_dims
+from pgt_fx.layout import has_time, plain, relabel, time_dims
 from pgt_fx.rules.registry import (
     Local,
     OpView,
@@ -51,7 +51,7 @@ def slice_(op: OpView) -> Outcome:
         raise Refusal("slices an axis in which time is merged with another")
     if start < 0:
         if start == -1 and infinite(stop):
-            layout = source[:dim] + ((),) + source[dim + 1 :]
+            layout = (*source[:dim], (), *source[dim + 1 :])
             return Reduced("last", layout, "self", (dim,), True, {}, "the last element")
         raise Refusal(
             f"takes the last {-start} frames of the video",

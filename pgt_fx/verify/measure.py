@@ -1,0 +1,116 @@
+"""Measurements on outputs: errors, equality to the last bit, videos cut in pieces.
+
+Nothing here knows how a progressive model works.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+INF = float("inf")
+
+
+def leaves(output: Any) -> list[Tensor | None]:
+    """The tensors of an output, None where there is none."""
+    if output is None:
+        return []
+    flat, _ = pytree.tree_flatten(output, is_leaf=lambda x: x is None)
+    return [x for x in flat if x is None or isinstance(x, Tensor)]
+
+
+def error_per_element(got: Tensor, wanted: Tensor, dim: int) -> list[float]:
+    """Greatest difference per element along ``dim``, over the greatest magnitude of ``wanted``.
+
+    The same value on both sides, NaN and infinity included, is no difference; NaN on one side
+    is an infinite one.
+    """
+    a, b = got.detach().to(torch.float64), wanted.detach().to(torch.float64)
+    finite = b[b.isfinite()]
+    scale = finite.abs().max().clamp_min(1e-300) if finite.numel() else b.new_ones(())
+    same = (a == b) | (a.isnan() & b.isnan())
+    gap = torch.where(same, torch.zeros_like(a), (a - b).abs() / scale).nan_to_num(nan=INF)
+    return gap.movedim(dim, 0).reshape(gap.shape[dim], -1).amax(1).tolist()  # type: ignore[no-any-return]
+
+
+def error(got: Any, wanted: Any) -> float:
+    """Greatest relative difference over all tensors; infinite where structure or shapes differ."""
+    left, right = leaves(got), leaves(wanted)
+    if len(left) != len(right) or not right:
+        return INF
+    worst = 0.0
+    for a, b in zip(left, right, strict=True):
+        if a is None or b is None:
+            if a is not b:
+                return INF
+            continue
+        if a.shape != b.shape:
+            return INF
+        if b.numel():
+            worst = max(worst, *error_per_element(a.reshape(1, -1), b.reshape(1, -1), 0))
+    return worst
+
+
+def shapes(output: Any) -> str:
+    """Shapes as text."""
+    return ", ".join("none" if x is None else str(tuple(x.shape)) for x in leaves(output)) or "none"
+
+
+def same_bits(a: Any, b: Any) -> bool:
+    """Equal to the last bit; NaN equals NaN."""
+    left, right = leaves(a), leaves(b)
+    if len(left) != len(right):
+        return False
+    return all(
+        x is y
+        or (x is not None and y is not None and x.shape == y.shape and _identical(x.detach(), y))
+        for x, y in zip(left, right, strict=True)
+    )
+
+
+def _identical(x: Tensor, y: Tensor) -> bool:
+    return bool(((x == y) | ((x != x) & (y != y))).all())
+
+
+def time_dims(shorter: Any, longer: Any) -> list[int | None]:
+    """Per tensor of an output the dimension that grows with the video; None where none does."""
+    out: list[int | None] = []
+    for a, b in zip(leaves(shorter), leaves(longer), strict=True):
+        dims = [
+            d
+            for d, (m, n) in enumerate(zip(a.shape, b.shape, strict=True))  # type: ignore[union-attr]
+            if m != n
+        ]
+        out.append(dims[0] if dims else None)
+    return out
+
+
+def assembled(outputs: Sequence[Any], dims: Sequence[int | None]) -> list[Tensor | None]:
+    """What all steps answered: along time put one after the other, else the last answer."""
+    out: list[Tensor | None] = []
+    for number, dim in enumerate(dims):
+        given = [x for y in outputs if y is not None and (x := leaves(y)[number]) is not None]
+        if not given:
+            out.append(None)
+        else:
+            out.append(given[-1] if dim is None else torch.cat(given, dim))
+    return out
+
+
+def random_chunks(total: int, longest: int, rng: random.Random) -> list[int]:
+    """Lengths from 1 to ``longest`` that make up ``total``."""
+    chunks: list[int] = []
+    while (left := total - sum(chunks)) > 0:
+        chunks.append(rng.randint(1, min(longest, left)))
+    return chunks
+
+
+def storage_of(tensor: Tensor) -> tuple[int, int]:
+    """Address and size in bytes of what keeps a tensor alive."""
+    storage = tensor.untyped_storage()
+    return storage.data_ptr(), storage.nbytes()

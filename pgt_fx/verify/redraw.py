@@ -1,0 +1,82 @@
+"""Generic weights for norm layers, so that a measurement can show something.
+
+Model zoos start the last norm of each residual branch at weight zero: temporal operators on that
+branch then contribute nothing, and every comparison holds whatever they do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+
+_LOCAL = (nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
+
+
+@torch.no_grad()
+def redraw_norms(model: nn.Module, generator: torch.Generator, run: Callable[[], Any]) -> int:
+    """Redraw weight, bias and running statistics of every norm layer of ``model``, in place.
+
+    Args:
+        generator: a CPU generator.
+        run: one forward pass over a typical clip. The statistics of each layer are fitted to what
+            it sees there and then disturbed, so that activations keep their scale through a net
+            of any depth.
+
+    Returns:
+        how many layers were redrawn.
+    """
+
+    def uniform(like: Tensor, low: float, high: float) -> Tensor:
+        # On the CPU in float64: a seed means the same on every device and in every dtype.
+        drawn = torch.rand(like.shape, generator=generator, dtype=torch.float64)
+        return (low + (high - low) * drawn).to(like)
+
+    count = 0
+    running: list[_NormBase] = []
+    for module in model.modules():
+        if not isinstance(module, (_NormBase, *_LOCAL)):
+            continue
+        count += 1
+        weight, bias = getattr(module, "weight", None), getattr(module, "bias", None)
+        if weight is not None:
+            # Residual branches stay smaller than what they are added to.
+            weight.copy_(uniform(weight, *((0.5, 1.5) if weight.any() else (0.2, 0.6))))
+        if bias is not None:
+            bias.copy_(uniform(bias, -0.3, 0.3))
+        if isinstance(module, _NormBase) and module.running_mean is not None:
+            running.append(module)
+    if running:
+        _fit(running, uniform, run)
+    return count
+
+
+def _fit(
+    norms: list[_NormBase],
+    uniform: Callable[[Tensor, float, float], Tensor],
+    run: Callable[[], Any],
+) -> None:
+    """Running statistics from what arrives at each layer, before the layer runs."""
+    seen: set[int] = set()
+
+    def fit(module: nn.Module, args: tuple[Any, ...]) -> None:
+        if id(module) in seen or not args:  # used twice: the statistics of its first use
+            return
+        seen.add(id(module))
+        x: Tensor = args[0].transpose(0, 1).flatten(1)
+        mean, var = x.mean(1), x.var(1, unbiased=False)
+        # A channel that is nearly constant on this clip must not be blown up on others.
+        var = var.clamp_min(1e-2 * float(x.square().mean()) + 1e-12)
+        shift, scale = uniform(mean, -0.2, 0.2), uniform(var, 0.5, 1.5)
+        module.running_mean.copy_(mean + shift * var.sqrt())  # type: ignore[operator]
+        module.running_var.copy_(var * scale)  # type: ignore[operator]
+
+    handles = [norm.register_forward_pre_hook(fit) for norm in norms]
+    try:
+        run()
+    finally:
+        for handle in handles:
+            handle.remove()

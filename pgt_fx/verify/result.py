@@ -1,0 +1,155 @@
+"""What a verification found: one line per promise, with the figure that decided it."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from rich.console import Console, Group
+from rich.table import Table
+from rich.text import Text
+
+from pgt_fx.errors import VerificationError
+
+_WORD = {True: "holds", False: "VIOLATED", None: "not checked"}
+_STYLE = {True: "green", False: "bold red", None: "yellow"}
+
+
+@dataclass(frozen=True)
+class Check:
+    """One promise and its measurement.
+
+    Attributes:
+        id: short name, e.g. ``"one-way-forward"``.
+        sentence: the promise in words.
+        ok: whether it holds; None where the measurement says nothing, for the reason in ``detail``.
+        measured: the figure that decided.
+        bound: what the figure was compared with.
+        detail: on what it was measured; for a failure, where and by how much.
+    """
+
+    id: str
+    sentence: str
+    ok: bool | None
+    measured: str | float = ""
+    bound: str | float = ""
+    detail: str = ""
+
+    def __str__(self) -> str:
+        figure = f"{_figure(self.measured)} (bound {_figure(self.bound)})" if self.bound else ""
+        if not figure:
+            figure = _figure(self.measured)
+        parts = [f"{_WORD[self.ok]:12}{self.id}: {self.sentence}", figure, self.detail]
+        return "; ".join(p for p in parts if p)
+
+
+@dataclass(frozen=True)
+class Verification:
+    """The checks of one model.
+
+    Attributes:
+        model: class of the model.
+        setting: how it was measured, in words.
+        checks: in the order in which they were made.
+    """
+
+    model: str
+    setting: str
+    checks: tuple[Check, ...]
+
+    @property
+    def violations(self) -> tuple[Check, ...]:
+        """Checks that failed."""
+        return tuple(c for c in self.checks if c.ok is False)
+
+    @property
+    def silent(self) -> tuple[Check, ...]:
+        """Checks that say nothing."""
+        return tuple(c for c in self.checks if c.ok is None)
+
+    @property
+    def decided(self) -> bool:
+        """Whether the measurements could have shown a fault: the model answers to time."""
+        return bool(self.violations) or self["time-sensitive"].ok is True
+
+    @property
+    def ok(self) -> bool:
+        """Nothing is violated, and the model is one on which a violation would have shown."""
+        return self.decided and not self.violations
+
+    def __getitem__(self, check_id: str) -> Check:
+        for check in self.checks:
+            if check.id == check_id:
+                return check
+        raise KeyError(f"no check {check_id!r}; there are {', '.join(c.id for c in self.checks)}")
+
+    def raise_if_failed(self) -> None:
+        """Do nothing if :attr:`ok`.
+
+        Raises:
+            VerificationError: listing what is violated, or why nothing could be checked.
+        """
+        if self.ok:
+            return
+        if self.violations:
+            count = len(self.violations)
+            head = f"{self.model}: {count} of {len(self.checks)} promises violated ({self.setting})"
+            shown = self.violations
+        else:
+            head = f"{self.model}: nothing could be checked ({self.setting})"
+            shown = (self["time-sensitive"],)
+        raise VerificationError("\n".join([head, *(f"  {c}" for c in shown)]))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data (JSON-able)."""
+        return {
+            "model": self.model,
+            "setting": self.setting,
+            "ok": self.ok,
+            "decided": self.decided,
+            "checks": [asdict(c) for c in self.checks],
+        }
+
+    @property
+    def summary(self) -> str:
+        """One sentence."""
+        if self.violations:
+            return f"{len(self.violations)} of {len(self.checks)} promises are violated."
+        if not self.decided:
+            return "Nothing could be checked: the order of the frames makes no difference."
+        held = sum(c.ok is True for c in self.checks)
+        rest = f"; {len(self.silent)} could not be checked" if self.silent else ""
+        return f"{held} promises hold{rest}."
+
+    def __rich__(self) -> Group:
+        table = Table(
+            title=f"{self.model}: measured on {self.setting}",
+            title_justify="left",
+            box=None,
+            header_style="bold",
+            padding=(0, 2, 0, 0),
+        )
+        table.add_column("check", no_wrap=True)
+        table.add_column("result", no_wrap=True)
+        table.add_column("measured", overflow="fold")
+        table.add_column("bound", overflow="fold")
+        table.add_column("promise", overflow="fold", ratio=2)
+        for c in self.checks:
+            result = Text(_WORD[c.ok], style=_STYLE[c.ok])
+            table.add_row(c.id, result, _figure(c.measured), _figure(c.bound), c.sentence)
+        notes = [f"  {c.id}: {c.detail}" for c in self.checks if c.detail]
+        style = "green" if self.ok else "bold red" if self.violations else "yellow"
+        parts: list[Any] = [table]
+        if notes:
+            parts += [Text(""), Text("\n".join(["details", *notes]))]
+        return Group(*parts, Text(""), Text(self.summary, style=style))
+
+    def __str__(self) -> str:
+        stream = io.StringIO()
+        Console(file=stream, width=140, color_system=None).print(self)
+        return "\n".join(line.rstrip() for line in stream.getvalue().splitlines())
+
+
+def _figure(value: str | float) -> str:
+    return value if isinstance(value, str) else f"{value:.1e}"

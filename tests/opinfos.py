@@ -1,0 +1,500 @@
+"""One record per operator: a module that is this operator along time, and what is promised of it.
+
+What each verdict promises is tested in test_rules.py:
+
+- ``exact``: the outputs of any chunking, one after the other, are the model's own;
+- ``running``: all of time becomes one answer; the last step's is the model's own;
+- ``step``: no bounded state is enough; refused under ``future="wait"``, within a step if accepted;
+- ``training``: the same, but it is what training does, and nobody is refused;
+- ``refused``: an error that names the operator, the line, the reason and a remedy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.ops import StochasticDepth
+
+SEQUENCE, VIDEO, FRAMEWISE = (2, 3, 17), (2, 3, 11, 6, 6), (2, 11, 3, 6, 6)
+
+
+@dataclass(frozen=True)
+class OpInfo:
+    """An operator along time.
+
+    Attributes:
+        name: of the record, shown by pytest.
+        make: builds the module.
+        verdict: see the module.
+        words: what the error of a refused operator must say.
+        shape: of the example and the video.
+        time, out: where time lies in input and output.
+        mask: whether the cut mask of the oracles applies to it as one window.
+        tight: whether a frame that reads a wrong one is wrong itself (not so of a maximum).
+        training: whether the module is in training mode.
+    """
+
+    name: str
+    make: Callable[[], nn.Module]
+    verdict: str = "exact"
+    words: tuple[str, ...] = ()
+    shape: tuple[int, ...] = SEQUENCE
+    time: int = 2
+    out: int = 2
+    mask: bool = True
+    tight: bool = True
+    training: bool = False
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class Op(nn.Module):
+    """A function of a video, and the modules that it calls; one window for the oracles."""
+
+    temporal = True
+
+    def __init__(self, function: Callable[..., Any], *modules: nn.Module) -> None:
+        super().__init__()
+        self.function, self.inner = function, nn.ModuleList(modules)
+
+    def forward(self, x: Tensor) -> Any:
+        return self.function(x, *self.inner)
+
+
+class Local(Op):
+    """A function of single frames."""
+
+    temporal = False
+
+
+class Parameters(nn.Module):
+    """A learned value without time, or with it."""
+
+    def __init__(self, *shape: int) -> None:
+        super().__init__()
+        self.value = nn.Parameter(torch.randn(*shape))
+
+    def forward(self) -> Tensor:
+        return self.value
+
+
+class Join(nn.Module):
+    """Operands of different delays, element by element."""
+
+    temporal_join = True
+
+    def __init__(self, function: Callable[..., Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, *operands: Tensor) -> Tensor:
+        return self.function(*operands)
+
+
+class Branches(nn.Module):
+    """Convolutions of unequal kernels, joined."""
+
+    def __init__(self, function: Callable[..., Tensor], *kernels: int, stride: int = 1) -> None:
+        super().__init__()
+        self.convs = nn.ModuleList(
+            [nn.Conv1d(3, 4, k, stride, padding=(k - 1) // 2) for k in kernels]
+        )
+        self.join = Join(function)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.join(*[conv(x) for conv in self.convs])
+
+
+class SqueezeExcitation(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Conv1d(3, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.sigmoid(self.fc(x.mean(2, keepdim=True)))
+
+
+class Attention(nn.Module):
+    """Self-attention over the frames of (N, C, T)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(4, 2, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = x.transpose(1, 2)
+        return self.attention(tokens, tokens, tokens, need_weights=False)[0].transpose(1, 2)
+
+
+class TwoPlusOne(nn.Module):
+    """A convolution of every frame, then one of every pixel's sequence."""
+
+    temporal = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.space, self.time = nn.Conv2d(3, 4, 3, padding=1), nn.Conv1d(4, 5, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, _, t, h, w = x.shape
+        y = self.space(x.transpose(1, 2).reshape(n * t, 3, h, w))
+        y = y.reshape(n, t, 4, h, w).permute(0, 3, 4, 2, 1).reshape(n * h * w, 4, t)
+        return self.time(y).reshape(n, h, w, 5, t).permute(0, 3, 4, 1, 2)
+
+
+class Merged(nn.Module):
+    """Frames merged with the batch around a module; NCTHW."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, t = x.shape[0], x.shape[2]
+        y = self.inner(x.transpose(1, 2).flatten(0, 1))
+        return y.unflatten(0, (n, t)).transpose(1, 2)
+
+
+class Framewise(nn.Module):
+    """(N, T, C, H, W): frames merged with the batch, then a convolution along time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.space, self.time = nn.Conv2d(3, 4, 3, padding=1), nn.Conv3d(4, 4, (3, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, t, c, h, w = x.shape
+        y = self.space(x.view(n * t, c, h, w)).view(n, t, 4, h, w)
+        return self.time(y.permute(0, 2, 1, 3, 4)).permute(0, 2, 1, 3, 4)
+
+
+def modules(verdict: str, shape: tuple[int, ...], *makes: Callable[[], nn.Module], **more: Any):
+    """Records of modules, named by what they print."""
+    out = []
+    for make in makes:
+        text = " ".join(str(make()).split())
+        out.append(OpInfo(text, make, verdict, shape=shape, **more))
+    return out
+
+
+def functions(verdict: str, shape: tuple[int, ...], calls: dict[str, Any], **more: Any):
+    """Records of functions of one video."""
+    return [
+        OpInfo(name, lambda call=call: Op(call), verdict, shape=shape, **more)
+        for name, call in calls.items()
+    ]
+
+
+def shift(x: Tensor) -> Tensor:
+    """Temporal shift: one channel from the past, one from the future."""
+    back = torch.cat([x[:, :1, 1:], torch.zeros_like(x[:, :1, :1])], 2)
+    ahead = torch.cat([torch.zeros_like(x[:, :1, :1]), x[:, 1:2, :-1]], 2)
+    return torch.cat([back, ahead, x[:, 2:]], 1)
+
+
+CONVS = [
+    *modules(
+        "exact",
+        SEQUENCE,
+        lambda: nn.Conv1d(3, 4, 3, padding=1),
+        lambda: nn.Conv1d(3, 4, 1),
+        lambda: nn.Conv1d(3, 4, 5),
+        lambda: nn.Conv1d(3, 4, 3, stride=2, padding=1),
+        lambda: nn.Conv1d(3, 4, 2, stride=3),
+        lambda: nn.Conv1d(3, 4, 1, stride=2),
+        lambda: nn.Conv1d(3, 4, 3, stride=2, padding=4, dilation=3),
+        lambda: nn.Conv1d(3, 6, 3, padding=2, dilation=2, groups=3),
+        lambda: nn.Conv1d(3, 4, 4, padding="same"),
+        lambda: nn.Conv1d(3, 4, 3, padding="same", dilation=2),
+        lambda: nn.Conv1d(3, 4, 3, padding="valid"),
+        lambda: nn.Conv1d(3, 4, 3, padding=2, padding_mode="reflect"),
+        lambda: nn.Conv1d(3, 4, 4, stride=2, padding=2, padding_mode="replicate"),
+        lambda: nn.ConvTranspose1d(3, 4, 3, stride=2, padding=1, output_padding=1),
+        lambda: nn.ConvTranspose1d(3, 4, 3, dilation=2),
+        lambda: nn.ConvTranspose1d(3, 4, 2, stride=3),
+        lambda: nn.ConvTranspose1d(3, 3, 5, stride=2, padding=2, groups=3),
+    ),
+    *modules(
+        "exact",
+        VIDEO,
+        lambda: nn.Conv3d(3, 4, 3, padding=1),
+        lambda: nn.Conv3d(3, 4, (3, 1, 1), stride=(2, 1, 1), padding=(1, 0, 0)),
+        lambda: nn.Conv3d(3, 4, (1, 3, 3), padding=(0, 1, 1)),
+        lambda: nn.Conv3d(3, 3, (5, 3, 3), stride=(3, 2, 2), padding=(2, 1, 1), groups=3),
+        lambda: nn.Conv3d(3, 4, (4, 3, 3), padding="same"),
+        lambda: nn.Conv3d(3, 4, (2, 2, 2), padding="same"),
+        lambda: nn.Conv3d(3, 4, 3, padding=(2, 1, 1), padding_mode="reflect"),
+        lambda: nn.Conv3d(3, 4, 3, padding=1, padding_mode="replicate"),
+        lambda: nn.Conv3d(3, 4, 3, padding=1, padding_mode="zeros", dilation=(2, 1, 1)),
+        lambda: nn.ConvTranspose3d(3, 4, (3, 2, 2), (2, 2, 2), (1, 0, 0), (1, 0, 0)),
+        lambda: nn.ConvTranspose3d(3, 4, (2, 1, 1), dilation=(3, 1, 1)),
+    ),
+    OpInfo(
+        "Conv2d over time and frequency",
+        lambda: nn.Sequential(Op(lambda x, conv: conv(x), nn.Conv2d(3, 4, 3, (2, 1), (1, 0)))),
+        shape=(2, 3, 14, 8),
+    ),
+]
+
+POOLS = [
+    *modules(
+        "exact",
+        SEQUENCE,
+        lambda: nn.MaxPool1d(3, 2, 1),
+        lambda: nn.MaxPool1d(2),
+        lambda: nn.MaxPool1d(3, 2, ceil_mode=True),
+        lambda: nn.MaxPool1d(2, 3, 1, dilation=2, ceil_mode=True),
+        tight=False,
+    ),
+    *modules(
+        "exact",
+        SEQUENCE,
+        lambda: nn.AvgPool1d(3, 1, 1),
+        lambda: nn.AvgPool1d(3, 2, 1, ceil_mode=True, count_include_pad=False),
+        lambda: nn.AvgPool1d(4, 3, 2, ceil_mode=True),
+        lambda: nn.LPPool1d(2, 3, 2, ceil_mode=True),
+        lambda: nn.LPPool1d(3, 2),
+    ),
+    *modules(
+        "exact",
+        VIDEO,
+        lambda: nn.MaxPool3d((3, 1, 1), (2, 1, 1), (1, 0, 0), ceil_mode=True),
+        lambda: nn.MaxPool3d((2, 3, 3), 2, (1, 1, 1)),
+        tight=False,
+    ),
+    *modules(
+        "exact",
+        VIDEO,
+        lambda: nn.AvgPool3d((3, 2, 2), (1, 2, 2), (1, 0, 0), count_include_pad=False),
+        lambda: nn.AvgPool3d((3, 2, 2), (2, 2, 2), (1, 1, 1), divisor_override=5),
+        lambda: nn.AvgPool3d((2, 1, 1), ceil_mode=True),
+        lambda: nn.LPPool3d(2, (3, 2, 2), (2, 1, 1)),
+    ),
+    *modules(
+        "running",
+        VIDEO,
+        lambda: nn.AdaptiveAvgPool3d(1),
+        lambda: nn.AdaptiveAvgPool3d((1, 2, 3)),
+        lambda: nn.AdaptiveMaxPool3d((1, None, None)),
+    ),
+    *modules(
+        "running", SEQUENCE, lambda: nn.AdaptiveAvgPool1d(1), lambda: nn.AdaptiveMaxPool1d(1)
+    ),
+]
+
+PADS = [
+    *functions(
+        "exact",
+        SEQUENCE,
+        {
+            "pad zeros": lambda x: F.pad(x, (2, 1)),
+            "pad a value": lambda x: F.pad(x, (1, 2), value=0.5),
+            "pad causal": lambda x: F.pad(x, (3, 0)),
+            "pad ahead": lambda x: F.pad(x, (0, 3)),
+            "pad replicate": lambda x: F.pad(x, (2, 3), mode="replicate"),
+            "pad reflect": lambda x: F.pad(x, (2, 3), mode="reflect"),
+            "pad negative": lambda x: F.pad(x, (-1, -2)),
+            "pad by a crop and a value": lambda x: F.pad(x, (-1, 2), value=1.0),
+            "slice from a start": lambda x: x[:, :, 2:],
+            "slice to a negative stop": lambda x: x[:, :, :-2],
+            "slice to a constant": lambda x: x[:, :, 1:9],
+            "slice by a step": lambda x: x[:, :, 1::3],
+            "shift": shift,
+            "upsample nearest": lambda x: F.interpolate(x, scale_factor=2, mode="nearest"),
+            "upsample linear": lambda x: F.interpolate(x, scale_factor=3, mode="linear"),
+            "repeat_interleave": lambda x: x.repeat_interleave(2, dim=2),
+            "unfold": lambda x: x.unfold(2, 3, 2),
+        },
+    ),
+    *functions(
+        "exact",
+        VIDEO,
+        {
+            "pad time and space": lambda x: F.pad(x, (1, 1, 0, 1, 2, 0), value=0.25),
+            "pad replicate in 3-D": lambda x: F.pad(x, (1, 1, 0, 1, 2, 1), mode="replicate"),
+            "upsample nearest in 3-D": lambda x: F.interpolate(x, scale_factor=2),
+            "upsample trilinear": lambda x: F.interpolate(
+                x, scale_factor=(2, 1, 1), mode="trilinear"
+            ),
+        },
+    ),
+    *[
+        OpInfo(f"{name} then conv", lambda pad=pad: nn.Sequential(Op(pad), nn.Conv1d(3, 4, 3)))
+        for name, pad in {
+            "causal pad": lambda x: F.pad(x, (2, 0)),
+            "valued pad": lambda x: F.pad(x, (1, 1), value=-2.0),
+            "replicated pad": lambda x: F.pad(x, (2, 2), mode="replicate"),
+            "reflected pad": lambda x: F.pad(x, (1, 1), mode="reflect"),
+        }.items()
+    ],
+]
+
+JOINS = [
+    OpInfo("add of three kernels", lambda: Branches(lambda a, b, c: a + b + c, 1, 3, 7)),
+    OpInfo("cat of three kernels", lambda: Branches(lambda *x: torch.cat(x, 1), 5, 3, 1)),
+    OpInfo("mul of two strided", lambda: Branches(torch.mul, 5, 3, stride=2)),
+    OpInfo("stack of two kernels", lambda: Branches(lambda *x: torch.stack(x, 1), 1, 5), out=3),
+    OpInfo("where", lambda: Branches(lambda a, b, c: torch.where(a > 0, b, c), 1, 3, 5), tight=False),
+    OpInfo("residual", lambda: Branches(lambda a, b: F.relu(a + b), 1, 3), tight=False),
+    OpInfo("broadcast learned", lambda: Op(lambda x, p: x * p() + 1, Parameters(3, 1))),
+    OpInfo("learned token", lambda: Op(lambda x, p: x + p()[None, :, None], Parameters(3))),
+]
+
+REDUCTIONS = [
+    *functions(
+        "running",
+        VIDEO,
+        {
+            "mean over time": lambda x: x.mean(2),
+            "mean, time kept": lambda x: x.mean(dim=2, keepdim=True),
+            "mean over time and space": lambda x: x.mean((2, 3, 4)),
+            "mean over merged tokens": lambda x: x.flatten(2).mean(2),
+            "sum": lambda x: x.sum(2),
+            "amax": lambda x: x.amax(2),
+            "amin over time and space": lambda x: x.amin((2, 3, 4), keepdim=True),
+            "var": lambda x: x.var(2),
+            "var over time and space": lambda x: x.var((2, 3, 4), correction=0),
+            "std, time kept": lambda x: x.std(2, keepdim=True),
+            "any": lambda x: (x > 2).any(2),
+            "first": lambda x: x[:, :, 0],
+            "last": lambda x: x[:, :, -1],
+            "last, time kept": lambda x: x[:, :, -1:],
+        },
+    ),
+    OpInfo("conv, mean, linear", lambda: nn.Sequential(
+        nn.Conv1d(3, 4, 3, padding=1), nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(4, 2)
+    ), "running"),
+]  # fmt: skip
+
+POINTWISE = [
+    OpInfo(name, lambda call=call: nn.Sequential(nn.Conv1d(3, 3, 3, padding=1), Local(call)))
+    for name, call in {
+        "relu": F.relu,
+        "silu in place": lambda x: F.silu(x, inplace=True),
+        "gelu, clamp": lambda x: F.gelu(x).clamp(-1, 1),
+        "dropout": lambda x: F.dropout(x, 0.5, training=False),
+        "glu": lambda x: F.glu(torch.cat([x, x], 1), 1),
+        "softmax over channels": lambda x: x.softmax(1),
+        "normalize": lambda x: F.normalize(x, dim=1),
+        "arithmetic": lambda x: (x.abs() + 1).log().pow(2) / 3 - x.exp().sqrt(),
+        "masked_fill": lambda x: x.masked_fill(x > 0, 0.5),
+        "cumsum over channels": lambda x: x.cumsum(1),
+        "flip channels": lambda x: x.flip(1),
+        "chunk channels": lambda x: x.chunk(3, 1)[1] * x,
+        "einsum over channels": lambda x: torch.einsum("nct,nct->nt", x, x)[:, None],
+        "unsqueeze": lambda x: x.unsqueeze(1).expand(-1, 2, -1, -1).flatten(1, 2),
+        "in place": lambda x: x.clone().add_(1).mul_(x),
+    }.items()
+]
+
+NORMS = [
+    *modules(
+        "exact",
+        VIDEO,
+        lambda: nn.BatchNorm3d(3),
+        lambda: Merged(nn.GroupNorm(1, 3)),
+        lambda: Merged(nn.InstanceNorm2d(3)),
+        lambda: Op(lambda x, n: n(x.movedim(1, -1)).movedim(-1, 1), nn.LayerNorm(3)),
+    ),
+    *modules("training", VIDEO, lambda: nn.BatchNorm3d(3), training=True),
+    *modules(
+        "step",
+        VIDEO,
+        lambda: nn.GroupNorm(1, 3),
+        lambda: nn.InstanceNorm3d(3),
+        lambda: nn.BatchNorm3d(3, track_running_stats=False),
+    ),
+]
+
+VIEWS = [
+    OpInfo("2+1D", TwoPlusOne, shape=VIDEO),
+    OpInfo("frames in the batch", lambda: Merged(nn.Conv2d(3, 4, 3)), shape=VIDEO),
+    OpInfo("NTCHW", Framewise, shape=FRAMEWISE, time=1, out=1, mask=False),
+    OpInfo("attention over space", lambda: Op(
+        lambda x: attention(x.permute(0, 2, 3, 4, 1).flatten(2, 3)).movedim(3, 1)
+    ), shape=VIDEO),
+    OpInfo("tokens", lambda: Op(
+        lambda x, f: f(x.flatten(2).transpose(1, 2)).transpose(1, 2).unflatten(
+            2, (x.shape[2], x.shape[3], x.shape[4])), nn.Linear(3, 5)
+    ), shape=VIDEO),
+    OpInfo("stochastic depth", lambda: StochasticDepth(0.5, "row")),
+]  # fmt: skip
+
+WITHIN_A_STEP = [
+    OpInfo("attention over time", Attention, "step"),
+    OpInfo("sdpa over time", lambda: Op(lambda x: attention(x.transpose(1, 2))), "step", out=1),
+    OpInfo("softmax over time", lambda: Op(lambda x: x.softmax(2)), "step"),
+    OpInfo("squeeze-excitation", SqueezeExcitation, "step"),
+    OpInfo("stochastic depth", lambda: StochasticDepth(0.5, "row"), "training", training=True),
+    OpInfo("dropout", lambda: nn.Dropout(0.5), "training", training=True),
+]
+
+
+def attention(x: Tensor) -> Tensor:
+    return F.scaled_dot_product_attention(x, x, x)
+
+
+@torch.library.custom_op("pgt_tests::mystery", mutates_args=())
+def mystery(x: Tensor) -> Tensor:
+    return x.clone()
+
+
+@mystery.register_fake
+def _(x: Tensor) -> Tensor:
+    return torch.empty_like(x)
+
+
+def refused(name: str, call: Any, *words: str, inner: Callable[[], nn.Module] | None = None, **more):
+    """A record of an operator that can't be made progressive."""
+    return OpInfo(
+        name, lambda: Op(call, *([inner()] if inner else [])), "refused", words, mask=False, **more
+    )
+
+
+REFUSED = [
+    refused("circular conv", lambda x, conv: conv(x), "start of the video",
+            inner=lambda: nn.Conv1d(3, 4, 3, padding=1, padding_mode="circular")),
+    refused("circular pad", lambda x: F.pad(x, (1, 1), mode="circular"), "pad", "replicate"),
+    refused("adaptive bins", lambda x: F.adaptive_avg_pool1d(x, 4), "4 bins"),
+    refused("resize to a size", lambda x: F.interpolate(x, size=30), "upsample", "scale_factor"),
+    refused("flip", lambda x: x.flip(2), "aten.flip", "reverses time"),
+    refused("sort", lambda x: x.sort(2)[0], "aten.sort"),
+    refused("roll", lambda x: x.roll(1, 2), "aten.roll"),
+    refused("topk", lambda x: x.topk(2, 2)[0], "aten.topk"),
+    refused("argmax", lambda x: x.argmax(2), "aten.argmax"),
+    refused("max with indices", lambda x: x.max(2)[0], "aten.max", "amax"),
+    refused("median", lambda x: x.median(2)[0], "aten.median"),
+    refused("cumsum", lambda x: x.cumsum(2), "aten.cumsum"),
+    refused("index by data", lambda x: x[:, :, x[0, 0].long().abs() % 2], "aten.index"),
+    refused("fft", lambda x: torch.fft.rfft(x, dim=2).abs(), "fft"),
+    refused("custom operator", mystery, "pgt_tests", "mystery"),
+    refused("frame 3", lambda x: x[:, :, 3], "aten.select"),
+    refused("last frames", lambda x: x[:, :, -3:], "aten.slice"),
+    refused("mean over the batch", lambda x: x - x.mean((0, 2), keepdim=True), "batch"),
+    refused("align_corners", lambda x: F.interpolate(
+        x, scale_factor=2, mode="linear", align_corners=True), "align_corners"),
+    refused("time as channels", lambda x, conv: conv(x.transpose(1, 2)), inner=lambda: nn.Conv1d(
+        17, 4, 3, padding=1)),
+    refused("linear over time", lambda x, fc: fc(x), inner=lambda: nn.Linear(17, 4)),
+    refused("norm over time", lambda x, norm: norm(x), inner=lambda: nn.LayerNorm([3, 17])),
+    refused("table of positions", lambda x, p: x + p(), inner=lambda: Parameters(3, 17)),
+    refused("branch on a long video", lambda x: x.flip(1) if x.shape[2] > 40 else x * 2, "branch"),
+    refused("branch on a short video", lambda x: x * 2 if x.shape[2] > 10 else x, "branch"),
+    refused("branch on parity", lambda x: x * 2 if x.shape[2] % 2 else x, "branch"),
+]  # fmt: skip
+
+OPINFOS = [
+    *CONVS, *POOLS, *PADS, *JOINS, *REDUCTIONS, *POINTWISE, *NORMS, *VIEWS, *WITHIN_A_STEP,
+    *REFUSED,
+]  # fmt: skip
+
+
+def by(verdict: str) -> list[OpInfo]:
+    """All records of a verdict."""
+    return [info for info in OPINFOS if info.verdict == verdict]
