@@ -10,6 +10,7 @@ from pgt_fx.options import MarkovOperator
 from pgt_fx.progressive import Progressive
 from pgt_fx.report import Report
 from pgt_fx.schedule import Schedule
+from pgt_fx.verify.contract import verify
 
 __version__ = "0.1.0"
 
@@ -21,4 +22,5 @@ __all__ = [
     "analyze",
     "errors",
     "transform",
+    "verify",
 ]

@@ -114,6 +114,9 @@ def analyze_graph(captured: Captured, spec: ClipSpec, future: str) -> Analysis:
     return walk.analysis
 
 
+REMEDY = "replace it by an operator with a finite window, or leave it outside the model"
+
+
 class _Walk:
     def __init__(self, analysis: Analysis) -> None:
         self.analysis = analysis
@@ -130,7 +133,7 @@ class _Walk:
             try:
                 self._call(node)
             except (Refusal, LayoutError) as refusal:
-                remedy = getattr(refusal, "remedy", "")
+                remedy = getattr(refusal, "remedy", "") or REMEDY
                 if isinstance(refusal, Refusal) or not self._behind_a_blocker(node):
                     self.blockers.append(Blocker(place(node), str(refusal), remedy))
                 self.analysis.values[node.name] = self._after_refusal(node)

@@ -18,7 +18,8 @@ from pgt_fx.capture.fold import Region, fold
 from pgt_fx.layout import axis_of, time_dims
 from pgt_fx.markov.align import MarkovAlign
 from pgt_fx.markov.pool import MarkovPool
-from pgt_fx.markov.window import Hole, MarkovWindow
+from pgt_fx.markov.template import Hole, Template
+from pgt_fx.markov.window import MarkovWindow
 from pgt_fx.options import Options
 from pgt_fx.plan import AlignItem, Item, Node, PoolItem, Schedulable, WindowItem
 from pgt_fx.rules import Local, Reduced, StepOnly, Windowed
@@ -232,22 +233,12 @@ class _Emitter:
         args, kwargs = _arguments(node, outcome.args)
         if isinstance(outcome.call, SpacePad):
             args, kwargs = [source], {}
-        tensors: list[fx.Node] = []
-
-        def hole(n: fx.Node) -> Any:
-            if n is source:
-                return Hole(0)
-            if n not in tensors:
-                tensors.append(n)
-            return Hole(tensors.index(n) + 1)
-
-        template = _template(args, kwargs, hole)
+        call, others = _template(outcome.call or node.target, args, kwargs, source)
         slot = self._slot(self._label(node))
         layout = value.layout or ()
         module = MarkovWindow(
             slot,
-            outcome.call or node.target,  # type: ignore[arg-type]
-            template,
+            call,
             self.analysis.axis(source),
             time_dims(layout, 1)[0],
             outcome.law,
@@ -255,7 +246,7 @@ class _Emitter:
             mode=outcome.mode,
             what=outcome.what,
         )
-        inputs = (self._get(source), *(self._get(n) for n in tensors))
+        inputs = (self._get(source), *(self._get(n) for n in others))
         item = WindowItem(outcome.law, clock, value.clock, outcome.mean)
         self.out.origin[slot], self.out.owner[slot] = source, node.name
         new = self._markov(module, slot, inputs, item)
@@ -274,16 +265,17 @@ class _Emitter:
         if clock is None:
             raise AssertionError("a reduction without a clock")
         slot = self._slot(self._label(node))
-        template = _template(args, kwargs, lambda n: Hole(0))
+        call, others = _template(node.target, args, kwargs, source)
         module = MarkovPool(
             slot,
             outcome.how,
-            Call(node.target, template),
+            call,
             outcome.dims,
             outcome.keepdim,
             float(outcome.options.get("correction", 1.0)),
         )
-        inputs = (aligned.get(source) or self._get(source),)
+        extras = (self._get(n) for n in others)
+        inputs = (aligned.get(source) or self._get(source), *extras)
         self.out.origin[slot], self.out.owner[slot] = node, node.name
         new = self._markov(module, slot, inputs, PoolItem(clock, True))
         self.env[node] = new
@@ -328,23 +320,20 @@ class _Emitter:
             self.out.schedulable.nodes.append(Node(node.name, inputs, slot))
 
 
-class Call:
-    """An operator with its arguments but one."""
+def _template(call: Any, args: Any, kwargs: Any, source: fx.Node) -> tuple[Template, list[fx.Node]]:
+    """The operator with holes for its operands, and the operands besides ``source``."""
+    others: list[fx.Node] = []
 
-    def __init__(self, target: Any, template: tuple[list[Any], dict[str, Any]]) -> None:
-        self.target, self.template = target, template
+    def hole(n: fx.Node) -> Any:
+        if n is source:
+            return Hole(0)
+        if n not in others:
+            others.append(n)
+        return Hole(others.index(n) + 1)
 
-    def __call__(self, x: Tensor) -> Tensor:
-        args, kwargs = self.template
-        return self.target(
-            *[x if isinstance(a, Hole) else a for a in args],
-            **{k: x if isinstance(v, Hole) else v for k, v in kwargs.items()},
-        )
-
-
-def _template(args: Any, kwargs: Any, hole: Any) -> tuple[list[Any], dict[str, Any]]:
-    """Arguments of a call with holes in place of tensors."""
-    return list(fx.map_arg(tuple(args), hole)), dict(fx.map_arg(kwargs, hole))
+    filled = fx.map_arg(tuple(args), hole)
+    named = fx.map_arg(kwargs, hole)
+    return Template(call, tuple(filled), tuple(named.items())), others
 
 
 def _identifier(path: str) -> str:

@@ -12,12 +12,13 @@ from torch.utils import _pytree as pytree
 
 from pgt_fx.analysis import Analysis, analyze_graph
 from pgt_fx.capture.clean import clean
-from pgt_fx.capture.export import Captured, capture
+from pgt_fx.capture.export import Captured, capture, is_fixed
 from pgt_fx.capture.inputs import ClipSpec
 from pgt_fx.emit import emit
 from pgt_fx.errors import ClipError, StateError
 from pgt_fx.frames import exact_frames
 from pgt_fx.listing import listing
+from pgt_fx.markov.buffer import dense
 from pgt_fx.options import Options
 from pgt_fx.program import Program
 from pgt_fx.report import Report, make_report
@@ -142,7 +143,13 @@ class Progressive(nn.Module):
         if bool(state.get("clock.ended", False)):
             raise StateError("the video has ended (last=True); call reset() before the next one")
         work = program.plan(before, after, last)
-        flat, carried = program.run(state, leaves, work)
+        # A chunk is often a slice of a video; a model that asks for views of its clip needs a
+        # clip that is laid out as one.
+        clips = [
+            dense(x, x) if _video(x, t) else x
+            for x, t in zip(leaves, self._source.spec.times, strict=True)
+        ]
+        flat, carried = program.run(state, clips, work)
         following = {
             "clock.frames": torch.tensor(after),
             "clock.sizes": torch.tensor(sizes),
@@ -209,9 +216,9 @@ class Progressive(nn.Module):
             if node.op == "placeholder" and captured.inputs.get(node.name) == spec.paths[path]:
                 shape = node.meta["val"].shape
                 return {
-                    d: s
+                    d: int(s)
                     for d, s in enumerate(shape)
-                    if isinstance(s, int) and d not in (0, spec.times[spec.paths[path]])
+                    if is_fixed(s) and d not in (0, spec.times[spec.paths[path]])
                 }
         return {}
 
@@ -326,6 +333,11 @@ class Progressive(nn.Module):
         if other.options.future == "wait" and other.options.strict:
             other.report.check_strict()
         return other
+
+    @property
+    def clip_ratio(self) -> tuple[int, ...]:
+        """Frames of each input path for one frame of the path with the fewest: (1, 4)."""
+        return self._source.spec.ratio
 
     @property
     def options(self) -> Options:

@@ -403,7 +403,7 @@ def _element_bytes(
                 count *= 1 if factor.time else factor.size
             continue
         expr = s.node.expr.xreplace(sizes) if isinstance(s, torch.SymInt) else s
-        count *= int(expr) if getattr(expr, "is_number", True) else int(s)
+        count *= int(expr) if getattr(expr, "is_number", True) else int(s.node.hint)
     return count * value.element_size()
 
 

@@ -17,7 +17,21 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from opmodules import (
+    Attention,
+    Branches,
+    Framewise,
+    Local,
+    Merged,
+    Op,
+    Parameters,
+    SqueezeExcitation,
+    TwoPlusOne,
+    attention,
+    mystery,
+    shift,
+)
+from torch import nn
 from torchvision.ops import StochasticDepth
 
 SEQUENCE, VIDEO, FRAMEWISE = (2, 3, 17), (2, 3, 11, 6, 6), (2, 11, 3, 6, 6)
@@ -37,6 +51,7 @@ class OpInfo:
         mask: whether the cut mask of the oracles applies to it as one window.
         tight: whether a frame that reads a wrong one is wrong itself (not so of a maximum).
         training: whether the module is in training mode.
+        first: shortest first chunk: fewer frames the module itself refuses.
     """
 
     name: str
@@ -49,132 +64,15 @@ class OpInfo:
     mask: bool = True
     tight: bool = True
     training: bool = False
+    first: int = 1
 
     def __str__(self) -> str:
         return self.name
 
 
-class Op(nn.Module):
-    """A function of a video, and the modules that it calls; one window for the oracles."""
-
-    temporal = True
-
-    def __init__(self, function: Callable[..., Any], *modules: nn.Module) -> None:
-        super().__init__()
-        self.function, self.inner = function, nn.ModuleList(modules)
-
-    def forward(self, x: Tensor) -> Any:
-        return self.function(x, *self.inner)
-
-
-class Local(Op):
-    """A function of single frames."""
-
-    temporal = False
-
-
-class Parameters(nn.Module):
-    """A learned value without time, or with it."""
-
-    def __init__(self, *shape: int) -> None:
-        super().__init__()
-        self.value = nn.Parameter(torch.randn(*shape))
-
-    def forward(self) -> Tensor:
-        return self.value
-
-
-class Join(nn.Module):
-    """Operands of different delays, element by element."""
-
-    temporal_join = True
-
-    def __init__(self, function: Callable[..., Tensor]) -> None:
-        super().__init__()
-        self.function = function
-
-    def forward(self, *operands: Tensor) -> Tensor:
-        return self.function(*operands)
-
-
-class Branches(nn.Module):
-    """Convolutions of unequal kernels, joined."""
-
-    def __init__(self, function: Callable[..., Tensor], *kernels: int, stride: int = 1) -> None:
-        super().__init__()
-        self.convs = nn.ModuleList(
-            [nn.Conv1d(3, 4, k, stride, padding=(k - 1) // 2) for k in kernels]
-        )
-        self.join = Join(function)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.join(*[conv(x) for conv in self.convs])
-
-
-class SqueezeExcitation(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.fc = nn.Conv1d(3, 3, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x * torch.sigmoid(self.fc(x.mean(2, keepdim=True)))
-
-
-class Attention(nn.Module):
-    """Self-attention over the frames of (N, C, T)."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.attention = nn.MultiheadAttention(4, 2, batch_first=True)
-
-    def forward(self, x: Tensor) -> Tensor:
-        tokens = x.transpose(1, 2)
-        return self.attention(tokens, tokens, tokens, need_weights=False)[0].transpose(1, 2)
-
-
-class TwoPlusOne(nn.Module):
-    """A convolution of every frame, then one of every pixel's sequence."""
-
-    temporal = True
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.space, self.time = nn.Conv2d(3, 4, 3, padding=1), nn.Conv1d(4, 5, 3, padding=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        n, _, t, h, w = x.shape
-        y = self.space(x.transpose(1, 2).reshape(n * t, 3, h, w))
-        y = y.reshape(n, t, 4, h, w).permute(0, 3, 4, 2, 1).reshape(n * h * w, 4, t)
-        return self.time(y).reshape(n, h, w, 5, t).permute(0, 3, 4, 1, 2)
-
-
-class Merged(nn.Module):
-    """Frames merged with the batch around a module; NCTHW."""
-
-    def __init__(self, inner: nn.Module) -> None:
-        super().__init__()
-        self.inner = inner
-
-    def forward(self, x: Tensor) -> Tensor:
-        n, t = x.shape[0], x.shape[2]
-        y = self.inner(x.transpose(1, 2).flatten(0, 1))
-        return y.unflatten(0, (n, t)).transpose(1, 2)
-
-
-class Framewise(nn.Module):
-    """(N, T, C, H, W): frames merged with the batch, then a convolution along time."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.space, self.time = nn.Conv2d(3, 4, 3, padding=1), nn.Conv3d(4, 4, (3, 1, 1))
-
-    def forward(self, x: Tensor) -> Tensor:
-        n, t, c, h, w = x.shape
-        y = self.space(x.view(n * t, c, h, w)).view(n, t, 4, h, w)
-        return self.time(y.permute(0, 2, 1, 3, 4)).permute(0, 2, 1, 3, 4)
-
-
-def modules(verdict: str, shape: tuple[int, ...], *makes: Callable[[], nn.Module], **more: Any):
+def modules(
+    verdict: str, shape: tuple[int, ...], *makes: Callable[[], nn.Module], **more: Any
+) -> list[OpInfo]:
     """Records of modules, named by what they print."""
     out = []
     for make in makes:
@@ -183,19 +81,14 @@ def modules(verdict: str, shape: tuple[int, ...], *makes: Callable[[], nn.Module
     return out
 
 
-def functions(verdict: str, shape: tuple[int, ...], calls: dict[str, Any], **more: Any):
+def functions(
+    verdict: str, shape: tuple[int, ...], calls: dict[str, Any], **more: Any
+) -> list[OpInfo]:
     """Records of functions of one video."""
     return [
         OpInfo(name, lambda call=call: Op(call), verdict, shape=shape, **more)
         for name, call in calls.items()
     ]
-
-
-def shift(x: Tensor) -> Tensor:
-    """Temporal shift: one channel from the past, one from the future."""
-    back = torch.cat([x[:, :1, 1:], torch.zeros_like(x[:, :1, :1])], 2)
-    ahead = torch.cat([torch.zeros_like(x[:, :1, :1]), x[:, 1:2, :-1]], 2)
-    return torch.cat([back, ahead, x[:, 2:]], 1)
 
 
 CONVS = [
@@ -275,6 +168,7 @@ POOLS = [
         lambda: nn.AvgPool3d((3, 2, 2), (2, 2, 2), (1, 1, 1), divisor_override=5),
         lambda: nn.AvgPool3d((2, 1, 1), ceil_mode=True),
         lambda: nn.LPPool3d(2, (3, 2, 2), (2, 1, 1)),
+        first=3,
     ),
     *modules(
         "running",
@@ -283,9 +177,7 @@ POOLS = [
         lambda: nn.AdaptiveAvgPool3d((1, 2, 3)),
         lambda: nn.AdaptiveMaxPool3d((1, None, None)),
     ),
-    *modules(
-        "running", SEQUENCE, lambda: nn.AdaptiveAvgPool1d(1), lambda: nn.AdaptiveMaxPool1d(1)
-    ),
+    *modules("running", SEQUENCE, lambda: nn.AdaptiveAvgPool1d(1), lambda: nn.AdaptiveMaxPool1d(1)),
 ]
 
 PADS = [
@@ -325,7 +217,10 @@ PADS = [
         },
     ),
     *[
-        OpInfo(f"{name} then conv", lambda pad=pad: nn.Sequential(Op(pad), nn.Conv1d(3, 4, 3)))
+        OpInfo(
+            f"{name} then conv",
+            lambda pad=pad: Op(lambda x, conv: conv(pad(x)), nn.Conv1d(3, 4, 3)),
+        )
         for name, pad in {
             "causal pad": lambda x: F.pad(x, (2, 0)),
             "valued pad": lambda x: F.pad(x, (1, 1), value=-2.0),
@@ -340,7 +235,7 @@ JOINS = [
     OpInfo("cat of three kernels", lambda: Branches(lambda *x: torch.cat(x, 1), 5, 3, 1)),
     OpInfo("mul of two strided", lambda: Branches(torch.mul, 5, 3, stride=2)),
     OpInfo("stack of two kernels", lambda: Branches(lambda *x: torch.stack(x, 1), 1, 5), out=3),
-    OpInfo("where", lambda: Branches(lambda a, b, c: torch.where(a > 0, b, c), 1, 3, 5), tight=False),
+    OpInfo("where", lambda: Branches(lambda *x: x[0].where(x[1] > 0, x[2]), 1, 3, 5), tight=False),
     OpInfo("residual", lambda: Branches(lambda a, b: F.relu(a + b), 1, 3), tight=False),
     OpInfo("broadcast learned", lambda: Op(lambda x, p: x * p() + 1, Parameters(3, 1))),
     OpInfo("learned token", lambda: Op(lambda x, p: x + p()[None, :, None], Parameters(3))),
@@ -436,21 +331,9 @@ WITHIN_A_STEP = [
 ]
 
 
-def attention(x: Tensor) -> Tensor:
-    return F.scaled_dot_product_attention(x, x, x)
-
-
-@torch.library.custom_op("pgt_tests::mystery", mutates_args=())
-def mystery(x: Tensor) -> Tensor:
-    return x.clone()
-
-
-@mystery.register_fake
-def _(x: Tensor) -> Tensor:
-    return torch.empty_like(x)
-
-
-def refused(name: str, call: Any, *words: str, inner: Callable[[], nn.Module] | None = None, **more):
+def refused(
+    name: str, call: Any, *words: str, inner: Callable[[], nn.Module] | None = None, **more: Any
+) -> OpInfo:
     """A record of an operator that can't be made progressive."""
     return OpInfo(
         name, lambda: Op(call, *([inner()] if inner else [])), "refused", words, mask=False, **more

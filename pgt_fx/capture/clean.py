@@ -32,6 +32,7 @@ def clean(captured: Captured) -> Captured:
     drop_checks(captured.graph)
     functionalize(captured.graph)
     cat_as_padding(captured)
+    adaptive_max_as_amax(captured)
     mark_time_sizes(captured)
     captured.graph.lint()
     return captured
@@ -79,6 +80,28 @@ def _written_through_view(target: fx.Node, writer: fx.Node, order: dict[fx.Node,
         if any(order[user] > order[writer] for user in target.users):
             return True
     return False
+
+
+def adaptive_max_as_amax(captured: Captured) -> None:
+    """Adaptive max pooling to one element along time, indices unused, is a maximum over time."""
+    for node in list(captured.graph.nodes):
+        name = schema_name(node)
+        if not name.startswith("aten::adaptive_max_pool"):
+            continue
+        source, sizes = node.args[0], node.args[1]
+        rank = int(name[-2])
+        sizes = list(sizes) if isinstance(sizes, (list, tuple)) else [sizes] * rank
+        shape = source.meta["val"].shape
+        timed = [i for i in range(rank) if captured.has_time(shape[len(shape) - rank + i])]
+        read = [user for user in node.users if user.users]
+        if [sizes[i] for i in timed] != [1] or any(user.args[1] != 0 for user in read):
+            continue
+        dim = len(shape) - rank + timed[0]
+        with captured.graph.inserting_before(node):
+            whole = captured.graph.call_function(torch.ops.aten.amax.default, (source, [dim], True))
+        value = source.meta["val"]
+        whole.meta = {**node.meta, "val": torch.ops.aten.amax.default(value, [dim], True)}
+        node.args = (whole, *node.args[1:])
 
 
 def mark_time_sizes(captured: Captured) -> None:

@@ -81,7 +81,18 @@ def capture(
         CaptureError: when the model doesn't run, or runs at the clip's length alone.
     """
     sample, numbers = _sizes(model, spec, leaves, pools)
-    args, kwargs = pytree.tree_unflatten(sample, spec.spec)
+    program, calls = _export(model, spec, sample, numbers)
+    if _space_fixed(program, spec, leaves, sample):
+        # An operator holds the space fixed: then at the clip's size, not at the sample's.
+        sample, numbers = _sizes(model, spec, leaves, pools, wide=False)
+        program, calls = _export(model, spec, sample, numbers)
+    return _captured(program, model, spec, calls, tuple(numbers))
+
+
+def _export(
+    model: nn.Module, spec: ClipSpec, sample: Sequence[Any], numbers: Sequence[int]
+) -> tuple[Any, dict[str, ModuleCall]]:
+    args, kwargs = pytree.tree_unflatten(list(sample), spec.spec)
     with quiet(), warnings.catch_warnings(), _recorded(model) as calls, Spelling(numbers):
         warnings.simplefilter("ignore")
         try:
@@ -91,7 +102,28 @@ def capture(
                 )
         except Exception as error:
             raise CaptureError(_explain(error)) from error
-    return _captured(program, model, spec, calls, tuple(numbers))
+    return program, calls
+
+
+def _space_fixed(
+    program: Any, spec: ClipSpec, leaves: Sequence[Any], sample: Sequence[Any]
+) -> bool:
+    """Whether the capture fixed an axis at a size that is not the clip's."""
+    users = [n for n in program.graph.nodes if n.name in program.graph_signature.user_inputs]
+    for leaf, node in enumerate(users):
+        value = node.meta.get("val")
+        if spec.times[leaf] is None or not isinstance(value, Tensor):
+            continue
+        for d, s in enumerate(value.shape):
+            wide = sample[leaf].shape[d] != leaves[leaf].shape[d]
+            if d not in (0, spec.times[leaf]) and wide and is_fixed(s):
+                return True
+    return False
+
+
+def is_fixed(size: Any) -> bool:
+    """Whether a size of the capture is a number, also where it is written as an expression."""
+    return isinstance(size, int) or not size.node.expr.free_symbols
 
 
 @contextlib.contextmanager
@@ -126,7 +158,7 @@ def _explain(error: Exception) -> str:
 
 
 def _sizes(
-    model: nn.Module, spec: ClipSpec, leaves: Sequence[Any], pools: str
+    model: nn.Module, spec: ClipSpec, leaves: Sequence[Any], pools: str, *, wide: bool = True
 ) -> tuple[list[Any], list[int]]:
     """A sample to capture at: longer and wider than the clip, so that no size collapses to 1."""
     two_paths = len(spec.paths) > 1
@@ -141,7 +173,7 @@ def _sizes(
     at_clip = None
     error: Exception | None = None
     for stretch in stretches:
-        for widen in (lambda s: 2 * s, lambda s: s):
+        for widen in (lambda s: 2 * s, lambda s: s) if wide else (lambda s: s,):
             sample = resized(spec, leaves, batch=2, time=stretch, space=widen)
             run = probe(model, spec.spec, sample)
             if run.error is None and pools != "global":
@@ -256,9 +288,9 @@ def place(node: fx.Node) -> Place:
     frames = [part for part in (node.meta.get("stack_trace") or "").split("File ") if part.strip()]
     for frame in reversed(frames):
         head, _, line = frame.partition("\n")
-        if "/torch/nn/" in head or "/torch/_" in head or "/torch/utils/" in head:
-            continue
         file, _, rest = head.strip().strip('"').partition('", line ')
+        if file.startswith(OURS):
+            continue
         number = rest.split(",")[0]
         return Place(
             name.replace("::", "."),
@@ -293,11 +325,11 @@ def _captured(
     fixed = []
     for node in users:
         at = spec.times[inputs[node.name]]
-        value = node.meta["val"]
+        value: Any = node.meta["val"]
         if at is None or not isinstance(value, Tensor):
             continue
         length = value.shape[at]
-        if isinstance(length, int) or not length.node.expr.free_symbols:
+        if is_fixed(length):
             fixed.append(int(length))
             lengths.append(int(length))
         else:
@@ -349,7 +381,7 @@ def _refuse_branches(program: Any, symbols: frozenset[sympy.Symbol], sample: Seq
             continue
         file = getattr(frame, "filename", "")
         line = (getattr(frame, "line", "") or "").strip()
-        if not file or file.startswith(TORCH) or line.startswith("assert"):
+        if not file or file.startswith(OURS) or line.startswith("assert"):
             continue
         for n in (*range(1, 2 * least), 3 * least, 7 * least):
             at = {
@@ -366,4 +398,5 @@ def _refuse_branches(program: Any, symbols: frozenset[sympy.Symbol], sample: Seq
                 )
 
 
-TORCH = os.path.dirname(torch.__file__) + os.sep
+# Frames of torch and of this package are not the model's own.
+OURS = tuple(os.path.dirname(f) + os.sep for f in (torch.__file__, os.path.dirname(__file__)))

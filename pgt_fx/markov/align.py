@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from pgt_fx.layout import Axis
-from pgt_fx.markov.buffer import carried_tail, joined, merge, owned, split
+from pgt_fx.markov.buffer import carried_tail, dense, joined, merge, owned, split
 from pgt_fx.markov.step import Step
 
 
@@ -40,5 +40,5 @@ class MarkovAlign(nn.Module):
         if not due.outs:
             return None
         if due.skip or due.outs != whole.shape[dim]:
-            whole = whole.narrow(dim, due.skip, due.outs)
+            whole = dense(whole.narrow(dim, due.skip, due.outs), whole)
         return merge(whole, self.axis)

@@ -98,6 +98,14 @@ def _ends(
     return x.narrow(dim, n - 1 - len(at), len(at)).flip(dim)
 
 
+def dense(x: Tensor, like: Tensor) -> Tensor:
+    """A part of ``like`` laid out as a whole tensor is: the model may ask for a view of it."""
+    last = torch.channels_last_3d
+    if x.dim() == 5 and not like.is_contiguous() and like.is_contiguous(memory_format=last):
+        return x.contiguous(memory_format=last)
+    return x.contiguous()
+
+
 def owned(x: Tensor, whole: Tensor) -> Tensor:
     """``x`` as a tensor with storage of its own: a view would keep all of ``whole`` alive."""
     return x.clone() if x.numel() else x.new_empty(x.shape)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from pgt_fx.due import PoolDue
 from pgt_fx.markov.step import Step
+from pgt_fx.markov.template import Template
 
 
 class MarkovPool(nn.Module):
@@ -30,7 +31,7 @@ class MarkovPool(nn.Module):
         self,
         slot: str,
         how: str,
-        reduce: Callable[[Tensor], Tensor],
+        reduce: Template,
         dims: tuple[int, ...],
         keepdim: bool,
         correction: float = 1.0,
@@ -43,7 +44,7 @@ class MarkovPool(nn.Module):
     def extra_repr(self) -> str:
         return f"running {self.how}, state {self.slot!r}"
 
-    def forward(self, step: Step, x: Tensor | None) -> Tensor:
+    def forward(self, step: Step, x: Tensor | None, *others: Any) -> Tensor:
         """The reduction of all elements up to this step's."""
         due = step.pool(self.slot)
         if self.how in ("var", "std"):
@@ -54,7 +55,7 @@ class MarkovPool(nn.Module):
                 raise ValueError("no element has been seen")
             step.carried[self.slot] = carried
             return self._answer(carried, due.before)
-        part = self.reduce(x)
+        part = self.reduce(x, *others)
         if carried is None:
             step.carried[self.slot] = self._carry(part, due.new)
             return part  # to the last bit what the model computes

@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from pgt_fx.layout import Axis
-from pgt_fx.markov.buffer import carried_tail, filled, joined, owned
+from pgt_fx.markov.buffer import carried_tail, dense, filled, joined, owned
 from pgt_fx.markov.step import Step
+from pgt_fx.markov.template import Template
 from pgt_fx.timeline import Law, Repeat, Window
-
-
-@dataclass(frozen=True)
-class Hole:
-    """Stands for the number-th tensor argument in an argument template."""
-
-    number: int
 
 
 class MarkovWindow(nn.Module):
@@ -29,8 +21,7 @@ class MarkovWindow(nn.Module):
 
     Args:
         slot: name of its entry in the state.
-        call: the operator, without padding along time.
-        template: its arguments; :class:`Hole` 0 is the input, further holes the other tensors.
+        call: the operator with its arguments, without padding along time.
         axis: the input's time axis (never merged).
         out_dim: the output's time dimension.
         law, fill, mode: see :class:`pgt_fx.timeline.Window` and :class:`pgt_fx.rules.Windowed`.
@@ -39,8 +30,7 @@ class MarkovWindow(nn.Module):
     def __init__(
         self,
         slot: str,
-        call: Callable[..., Any],
-        template: tuple[list[Any], dict[str, Any]],
+        call: Template,
         axis: Axis,
         out_dim: int,
         law: Law,
@@ -50,7 +40,7 @@ class MarkovWindow(nn.Module):
         what: str = "",
     ) -> None:
         super().__init__()
-        self.slot, self.call, self.template = slot, call, template
+        self.slot, self.call = slot, call
         self.axis, self.out_dim, self.law = axis, out_dim, law
         self.fill, self.mode, self.what = fill, mode, what
 
@@ -82,23 +72,13 @@ class MarkovWindow(nn.Module):
                 buffer = buffer.narrow(dim, 0, need)
         out = self._apply_to(buffer, tensors, due.offset + due.outs)
         if due.offset or out.shape[self.out_dim] != due.outs:
-            out = out.narrow(self.out_dim, due.offset, due.outs)
+            out = dense(out.narrow(self.out_dim, due.offset, due.outs), out)
         if due.divisors:
             out = self._rescaled(out, due.divisors)
         return out
 
     def _apply_to(self, buffer: Tensor, tensors: tuple[Any, ...], wanted: int) -> Tensor:
-        args, kwargs = self.template
-        operands = (buffer, *tensors)
-
-        def fill_in(value: Any) -> Any:
-            if isinstance(value, Hole):
-                return operands[value.number]
-            if isinstance(value, (list, tuple)):
-                return type(value)(fill_in(v) for v in value)
-            return value
-
-        out = self.call(*[fill_in(a) for a in args], **{k: fill_in(v) for k, v in kwargs.items()})
+        out = self.call(buffer, *tensors)
         missing = wanted - out.shape[self.out_dim]
         if missing > 0:
             out = self._extended(out, tensors, missing)
@@ -116,7 +96,7 @@ class MarkovWindow(nn.Module):
         return torch.cat([out, extra], self.out_dim)
 
     def _space(self) -> int:
-        name = getattr(self.call, "__name__", "")
+        name = getattr(self.call.call, "__name__", "")
         return next((n for n in (1, 2, 3) if f"{n}d" in name), 1)
 
     def _rescaled(self, out: Tensor, divisors: tuple[int, ...]) -> Tensor:

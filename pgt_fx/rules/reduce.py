@@ -12,6 +12,7 @@ from pgt_fx.rules.registry import (
     Reduced,
     Refusal,
     StepOnly,
+    hint,
     rule,
     wrap,
 )
@@ -137,7 +138,7 @@ def adaptive_pool(op: OpView) -> Outcome:
     source = op.layout(op.arg["self"])
     values = op.node.meta["val"]
     several = not hasattr(values, "shape")
-    sizes = [int(s) for s in (values[0] if several else values).shape[-rank:]]
+    sizes = [hint(s) for s in (values[0] if several else values).shape[-rank:]]
     tail: list[Dim] = [
         source[len(source) - rank + i]
         if has_time(source[len(source) - rank + i])

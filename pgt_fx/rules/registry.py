@@ -199,7 +199,10 @@ class OpView:
 
 
 def hint(value: Any) -> int:
-    """Concrete size in the capture of an int or SymInt."""
+    """Concrete size in the capture of an int or SymInt.
+
+    Never ``int(value)``: that would fix the symbol at this size for good.
+    """
     if isinstance(value, int):
         return value
     node = value.node

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from pgt_fx.layout import Dim, Layout, has_time, plain, relabel, time_dims
-from pgt_fx.rules.registry import Local, OpView, Outcome, Refusal, Windowed, rule, wrap
+from pgt_fx.rules.registry import Local, OpView, Outcome, Refusal, Windowed, hint, rule, wrap
 from pgt_fx.timeline import Transposed, Window
 
 
@@ -159,7 +159,7 @@ def max_pool_indices(op: OpView) -> Outcome:
             "returns indices of a window that may lie along time",
             "use max pooling without return_indices",
         )
-    sizes = [int(s) for s in op.node.meta["val"][0].shape[-rank:]]
+    sizes = [hint(s) for s in op.node.meta["val"][0].shape[-rank:]]
     layout = source[:-rank] + plain(sizes)
     return Local([layout, layout])
 

@@ -48,6 +48,8 @@ class Subject:
         self.seed, self.redrawn = seed, 0
         self.spec = prog._source.spec
         self.length = min(self.spec.lengths)
+        self._leaves = prog._source.leaves
+        self._device = next((p.device for p in prog.parameters()), torch.device("cpu"))
         self.given = None if video is None else self._read(video)
         self.frames = self._frames(frames)
         self.note = ""
@@ -79,6 +81,7 @@ class Subject:
         self.waiting = taken.replace(future="wait", pooling="running", strict=False).eval()
         self.main = self.video(self.frames, salt=2)
         self.reference, self.refusal = self._reference()
+        self.whole = self.full(self.answering, self.main)
         self.dims = self._time_dims()
 
     def _unfit(self, error: Exception) -> VerificationError:
@@ -105,12 +108,11 @@ class Subject:
 
     def _time_dims(self) -> list[int | None]:
         """Where time lies in the output: what differs between two lengths of video."""
+        shorter = self.full(self.answering, self.clip)
+        if self.frames >= 2 * self.length:
+            return time_dims(shorter, self.whole)
         other = self.video(2 * self.length + 3, salt=3)
-        with torch.no_grad():
-            shorter = self.answering.full(*self.args(self.clip)[0], **self.args(self.clip)[1])
-            args, kwargs = self.args(other)
-            longer = self.answering.full(*args, **kwargs)
-        return time_dims(shorter, longer)
+        return time_dims(shorter, self.full(self.answering, other))
 
     def _reference(self) -> tuple[Any, str]:
         """The model's own answer to the whole video, or the reason why it gives none."""
@@ -152,10 +154,6 @@ class Subject:
             return torch.randn(shape, generator=generator, dtype=torch.float64)
         return torch.randint(0, 2, shape, generator=generator).to(dtype)
 
-    @property
-    def _leaves(self) -> list[Any]:
-        return self._source_leaves
-
     def _cast(self, x: Any) -> Any:
         if not isinstance(x, Tensor):
             return x
@@ -196,7 +194,7 @@ class Subject:
 
     def args(self, video: Video) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Call arguments, in containers of their own."""
-        return pytree.tree_unflatten(list(video), self.spec.spec)  # type: ignore[no-any-return]
+        return pytree.tree_unflatten(list(video), self.spec.spec)
 
     # -- calls ---------------------------------------------------------------------------------
 

@@ -1,0 +1,79 @@
+"""Does a long stream keep its state and the process's memory flat?
+
+Streams steps of one frame through a zoo model and records the bytes of state and the resident
+memory: ``python benchmarks/stream_memory.py slow_r50 --steps 2000 --space 64 --out memory.json``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import platform
+import statistics
+import time
+from pathlib import Path
+
+import psutil
+import torch
+from rich.progress import track
+
+import pgt_fx
+from pgt_fx import zoo
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("model", nargs="?", default="slow_r50")
+    parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--space", type=int, default=64)
+    parser.add_argument("--future", default="wait")
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    torch.set_num_threads(2)
+    model = zoo.build(options.model, space=options.space, redraw_norms=True)
+    example = zoo.clip(options.model, space=options.space)
+    prog = pgt_fx.transform(model, example, future=options.future, pooling="running", strict=False)
+    ratio = prog.clip_ratio
+    process, rows = psutil.Process(), []
+    with torch.inference_mode():
+        for number in track(range(options.steps), description="streaming"):
+            clip = [torch.randn(1, 3, r, options.space, options.space) for r in ratio]
+            start = time.perf_counter()
+            prog(clip if len(ratio) > 1 else clip[0])
+            seconds = time.perf_counter() - start
+            if number >= options.steps // 20 and number % max(1, options.steps // 40) == 0:
+                gc.collect()
+                state = sum(t.numel() * t.element_size() for t in prog.state.values())
+                rows.append(
+                    {
+                        "step": number,
+                        "state_bytes": state,
+                        "resident_bytes": process.memory_info().rss,
+                        "seconds": seconds,
+                    }
+                )
+    resident = [row["resident_bytes"] for row in rows]
+    half = len(resident) // 2
+    result = {
+        "question": "state and process memory over a long stream",
+        "model": options.model,
+        "future": options.future,
+        "steps": options.steps,
+        "space": options.space,
+        "torch": torch.__version__,
+        "machine": platform.machine(),
+        "state_bytes": sorted({row["state_bytes"] for row in rows}),
+        "resident_second_half_over_first": round(
+            statistics.median(resident[half:]) / statistics.median(resident[:half]), 4
+        ),
+        "resident_last_over_first": round(resident[-1] / resident[0], 4),
+        "rows": rows,
+    }
+    print(json.dumps({k: v for k, v in result.items() if k != "rows"}, indent=2))
+    if options.out:
+        options.out.write_text(json.dumps(result, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

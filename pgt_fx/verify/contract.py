@@ -1,0 +1,158 @@
+"""``pgt_fx.verify``: the promises of a progressive model, measured.
+
+Nothing is concluded from the analysis: what it claims (the exact frames, the latency, whether the
+outputs under ``future="wait"`` are the model's own) is compared with what comes out when videos
+are disturbed, cut, and differentiated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from pgt_fx.compiler import transform
+from pgt_fx.errors import OptionError, PgtError, StateError
+from pgt_fx.progressive import Progressive
+from pgt_fx.verify import equality, locality, stream
+from pgt_fx.verify.result import Check, Verification
+from pgt_fx.verify.subject import Subject, first_line
+
+#: id, promise, measurement; in this order.
+CHECKS: tuple[tuple[str, str, Callable[..., Check]], ...] = (
+    (
+        "time-sensitive",
+        "shuffling the frames changes the model's output (else nothing below could show a fault)",
+        equality.time_sensitive,
+    ),
+    (
+        "full-equals-model",
+        "the whole video in one step gives the model's own answer",
+        equality.full_equals_model,
+    ),
+    (
+        "exact-wait",
+        "under future='wait' the steps together give the model's own answer, however it is cut",
+        equality.exact_wait,
+    ),
+    (
+        "exact-zero",
+        "under future='zero' the outputs that exact_frames names are the model's own",
+        equality.exact_zero,
+    ),
+    (
+        "one-way-forward",
+        "no answer depends, to the last bit, on frames of later steps",
+        locality.one_way_forward,
+    ),
+    (
+        "one-way-backward",
+        "no gradient of a step reaches an earlier step; each gives one to every parameter it uses",
+        locality.one_way_backward,
+    ),
+    (
+        "rows-isolated",
+        "a video of a batch doesn't change the answers to the others",
+        locality.rows_isolated,
+    ),
+    (
+        "state-bounded",
+        "the state stops growing, owns its memory and holds no autograd graph",
+        stream.state_bounded,
+    ),
+    (
+        "reset",
+        "after reset() the answers are those of a new object, to the last bit",
+        stream.reset,
+    ),
+)
+
+
+def verify(
+    prog_or_model: nn.Module,
+    example: Any = None,
+    *,
+    chunkings: int = 5,
+    seed: int = 0,
+    dtype: torch.dtype = torch.float64,
+    redraw_norms: bool = True,
+    video: Any = None,
+    frames: int | None = None,
+    progress: Callable[[str, int, int], object] | None = None,
+) -> Verification:
+    """Measure what a progressive model promises. It works on copies, in eval mode.
+
+    Args:
+        prog_or_model: what :func:`pgt_fx.transform` returned, or a model to be transformed.
+        example: of a model, as for ``transform``; not to be given with a progressive one.
+        chunkings: random ways to cut the video, with steps of 1 to 2T' frames.
+        seed: of the videos, the cuts and the redrawn norms.
+        dtype: to measure in. A model that can't run in it is measured in its own.
+        redraw_norms: give norm layers generic weights and statistics first: model zoos start the
+            last norm of each residual branch at zero, which hides what its operators do.
+        video: measure equality on this video, as the model takes it; None: on noise.
+        frames: length of the videos, in frames of the path with the fewest; None: 2 to 3 T'.
+        progress: called before each check with its id, its number and how many there are.
+
+    Returns:
+        a :class:`~pgt_fx.verify.result.Verification`.
+
+    Raises:
+        VerificationError: the model itself fails on a clip like the example.
+        OptionError, ClipError: for bad arguments.
+        CaptureError, BlockedError: as for ``transform``.
+    """
+    if chunkings < 1:
+        raise OptionError(f"chunkings: expected at least 1, got {chunkings}")
+    if isinstance(prog_or_model, Progressive):
+        if example is not None:
+            raise OptionError("example: a progressive model has its example; pass it alone")
+        prog = prog_or_model
+    else:
+        prog = transform(prog_or_model, example)
+    total = len(CHECKS) + 1
+    if progress is not None:
+        progress("copying the model", 0, total)
+    subject = Subject(prog, dtype, seed, redraw_norms, video, frames)
+    checks: list[Check] = []
+    for number, (name, sentence, measure) in enumerate(CHECKS, 1):
+        if progress is not None:
+            progress(name, number, total)
+        checks.append(_guarded(name, sentence, measure, subject, chunkings))
+    if progress is not None:
+        progress("done", total, total)
+    name = type(prog._source.model).__name__
+    return Verification(name, subject.setting(), _sobered(tuple(checks)))
+
+
+def _guarded(
+    name: str, sentence: str, measure: Callable[..., Check], subject: Subject, chunkings: int
+) -> Check:
+    """A check; a step that raises breaks its promise."""
+    try:
+        return measure(Check(name, sentence, None), subject, chunkings)
+    except StateError as error:
+        if "longer chunks" in str(error):
+            reason = f"the model's pools over time refuse short steps: {first_line(error)}"
+            return Check(name, sentence, None, detail=reason)
+        return Check(name, sentence, False, "raised", detail=f"StateError: {first_line(error)}")
+    except (PgtError, RuntimeError, ValueError, TypeError, LookupError, AttributeError) as error:
+        return Check(
+            name, sentence, False, "raised", detail=f"{type(error).__name__}: {first_line(error)}"
+        )
+
+
+def _sobered(checks: tuple[Check, ...]) -> tuple[Check, ...]:
+    """Comparisons that hold prove nothing of a model to which the order of frames is all one."""
+    if checks[0].ok:
+        return checks
+    equalities = {"full-equals-model", "exact-wait", "exact-zero"}
+    out = []
+    for check in checks:
+        if check.id in equalities and check.ok:
+            detail = "equal, which proves nothing: see time-sensitive"
+            check = Check(check.id, check.sentence, None, check.measured, check.bound, detail)
+        out.append(check)
+    return tuple(out)

@@ -1,0 +1,203 @@
+"""Measurements by perturbation and by gradient: what an answer does not depend on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pgt_fx.verify.measure import leaves, random_chunks, same_bits
+from pgt_fx.verify.result import Check
+from pgt_fx.verify.subject import Subject, Video, count_tensors
+
+
+def _steps(subject: Subject, salt: int) -> list[int]:
+    """A cut of the video into at least three steps."""
+    rng = subject.rng(salt)
+    while True:
+        chunks = random_chunks(
+            subject.frames, max(1, min(subject.length, subject.frames // 3)), rng
+        )
+        if len(chunks) >= 3:
+            return chunks
+
+
+def _policies(subject: Subject) -> list[tuple[str, Any]]:
+    return [("zero", subject.answering), ("wait", subject.waiting)]
+
+
+def one_way_forward(check: Check, subject: Subject, chunkings: int) -> Check:
+    """Other frames from some step on: the answers and the state before it stay as they are."""
+    chunks = _steps(subject, 21)
+    other = subject.video(subject.frames, salt=7)
+    compared = 0
+    faults: list[str] = []
+    for policy, prog in _policies(subject):
+        answers, states, fault = _watched(subject, prog, subject.main, chunks)
+        faults += [f"{policy}: {fault}"] if fault else []
+        for cut in sorted({1, len(chunks) // 2, len(chunks) - 1}):
+            video = subject.joined(subject.main, other, sum(chunks[:cut]))
+            again, states_again, _ = _watched(subject, prog, video, chunks)
+            for step in range(cut):
+                where = (
+                    f"{policy}: step {step + 1} of {chunks} when frames of step {cut + 1} change"
+                )
+                if not same_bits(answers[step], again[step]):
+                    faults.append(f"answer of {where}")
+                elif not same_bits(states[step], states_again[step]):
+                    faults.append(f"state after {where}")
+                compared += count_tensors(answers[step])
+            if policy == "zero" and same_bits(answers, again):
+                faults.append(f"{policy}: changing the frames of step {cut + 1} on changes nothing")
+    detail = f"{compared} answers and the states behind them, both policies, steps {chunks}"
+    if not faults:
+        return replace(check, ok=True, measured="0 bits differ", detail=detail)
+    return replace(
+        check, ok=False, measured=f"{len(faults)} differ", detail=f"{faults[0]}; {detail}"
+    )
+
+
+def _watched(
+    subject: Subject, prog: Any, video: Video, chunks: Sequence[int]
+) -> tuple[list[Any], list[dict[str, Tensor]], str]:
+    """Answers and states of all steps, and what was written into although it was handed over."""
+    prog.reset()
+    answers, states, kept = [], [], []
+    fault = ""
+    pieces = subject.cut(video, chunks)
+    with torch.no_grad():
+        for number, piece in enumerate(pieces):
+            before = [x.clone() if isinstance(x, Tensor) else x for x in piece]
+            answer = subject.feed(prog, piece, number == len(pieces) - 1)
+            if not same_bits(piece, before):
+                fault = f"step {number + 1} of {list(chunks)} writes into the frames it is given"
+            answers.append(answer)
+            states.append(prog.state)
+            kept.append(_copied(answer) + _copied(states[-1]))
+    for number, (answer, state, copy) in enumerate(zip(answers, states, kept, strict=True)):
+        if not same_bits([*leaves(answer), *leaves(state)], copy):
+            fault = f"what step {number + 1} of {list(chunks)} gave is written into later"
+    return answers, states, fault
+
+
+def _copied(output: Any) -> list[Tensor | None]:
+    return [None if x is None else x.clone() for x in leaves(output)]
+
+
+def one_way_backward(check: Check, subject: Subject, chunkings: int) -> Check:
+    """Each step's answer differentiated by all frames so far and by all parameters."""
+    t = subject.length
+    chunks = [t, max(1, t - 1), t]
+    video = subject.video(sum(chunks), salt=8)
+    used = _used_parameters(subject)
+    faults: list[str] = []
+    answered = 0
+    for policy, prog in _policies(subject):
+        prog.reset()
+        inputs: list[list[Tensor]] = []
+        for number, piece in enumerate(subject.cut(video, chunks)):
+            piece = [x.detach().clone() if isinstance(x, Tensor) else x for x in piece]
+            mine = [x.requires_grad_() for x in _differentiable(piece)]
+            inputs.append(mine)
+            answer = subject.feed(prog, list(piece), number == len(chunks) - 1)
+            loss = _loss(answer)
+            if loss is None:
+                continue
+            answered += 1
+            flat = [x for step in inputs for x in step]
+            wanted = [*flat, *(p for _, p in used)]
+            gradients = torch.autograd.grad(loss, wanted, allow_unused=True)
+            early = gradients[: len(flat) - len(mine)]
+            if any(g is not None and bool(g.any()) for g in early):
+                faults.append(f"{policy}: a gradient of step {number + 1} reaches earlier frames")
+            if policy == "wait":
+                continue  # an answer to frames of earlier steps may use little of this one
+            if mine and all(g is None for g in gradients[len(flat) - len(mine) : len(flat)]):
+                faults.append(f"{policy}: no gradient of step {number + 1} reaches its own frames")
+            without = [
+                n for (n, _), g in zip(used, gradients[len(flat) :], strict=True) if g is None
+            ]
+            if without:
+                faults.append(
+                    f"{policy}: step {number + 1} gives no gradient to {len(without)} of "
+                    f"{len(used)} parameters, {without[0]} among them"
+                )
+    detail = f"{answered} steps of {chunks} frames, both policies, {len(used)} parameters"
+    if not answered:
+        return replace(check, detail="no output can be differentiated")
+    if not faults:
+        return replace(check, ok=True, measured="0 gradients leak", detail=detail)
+    return replace(
+        check, ok=False, measured=f"{len(faults)} faults", detail=f"{faults[0]}; {detail}"
+    )
+
+
+def _differentiable(leaves_: Sequence[Any]) -> list[Tensor]:
+    return [x for x in leaves_ if isinstance(x, Tensor) and x.is_floating_point()]
+
+
+def _loss(answer: Any) -> Tensor | None:
+    """A generic weighted sum of an answer, None where nothing in it can be differentiated."""
+    total: Tensor | None = None
+    for x in leaves(answer):
+        if x is None or not x.requires_grad:
+            continue
+        weights = torch.linspace(0.5, 1.5, x.numel(), dtype=x.dtype, device=x.device)
+        part = (x.reshape(-1) * weights).sum()
+        total = part if total is None else total + part
+    return total
+
+
+def _used_parameters(subject: Subject) -> list[tuple[str, Tensor]]:
+    """Parameters that the plain model's answer to a clip depends on."""
+    named = [(n, p) for n, p in subject.model.named_parameters() if p.requires_grad]
+    args, kwargs = subject.args([x.clone() if isinstance(x, Tensor) else x for x in subject.clip])
+    loss = _loss(subject.model(*args, **kwargs))
+    if loss is None or not named:
+        return []
+    gradients = torch.autograd.grad(loss, [p for _, p in named], allow_unused=True)
+    return [pair for pair, g in zip(named, gradients, strict=True) if g is not None]
+
+
+def rows_isolated(check: Check, subject: Subject, chunkings: int) -> Check:
+    """NaN in the second video of two; the answers to the first stay as they are."""
+    chunks = _steps(subject, 22)
+    clean = subject.video(subject.frames, batch=2, salt=9)
+    spoilt, hit = list(clean), False
+    for i in subject.spec.paths:
+        if clean[i].is_floating_point():
+            spoilt[i] = clean[i].clone()
+            spoilt[i].select(0, 1).narrow((subject.spec.times[i] or 0) - 1, 1, 1).fill_(
+                float("nan")
+            )
+            hit = True
+    if not hit:
+        return replace(check, detail="the frames are no floating-point numbers: no NaN in them")
+    compared = 0
+    faults: list[str] = []
+    arrived = False
+    for policy, prog in _policies(subject):
+        pairs = zip(
+            subject.run(prog, clean, chunks), subject.run(prog, spoilt, chunks), strict=True
+        )
+        for step, (a, b) in enumerate(pairs, 1):
+            for x, y in zip(leaves(a), leaves(b), strict=True):
+                if x is None or y is None:
+                    continue
+                if x.shape[:1] != (2,):
+                    return replace(check, detail=f"an output has no batch axis: {tuple(x.shape)}")
+                compared += 1
+                arrived |= bool(y[1].isnan().any())
+                if not same_bits(x[0], y[0]):
+                    faults.append(f"{policy}: step {step} of {chunks}")
+    detail = f"{compared} answers to a batch of two, NaN in one frame of the second"
+    if not arrived:
+        detail += "; the NaN reached no output"
+    if not faults:
+        return replace(check, ok=True if arrived else None, measured="0 bits differ", detail=detail)
+    return replace(
+        check, ok=False, measured=f"{len(faults)} differ", detail=f"{faults[0]}; {detail}"
+    )
