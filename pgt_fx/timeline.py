@@ -237,8 +237,8 @@ class Clock:
     not matter. ``future`` is "wait" or "zero" (DESIGN §3).
     """
 
-    def __init__(self, future: str) -> None:
-        self.future = future
+    def __init__(self, future: str, paths: frozenset[int]) -> None:
+        self.future, self.paths = future, paths
         self._memo: dict[tuple[tuple[int, ...], bool], Count] = {}
 
     def at(self, frames: tuple[int, ...], last: bool) -> Count:
@@ -253,32 +253,23 @@ class Clock:
     def _at(self, frames: tuple[int, ...], last: bool) -> Count:
         raise NotImplementedError
 
-    @property
-    def paths(self) -> frozenset[int]:
-        """Input paths that this value depends on."""
-        raise NotImplementedError
-
 
 class InputClock(Clock):
     """The frames of input path ``path`` themselves."""
 
     def __init__(self, future: str, path: int) -> None:
-        super().__init__(future)
+        super().__init__(future, frozenset({path}))
         self.path = path
 
     def _at(self, frames: tuple[int, ...], last: bool) -> Count:
         return Count(frames[self.path], frames[self.path])
-
-    @property
-    def paths(self) -> frozenset[int]:
-        return frozenset({self.path})
 
 
 class LawClock(Clock):
     """The outputs of an operator with ``law`` on a value with clock ``source``."""
 
     def __init__(self, law: Law, source: Clock) -> None:
-        super().__init__(source.future)
+        super().__init__(source.future, source.paths)
         self.law, self.source = law, source
 
     def _at(self, frames: tuple[int, ...], last: bool) -> Count:
@@ -291,10 +282,6 @@ class LawClock(Clock):
         sure = min(total, self.law.ready(seen.sure)) if self.law.provisional else total
         return Count(sure, total)
 
-    @property
-    def paths(self) -> frozenset[int]:
-        return self.source.paths
-
 
 class JoinClock(Clock):
     """Several values taken element by element: the common prefix is emitted (DESIGN §5).
@@ -304,7 +291,7 @@ class JoinClock(Clock):
     """
 
     def __init__(self, sources: tuple[Clock, ...], *, commit: bool = False) -> None:
-        super().__init__(sources[0].future)
+        super().__init__(sources[0].future, frozenset().union(*(s.paths for s in sources)))
         self.sources, self.commit = sources, commit
 
     def _at(self, frames: tuple[int, ...], last: bool) -> Count:
@@ -312,10 +299,6 @@ class JoinClock(Clock):
         total = min(c.total for c in counts)
         sure = total if self.commit else min(total, max(c.sure for c in counts))
         return Count(sure, total)
-
-    @property
-    def paths(self) -> frozenset[int]:
-        return frozenset().union(*(s.paths for s in self.sources))
 
 
 def same(a: Clock, b: Clock, ratio: tuple[int, ...], reach: int = 96) -> bool:

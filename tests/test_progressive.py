@@ -304,7 +304,8 @@ def test_a_cast_in_mid_stream_takes_the_state_along() -> None:
 
 
 def test_autocast() -> None:
-    prog, x = progressive(net().float(), future="wait"), video(12).float()
+    x = video(12).float()
+    prog = pgt_fx.transform(net().float(), x, future="wait")
     with torch.autocast("cpu", torch.bfloat16):
         answer = stitch(run(prog, x, [5, 1, 6]))
         whole = net().float()(x)
@@ -329,6 +330,7 @@ def test_train_and_eval() -> None:
     prog = progressive(model)
     assert prog.training
     x, norm = video(12), model[0].norm
+    assert norm.num_batches_tracked == 0
     before = norm.running_mean.clone()
     run(prog, x, [6, 6])
     assert norm.num_batches_tracked == 2 and not torch.equal(before, norm.running_mean)

@@ -36,4 +36,4 @@ class Template:
             return value
 
         named = {name: fill(value) for name, value in self.kwargs}
-        return self.call(*[fill(a) for a in self.args], **named)  # type: ignore[no-any-return]
+        return self.call(*[fill(a) for a in self.args], **named)
