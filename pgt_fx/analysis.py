@@ -15,7 +15,7 @@ from pgt_fx.capture.inputs import ClipSpec
 from pgt_fx.errors import BlockedError, Blocker, Place
 from pgt_fx.layout import Axis, Factor, Layout, LayoutError, axis_of, plain, time_dims
 from pgt_fx.rules import RULES, OpView, Outcome, Reduced, Refusal, StepOnly, Windowed
-from pgt_fx.timeline import Clock, InputClock, JoinClock, LawClock, same
+from pgt_fx.timeline import Clock, InputClock, JoinClock, LawClock, moments, same
 
 
 @dataclass
@@ -255,8 +255,7 @@ class _Walk:
         return tuple(operands), JoinClock(tuple(distinct), commit=commit)
 
     def _provisional(self, clock: Clock) -> bool:
-        points = [tuple(n * r for r in self.ratio) for n in range(1, 64)]
-        counts = [clock.at(p, False) for p in points]
+        counts = [clock.at(frames, False) for frames in moments(self.ratio, clock)]
         return any(c.sure != c.total for c in counts)
 
     def _result(

@@ -12,7 +12,7 @@ from torch.utils import _pytree as pytree
 
 from pgt_fx.analysis import Analysis, analyze_graph
 from pgt_fx.capture.clean import clean
-from pgt_fx.capture.export import Captured, capture, is_fixed
+from pgt_fx.capture.export import Captured, capture
 from pgt_fx.capture.inputs import ClipSpec
 from pgt_fx.emit import emit
 from pgt_fx.errors import ClipError, StateError
@@ -182,7 +182,7 @@ class Progressive(nn.Module):
                     f"{expected} (time is dimension {time}), got {got}"
                 )
             shape = [-1 if d == time else int(s) for d, s in enumerate(leaf.shape)]
-            fixed = self._fixed_sizes(path)
+            fixed = self._captured().fixed.get(path, {})
             wrong = [d for d, s in fixed.items() if shape[d] not in (s, -1)]
             if wrong:
                 raise ClipError(
@@ -209,18 +209,6 @@ class Progressive(nn.Module):
         else:
             before = (0,) * len(new)
         return before, tuple(b + n for b, n in zip(before, new, strict=True)), sizes
-
-    def _fixed_sizes(self, path: int) -> dict[int, int]:
-        captured, spec = self._captured(), self._source.spec
-        for node in captured.graph.nodes:
-            if node.op == "placeholder" and captured.inputs.get(node.name) == spec.paths[path]:
-                shape = node.meta["val"].shape
-                return {
-                    d: int(s)
-                    for d, s in enumerate(shape)
-                    if is_fixed(s) and d not in (0, spec.times[spec.paths[path]])
-                }
-        return {}
 
     # -- state ---------------------------------------------------------------------------------
 

@@ -103,7 +103,9 @@ class Report:
         if self.options["future"] != "wait" or not self._strict or not rows:
             return
         lines = "\n".join(
-            f"  {i}. {r.name}: {r.what} ({r.source}: {r.line})\n    {r.reason}"
+            f"  {i}. {r.name}: {r.what}"
+            + (f" ({r.source}: {r.line})" if r.source else "")
+            + f"\n    {r.reason}"
             for i, r in enumerate(rows, 1)
         )
         raise ExactnessError(

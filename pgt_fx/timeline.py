@@ -18,6 +18,7 @@ Two counts describe a value at any moment:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
@@ -237,8 +238,9 @@ class Clock:
     not matter. ``future`` is "wait" or "zero" (DESIGN §3).
     """
 
-    def __init__(self, future: str, paths: frozenset[int]) -> None:
+    def __init__(self, future: str, paths: frozenset[int], stride: int, warm_up: int) -> None:
         self.future, self.paths = future, paths
+        self.stride, self.warm_up = stride, warm_up
         self._memo: dict[tuple[tuple[int, ...], bool], Count] = {}
 
     def at(self, frames: tuple[int, ...], last: bool) -> Count:
@@ -258,7 +260,7 @@ class InputClock(Clock):
     """The frames of input path ``path`` themselves."""
 
     def __init__(self, future: str, path: int) -> None:
-        super().__init__(future, frozenset({path}))
+        super().__init__(future, frozenset({path}), 1, 0)
         self.path = path
 
     def _at(self, frames: tuple[int, ...], last: bool) -> Count:
@@ -269,7 +271,14 @@ class LawClock(Clock):
     """The outputs of an operator with ``law`` on a value with clock ``source``."""
 
     def __init__(self, law: Law, source: Clock) -> None:
-        super().__init__(source.future, source.paths)
+        reads = range(0)
+        if isinstance(law, Window):
+            reads = range(law.span + abs(law.left) + abs(law.right) + (law.limit or 0) * law.stride)
+        elif isinstance(law, Transposed):
+            reads = range(law.kernel * law.dilation + law.padding + law.extra)
+        step = law.stride if isinstance(law, Window) else 1
+        warm_up = source.warm_up + source.stride * (len(reads) + 2)
+        super().__init__(source.future, source.paths, source.stride * step, warm_up)
         self.law, self.source = law, source
 
     def _at(self, frames: tuple[int, ...], last: bool) -> Count:
@@ -291,7 +300,12 @@ class JoinClock(Clock):
     """
 
     def __init__(self, sources: tuple[Clock, ...], *, commit: bool = False) -> None:
-        super().__init__(sources[0].future, frozenset().union(*(s.paths for s in sources)))
+        super().__init__(
+            sources[0].future,
+            frozenset().union(*(s.paths for s in sources)),
+            math.lcm(*(s.stride for s in sources)),
+            max(s.warm_up for s in sources),
+        )
         self.sources, self.commit = sources, commit
 
     def _at(self, frames: tuple[int, ...], last: bool) -> Count:
@@ -301,19 +315,29 @@ class JoinClock(Clock):
         return Count(sure, total)
 
 
-def same(a: Clock, b: Clock, ratio: tuple[int, ...], reach: int = 96) -> bool:
-    """Whether two clocks agree on every count that a video of up to ``reach`` frames shows.
+def moments(ratio: tuple[int, ...], *clocks: Clock) -> list[tuple[int, ...]]:
+    """Frame counts that tell clocks apart: a video's first frames, and a period behind warm-up.
 
-    Clocks are piecewise linear with a period (the product of strides) and a warm-up, both small
-    beside ``reach``; clocks of different input paths are never taken to agree, since the paths
-    may be fed unevenly.
+    Counts are linear with a period from some frame on; two periods there show any difference
+    that lasts.
+    """
+    warm_up = max(c.warm_up for c in clocks)
+    period = min(64, 2 * math.lcm(*(c.stride for c in clocks)))
+    late = range(max(97, warm_up), max(97, warm_up) + period + 1)
+    return [tuple(n * r for r in ratio) for n in (*range(97), *late)]
+
+
+def same(a: Clock, b: Clock, ratio: tuple[int, ...]) -> bool:
+    """Whether two clocks always agree.
+
+    Clocks of different input paths are never taken to agree: the paths may be fed unevenly.
     """
     if a is b:
         return True
     if a.paths != b.paths or len(a.paths) > 1:
         return False
-    for n in range(reach):
-        frames = tuple(n * r for r in ratio)
-        if any(a.at(frames, last) != b.at(frames, last) for last in (False, True)):
-            return False
-    return True
+    return all(
+        a.at(frames, last) == b.at(frames, last)
+        for frames in moments(ratio, a, b)
+        for last in (False, True)
+    )

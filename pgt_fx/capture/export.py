@@ -21,7 +21,7 @@ from torch.export import Dim
 from torch.utils import _pytree as pytree
 
 from pgt_fx.capture.inputs import ClipSpec, resized
-from pgt_fx.capture.probe import clip_pools, probe, quiet
+from pgt_fx.capture.probe import clip_pools, probe, quiet, unchanged
 from pgt_fx.capture.spelling import Spelling
 from pgt_fx.errors import CaptureError, Place
 
@@ -48,6 +48,7 @@ class Captured:
         time_symbols: the symbols in the sizes of the inputs' time axes.
         global_pools: numbers of the pools that were taken to mean "pool the clip".
         training: the mode.
+        fixed: input path -> dimension -> size that the capture fixed (channels; sometimes space).
     """
 
     graph: fx.Graph
@@ -59,7 +60,7 @@ class Captured:
     time_symbols: frozenset[sympy.Symbol]
     global_pools: tuple[int, ...]
     training: bool
-    lengths: tuple[int, ...] = field(default=())
+    fixed: dict[int, dict[int, int]] = field(default_factory=dict)
 
     def has_time(self, size: Any) -> bool:
         """Whether a size depends on the length of the video."""
@@ -93,7 +94,13 @@ def _export(
     model: nn.Module, spec: ClipSpec, sample: Sequence[Any], numbers: Sequence[int]
 ) -> tuple[Any, dict[str, ModuleCall]]:
     args, kwargs = pytree.tree_unflatten(list(sample), spec.spec)
-    with quiet(), warnings.catch_warnings(), _recorded(model) as calls, Spelling(numbers):
+    with (
+        quiet(),
+        unchanged(model),
+        warnings.catch_warnings(),
+        _recorded(model) as calls,
+        Spelling(numbers),
+    ):
         warnings.simplefilter("ignore")
         try:
             with _lenient_solver():
@@ -321,6 +328,7 @@ def _captured(
     ]
     inputs = {node.name: i for i, node in enumerate(users)}
     symbols: set[sympy.Symbol] = set()
+    sizes: dict[int, dict[int, int]] = {}
     lengths = []
     fixed = []
     for node in users:
@@ -329,6 +337,9 @@ def _captured(
         if at is None or not isinstance(value, Tensor):
             continue
         length = value.shape[at]
+        sizes[len(sizes)] = {
+            d: int(s) for d, s in enumerate(value.shape) if d not in (0, at) and is_fixed(s)
+        }
         if is_fixed(length):
             fixed.append(int(length))
             lengths.append(int(length))
@@ -352,7 +363,7 @@ def _captured(
         time_symbols=frozenset(symbols),
         global_pools=numbers,
         training=model.training,
-        lengths=tuple(lengths),
+        fixed=sizes,
     )
 
 

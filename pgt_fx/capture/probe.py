@@ -63,6 +63,18 @@ def quiet() -> Iterator[None]:
             logger.setLevel(level)
 
 
+@contextmanager
+def unchanged(model: nn.Module) -> Iterator[None]:
+    """Restores the model's buffers: a run in training mode counts batches even without compute."""
+    saved = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for buffer, value in saved:
+                buffer.copy_(value)
+
+
 @dataclass
 class Probe:
     """What a run without compute showed.
@@ -84,7 +96,7 @@ def probe(model: nn.Module, spec: Any, leaves: Sequence[Any], pools: Sequence[in
         pools: numbers of the pool calls to be taken over all of time.
     """
     recorder = Recorder()
-    with quiet(), FakeTensorMode(allow_non_fake_inputs=True) as fake, torch.no_grad():
+    with quiet(), unchanged(model), _no_compute() as fake, torch.no_grad():
         faked = [fake.from_tensor(x) if isinstance(x, torch.Tensor) else x for x in leaves]
         args, kwargs = pytree.tree_unflatten(faked, spec)
         try:
@@ -94,6 +106,10 @@ def probe(model: nn.Module, spec: Any, leaves: Sequence[Any], pools: Sequence[in
         except Exception as error:
             return Probe(error, recorder.pools)
     return Probe(None, recorder.pools)
+
+
+def _no_compute() -> FakeTensorMode:
+    return FakeTensorMode(allow_non_fake_inputs=True)
 
 
 def clip_pools(at_clip: list[PoolCall], longer: list[PoolCall]) -> list[int]:

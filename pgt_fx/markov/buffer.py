@@ -57,7 +57,14 @@ def joined(tail: Tensor | None, x: Tensor | None, dim: int) -> Tensor:
             raise ValueError("neither carried nor new elements")
         return x
     if x is None or x.shape[dim] == 0:
-        return tail
+        return tail.clone()  # the model may write in place into what it is given
+    rest = [(a, b) for d, (a, b) in enumerate(zip(tail.shape, x.shape, strict=True)) if d != dim]
+    if any(a != b for a, b in rest):
+        raise StateError(
+            f"a state entry of sizes {tuple(tail.shape)} doesn't go with new elements of sizes "
+            f"{tuple(x.shape)} (time is dimension {dim}); go on with the state that the last step "
+            "returned, or start anew with init_state()"
+        )
     if tail.dtype != x.dtype:  # autocast was switched between two steps
         tail = tail.to(x.dtype)
     return torch.cat([tail, x], dim)
