@@ -160,11 +160,11 @@ class _Walk:
         if not isinstance(node.target, torch._ops.OpOverload) or not _has_tensor(node):
             self._builtin(node, pooled)
             return
+        if "pgt_written" in node.meta and self._written_to_time(node):
+            raise node.meta["pgt_written"]
         if not any(v.timed for v in flat):
             self._timeless(node, pooled)
             return
-        if "pgt_refusal" in node.meta:
-            raise node.meta["pgt_refusal"]
         rule = RULES.get(node.target._schema.name)
         if rule is None:
             raise Refusal(
@@ -183,6 +183,15 @@ class _Walk:
         self.analysis.operations[node.name] = operation
         self._check(node, operation.value)
 
+    def _written_to_time(self, node: fx.Node) -> bool:
+        """Whether an operator that writes through a view writes into a tensor with time."""
+        target: Any = node.args[0]
+        while isinstance(target, fx.Node):
+            if self.analysis.timed(target):
+                return True
+            target = target.args[0] if target.args else None
+        return False
+
     def _layout(self, node: fx.Node) -> Layout | None:
         value = self.analysis.values[node.name]
         return None if isinstance(value, list) else value.layout
@@ -199,6 +208,11 @@ class _Walk:
     def _timeless(self, node: fx.Node, pooled: frozenset[str]) -> None:
         """No operand has time: any operator runs as it is, unless it makes a table of T rows."""
         result = node.meta.get("val")
+        if pooled and any(n.meta.get("pgt_time") for n in node.all_input_nodes):
+            raise Refusal(
+                "calculates with the number of frames of the video, which a step doesn't know",
+                "use a mean over time in place of a sum and a division",
+            )
         tensors = list(result) if isinstance(result, (list, tuple)) else [result]
         for tensor in tensors:
             if isinstance(tensor, Tensor) and any(
@@ -332,9 +346,21 @@ class _Walk:
                 continue
             value = self.analysis.values[item.name]
             if isinstance(value, Value) and value.clock is not None:
+                self._check_output(item, value)
                 self.analysis.commits[f"output:{item.name}"] = JoinClock(
                     (value.clock,), commit=True
                 )
+
+    def _check_output(self, node: fx.Node, value: Value) -> None:
+        """The outputs of all steps, one after the other, must be able to be the model's."""
+        outer = any(f.time for dim in (value.layout or ()) for f in dim[1:])
+        if outer and not value.guessed:
+            reason = (
+                "the model returns a tensor whose time axis is merged behind another one: the "
+                "outputs of the steps, put one after the other, are in another order"
+            )
+            remedy = "return it with time on an axis of its own, or outermost in the merged one"
+            self.blockers.append(Blocker(place(node), reason, remedy))
 
 
 def _hint(s: Any) -> int:

@@ -93,10 +93,11 @@ class _Emitter:
         operation = self.analysis.operations.get(node.name)
         if operation is None:
             return True  # no operand has time
-        if operation.joins or "pgt_refusal" in node.meta:
+        if operation.joins or "pgt_written" in node.meta:
             return False
         if isinstance(operation.outcome, Reduced):
-            return self.options.pooling == "step" and operation.outcome.how not in ("first",)
+            # A pool over the clip that is taken over all time is not what its module computes.
+            return self.options.pooling == "step" and not self.captured.global_pools
         return isinstance(operation.outcome, (Local, StepOnly))
 
     def _visit(self, node: fx.Node) -> None:

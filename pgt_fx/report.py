@@ -234,7 +234,7 @@ def make_report(analysis: Analysis, options: Options, emitted: Emitted, model: s
         receptive_field=[f.field for f in fields],
         stride=[str(f.stride) for f in fields],
         look_ahead=[f.future for f in fields],
-        latency=_latency(analysis, output),
+        latency=None if any(f.field is None for f in fields) else _latency(analysis, output),
         state_bytes=total,
         exact=exact,
         clip_pools=len(analysis.captured.global_pools),

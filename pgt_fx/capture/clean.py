@@ -33,6 +33,8 @@ def clean(captured: Captured) -> Captured:
     functionalize(captured.graph)
     cat_as_padding(captured)
     adaptive_max_as_amax(captured)
+    # What nothing reads is nobody's business: attention weights that were asked for by default.
+    captured.graph.eliminate_dead_code()
     mark_time_sizes(captured)
     captured.graph.lint()
     return captured
@@ -63,7 +65,7 @@ def functionalize(graph: fx.Graph) -> None:
         ):
             continue  # statistics of a norm: the write is meant
         if _written_through_view(target, node, order):
-            node.meta["pgt_refusal"] = Refusal(
+            node.meta["pgt_written"] = Refusal(
                 "writes in place through a view of a tensor that is read again",
                 "build the tensor with torch.cat, torch.where or F.pad instead",
             )

@@ -7,6 +7,7 @@ rules and checks against these sizes.
 from __future__ import annotations
 
 import contextlib
+import inspect
 import os
 import warnings
 from collections.abc import Iterator, Sequence
@@ -105,7 +106,11 @@ def _export(
         try:
             with _lenient_solver():
                 program = torch.export.export(
-                    model, args, kwargs or None, dynamic_shapes=_dynamic(spec, sample), strict=False
+                    model,
+                    args,
+                    kwargs or None,
+                    dynamic_shapes=_dynamic(model, spec, sample),
+                    strict=False,
                 )
         except Exception as error:
             raise CaptureError(_explain(error)) from error
@@ -210,7 +215,7 @@ def _sizes(
     ) from error
 
 
-def _dynamic(spec: ClipSpec, sample: Sequence[Any]) -> Any:
+def _dynamic(model: nn.Module, spec: ClipSpec, sample: Sequence[Any]) -> dict[str, Any]:
     """``dynamic_shapes`` for the export: every axis of a video but the channels may vary."""
     first = spec.paths[0]
     rows = sample[first].shape[0]
@@ -228,13 +233,18 @@ def _dynamic(spec: ClipSpec, sample: Sequence[Any]) -> Any:
             dims |= {3: Dim.AUTO, 4: Dim.AUTO}
         leaves.append(dims)
     args, kwargs = pytree.tree_unflatten(leaves, spec.spec)
-    return (
-        {**_named(args), **kwargs} if kwargs and not args else (tuple(args) if not kwargs else None)
-    )
-
-
-def _named(args: Any) -> dict[str, Any]:
-    return {}
+    out: dict[str, Any] = {}
+    given = list(args)
+    for name, parameter in inspect.signature(model.forward).parameters.items():
+        if parameter.kind is parameter.VAR_POSITIONAL:
+            out[name] = tuple(given)
+        elif parameter.kind is parameter.VAR_KEYWORD:
+            out[name] = {k: v for k, v in kwargs.items() if k not in out}
+        elif given and parameter.kind is not parameter.KEYWORD_ONLY:
+            out[name] = given.pop(0)
+        elif name in kwargs:
+            out[name] = kwargs[name]
+    return out
 
 
 @contextlib.contextmanager
