@@ -3,88 +3,32 @@
 from __future__ import annotations
 
 import copy
-import statistics
+import functools
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console, Group
+from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
-from rich.text import Text
 from torch import Tensor, nn
 
 import pgt_fx
 from pgt_fx import video as video_file
-from pgt_fx import zoo
+from pgt_fx import zoo  # type: ignore[attr-defined]
+from pgt_fx.demo_story import Findings, Pass
 from pgt_fx.errors import ClipError
 from pgt_fx.progressive import Progressive
-from pgt_fx.report import Report
 from pgt_fx.schedule import Schedule
 from pgt_fx.verify.measure import assembled, error, error_per_element, leaves
 
-#: float32 rounding through a deep net; more than this is a fault.
-ROUNDING = 1e-4
 #: What the whole video in one forward may take, in bytes and in seconds for all passes, before
 #: only its beginning is used (unless the caller asks for a number of frames).
 MEMORY = 10e9
 SECONDS = 240.0
-
-
-@dataclass(frozen=True)
-class Pass:
-    """One way to run over the video.
-
-    Attributes:
-        outputs: features and logits, as far as the pass gives them; along time put together.
-        seconds: of each step; of the whole forward the only one.
-        memory: bytes at the peak, beyond what was held before; None where it can't be measured.
-    """
-
-    outputs: list[Any]
-    seconds: list[float]
-    memory: float | None
-
-
-@dataclass
-class Findings:
-    """What the demo found; :meth:`__rich__` tells it to a newcomer."""
-
-    model: str
-    source: str
-    total: int | None
-    used: int
-    paths: str
-    why_part: str
-    chunks: list[int]
-    report: Report
-    capture_seconds: float
-    state_bytes: int
-    waiting: Pass
-    answering: Pass
-    whole: Pass
-    own: tuple[bool, str]
-    features_error: float = float("inf")
-    logits_error: float = float("inf")
-    exact: list[bool] = field(default_factory=list)
-    exact_error: float = 0.0
-    close: int = 0
-    longer: tuple[int, int] | None = None
-    zero_first: bool = True
-
-    @property
-    def ok(self) -> bool:
-        """Steps that wait give the model's own outputs."""
-        logits = self.logits_error <= ROUNDING or not self.report.exact
-        return self.features_error <= ROUNDING and logits and self.exact_error <= ROUNDING
-
-    def __rich__(self) -> Group:
-        return Group(*_story(self))
 
 
 # -- the model -----------------------------------------------------------------------------------
@@ -98,6 +42,7 @@ def with_features(model: nn.Module, tap: nn.Module) -> nn.Module:
     """
     kind = type(model)
 
+    @functools.wraps(kind.forward)  # with its signature: a capture reads it
     def forward(self: nn.Module, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
         seen: list[Any] = []
 
@@ -152,23 +97,23 @@ class PeakMemory:
 
     def __init__(self) -> None:
         self.bytes: float | None = None
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
 
     def __enter__(self) -> PeakMemory:
         try:
             import psutil
         except ModuleNotFoundError:
-            self._thread = None
             return self
         process = psutil.Process()
         start = process.memory_info().rss
         self.bytes = 0.0
-        self._stop = threading.Event()
 
         def sample() -> None:
             while not self._stop.wait(0.005):
                 self.bytes = max(self.bytes or 0.0, float(process.memory_info().rss - start))
 
-        self._thread: threading.Thread | None = threading.Thread(target=sample, daemon=True)
+        self._thread = threading.Thread(target=sample, daemon=True)
         self._thread.start()
         return self
 
@@ -194,7 +139,7 @@ def stream(prog: Progressive, video: Any, chunks: list[int], progress: Progress,
     """The whole video step by step, as a stream would arrive."""
     pieces = prog.chunks(*_call(video), schedule=chunks)
     task = progress.add_task(what, total=len(pieces))
-    outputs, seconds = [], []
+    outputs, seconds, held = [], [], 0
     prog.reset()
     with torch.inference_mode(), PeakMemory() as peak:
         for number, (args, kwargs) in enumerate(pieces):
@@ -202,8 +147,11 @@ def stream(prog: Progressive, video: Any, chunks: list[int], progress: Progress,
             out = prog(*args, last=number == len(pieces) - 1, **kwargs)
             seconds.append(time.perf_counter() - start)
             outputs.append(out)
+            if number < len(pieces) - 1:
+                held = max(held, sum(x.nbytes for x in prog.state.values()))
             progress.advance(task)
-    return Pass(outputs, seconds, peak.bytes)
+    prog.reset()
+    return Pass(outputs, seconds, peak.bytes, held)
 
 
 def _call(video: Any) -> tuple[Any, ...]:
@@ -246,7 +194,7 @@ def run(
     size: int | None = None,
     console: Console | None = None,
 ) -> Findings:
-    """Decode, transform, feed step by step, compare with the whole forward.
+    """Decode, turn progressive, feed step by step, compare with the whole forward.
 
     Args:
         model: a name of ``pgt_fx.zoo``.
@@ -286,60 +234,123 @@ def run(
                 f"{path.name}: {decoded} frames; {model} takes clips of {max(entry.clip)}, and the "
                 "video must be at least as long"
             )
-        clip_video = as_paths(pixels, entry.clip)
+        paths = as_paths(pixels, entry.clip)
         progress.update(task, total=1, completed=1)
 
         task = progress.add_task("turning it progressive", total=None)
-        start = time.perf_counter()
-        example = zoo.clip(model, space=size)
-        tapped = with_features(backbone, tap)
         waiting = pgt_fx.transform(
-            tapped, example, future="wait", pooling="running", strict=False
-        ).eval()
-        capture_seconds = time.perf_counter() - start
-        answering = waiting.replace(future="zero", pooling="step").eval()
+            with_features(backbone, tap),
+            zoo.clip(model, space=size),
+            future="wait",
+            pooling="running",
+            strict=False,
+        )
+        answering = waiting.replace(future="zero", pooling="step")
         progress.update(task, total=1, completed=1)
 
         task = progress.add_task("trying a clip", total=None)
-        probe, _ = whole_forward(backbone, tap, shortened(clip_video, max(entry.clip), entry.clip))
+        first = shortened(paths, max(entry.clip), entry.clip)
+        whole_forward(backbone, tap, first)  # the first call of all prepares things
+        probe, _ = whole_forward(backbone, tap, first)
         progress.update(task, total=1, completed=1)
         used, why = usable, ""
         if frames is None:
             used, why = affordable(probe, usable, max(entry.clip), alpha)
-        elif usable < decoded:
-            why = (
-                f"the slow path takes every {alpha}th frame, so that a multiple of {alpha} is used"
-            )
-        clip_video = shortened(clip_video, used, entry.clip)
+        if used == usable < decoded:
+            why = f"a multiple of {alpha}: the slow path takes every {alpha}th frame"
+        paths = shortened(paths, used, entry.clip)
         chunks = schedule.chunks(used // alpha)
 
-        one = stream(waiting, clip_video, chunks, progress, "step by step, waiting")
-        state = sum(
-            x.numel() * x.element_size() for x in _widest_state(waiting, clip_video, chunks)
-        )
-        two = stream(answering, clip_video, chunks, progress, "step by step, at once")
+        one = stream(waiting, paths, chunks, progress, "step by step, waiting")
+        two = stream(answering, paths, chunks, progress, "step by step, at once")
         task = progress.add_task("the whole video in one forward", total=None)
-        whole, refusal = whole_forward(backbone, tap, clip_video)
+        whole, refusal = whole_forward(backbone, tap, paths)
         if refusal:
             with torch.inference_mode():
-                whole.outputs[1] = waiting.full(*_call(clip_video))[1]
+                whole.outputs[1] = waiting.full(*_call(paths))[1]
         progress.update(task, total=1, completed=1)
 
-    findings = Findings(
+    found = Findings(
         model=model,
-        source=f"{path.name}, {(size or entry.space)}×{(size or entry.space)} pixels",
+        source=f"{path.name}, cut to {size or entry.space}×{size or entry.space} pixels",
         total=decoded,
         used=used,
-        paths=_paths(entry.clip),
         why_part=why,
+        paths=_paths(entry.clip),
         chunks=chunks,
         report=waiting.report,
-        capture_seconds=capture_seconds,
-        state_bytes=state,
+        state_bytes=one.state_bytes,
         waiting=one,
         answering=two,
         whole=whole,
-        own=(not refusal, refusal),
+        refusal=refusal,
     )
-    _compare(findings, answering, one, two, whole, chunks)
-    return findings
+    _compare(found, answering)
+    return found
+
+
+def affordable(probe: Pass, frames: int, clip: int, alpha: int) -> tuple[int, str]:
+    """How much of a video the comparison can afford, judged from the forward over one clip."""
+    seconds = probe.seconds[0] / clip
+    limits = {
+        f"three passes over all of it would take {3 * seconds * frames / 60:.0f} minutes": SECONDS
+        / (3 * seconds),
+    }
+    if probe.memory:
+        per_frame = probe.memory / clip
+        limits[f"one forward over all of it would take about {per_frame * frames / 1e9:.0f} GB"] = (
+            min(MEMORY, 0.6 * _free_memory()) / per_frame
+        )
+    why, most = min(limits.items(), key=lambda pair: pair[1])
+    if most >= frames:
+        return frames, ""
+    used = max(2 * clip, int(most) // 8 * 8)
+    used = min(frames, used - used % alpha)
+    return used, f"{why}; --frames all takes all of it nevertheless"
+
+
+def _free_memory() -> float:
+    try:
+        import psutil
+    except ModuleNotFoundError:
+        return MEMORY
+    return float(psutil.virtual_memory().available)
+
+
+def _paths(clip: Sequence[int]) -> str:
+    if len(clip) == 1:
+        return ""
+    return f"two paths: every frame, and every {max(clip) // min(clip)}th"
+
+
+def _compare(found: Findings, answering: Progressive) -> None:
+    """Fill in the differences."""
+    features, logits = found.whole.outputs
+    reference = leaves(features)
+    dims: list[int | None] = [2] * len(reference)
+    one = [None if y is None else y[0] for y in found.waiting.outputs]
+    two = [None if y is None else y[0] for y in found.answering.outputs]
+    found.features_error = error(assembled(one, dims), reference)
+    last = next((y for y in reversed(found.waiting.outputs) if y is not None), (None, None))
+    found.logits_error = error(last[1], logits)
+    found.exact = answering.exact_frames(found.chunks)
+    first, wanted = assembled(two, dims)[0], reference[0]
+    if first is None or wanted is None or first.shape != wanted.shape:
+        found.exact_error = float("inf")
+        return
+    errors = error_per_element(first, wanted, 2)
+    found.exact_error = max((e for e, f in zip(errors, found.exact, strict=True) if f), default=0.0)
+    found.other_error = max(
+        (e for e, f in zip(errors, found.exact, strict=True) if not f), default=0.0
+    )
+    if not any(found.exact):
+        found.longer = _longer_steps(answering, sum(found.chunks), max(found.chunks))
+
+
+def _longer_steps(answering: Progressive, frames: int, length: int) -> tuple[int, int] | None:
+    """Length of steps, doubled until some output is exact, and how many are then."""
+    while (length := 2 * length) < frames:
+        flags = answering.exact_frames(Schedule(length=length).chunks(frames))
+        if any(flags):
+            return length, sum(flags)
+    return None

@@ -151,11 +151,11 @@ class Report:
                 r.source,
             )
         lines = [f"{k:18}{v}" for k, v in self._summary().items()]
-        notes = [f"{r.name}: {r.reason}" for r in self.rows if r.reason]
         parts: list[Any] = [table, Text(""), Text("\n".join(lines))]
-        if notes:
-            head = "notes" if len(notes) <= 8 else f"notes (first 8 of {len(notes)})"
-            parts += [Text(""), Text("\n".join([head, *(f"  {n}" for n in notes[:8])]))]
+        reasons = dict.fromkeys(r.reason for r in self.rows if r.reason)
+        for reason in reasons:
+            names = [r.name for r in self.rows if r.reason == reason]
+            parts += [Text(""), Text(f"{reason}:"), Text("  " + ", ".join(names))]
         return Group(*parts)
 
     def _summary(self) -> dict[str, str]:

@@ -340,6 +340,7 @@ def test_train_and_eval() -> None:
     other = prog.replace(future="wait")
     assert relative_error(stitch(run(other, x, [5, 7])), model(x)) <= EXACT
     assert torch.equal(counted, norm.running_mean)
+    prog.reset()
     assert (prog.train()(x) == 0).double().mean() > 0.3  # dropout is back
     assert norm.num_batches_tracked == 3
 

@@ -61,8 +61,19 @@ class Wrap(nn.Module):
             self.add_module(name, module)
         self.__dict__["call"] = forward
 
+    def forward(self, x: Tensor) -> Any:
+        return self.call(self, x)
+
+
+class AnyArguments(nn.Module):
+    """What a generic wrapper looks like."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        return self.call(self, *args, **kwargs)
+        return self.inner(*args, **kwargs)
 
 
 # ------------------------------------------------------------------------------- inputs
@@ -80,10 +91,6 @@ def test_frames_first() -> None:
 
 
 def test_a_time_dimension_that_has_to_be_said() -> None:
-    model = Wrap(lambda m, x: m.conv(x.movedim(0, 2)).movedim(2, 0), conv=nn.Conv1d(3, 3, 3))
-    x = torch.randn(FRAMES, 2, 3).double()
-    with pytest.raises(pgt_fx.errors.PgtError):
-        check(model, x, (x,))
     model = Wrap(lambda m, x: m.conv(x.transpose(1, 2)).transpose(1, 2), conv=nn.Conv1d(3, 3, 3))
     x = torch.randn(2, FRAMES, 3).double()
     check(model, x, (x,), lambda a: [(c,) for c in a[0].split(CHUNKS, 1)], out=1, time_dim=1)
@@ -115,6 +122,16 @@ def test_keyword_arguments() -> None:
     assert relative_error(prog.full(image=x, flow=y), model(x, y)) <= EXACT
     with pytest.raises(ClipError):
         prog.full(x, y)
+
+
+def test_a_forward_of_any_arguments() -> None:
+    check(AnyArguments(conv()), video(12), (video(),))
+
+
+def test_a_forward_of_any_keywords() -> None:
+    x, y, model = video(), video(seed=2), AnyArguments(TwoArguments()).double()
+    prog = pgt_fx.transform(model, {"image": x, "flow": y}, future="wait")
+    assert relative_error(prog.full(image=x, flow=y), model(image=x, flow=y)) <= EXACT
 
 
 class TwoPaths(nn.Module):
@@ -209,7 +226,6 @@ def test_a_module_used_twice() -> None:
 def test_computed_weights(norm: str) -> None:
     inner = nn.Sequential(getattr(parametrizations, norm)(conv()), nn.ReLU(), conv(5))
     prog = check(inner, video(12), (video(),))
-    prog(video(6)).sum().backward() if prog.state == {} else prog.reset()
     prog.reset()
     prog.replace(future="zero")(video(6)).sum().backward()
     assert all(p.grad is not None for p in prog.parameters())

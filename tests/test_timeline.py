@@ -36,17 +36,13 @@ def apply(operator: Operator, x: Tensor) -> Tensor | None:
     return y[0, 0] if y.shape[2] else None
 
 
-def reads(operator: Operator, n: int, at: Tensor | None = None) -> list[set[int]]:
-    """Per output the inputs that matter to it, by gradient."""
-    x = (at if at is not None else torch.rand(n, dtype=torch.float64) + 1).clone()
-    x.requires_grad_()
-    y = apply(operator, x)
-    if y is None:
+def reads(operator: Operator, n: int) -> list[set[int]]:
+    """Per output of a linear operator the inputs that matter to it: its answer to each alone."""
+    try:
+        columns = operator(torch.eye(n, dtype=torch.float64)[:, None])[:, 0]
+    except RuntimeError:
         return []
-    return [
-        set(torch.autograd.grad(value, x, retain_graph=True)[0].nonzero()[:, 0].tolist())
-        for value in y
-    ]
+    return [set((column.abs() > 1e-9).nonzero()[:, 0].tolist()) for column in columns.T]
 
 
 def check(law: Law, operator: Operator, *, taps: bool = True) -> None:
@@ -64,11 +60,10 @@ def check(law: Law, operator: Operator, *, taps: bool = True) -> None:
                 told = {t for t in law.taps(j) if 0 <= t < n}
                 assert seen == told, f"output {j} of {n} elements"
                 assert not told or law.need(j) <= min(told)
-        settled = min(outputs_settled(operator, video, n), made)
-        assert min(law.ready(n), made) == settled or law.ready(n) == outputs_settled(
-            operator, video, n
-        ), f"{n} elements settle {settled}, not {law.ready(n)}"
-        assert law.need(law.ready(n)) >= law.keep(law.ready(n), n), "what is needed is carried"
+        settled = outputs_settled(operator, video, n)
+        assert law.ready(n) == settled, f"{law}: {n} elements settle {settled}"
+        if getattr(law, "limit", None) is None or law.ready(n) < law.limit:
+            assert law.need(law.ready(n)) >= law.keep(law.ready(n), n), "what is needed is carried"
 
 
 def outputs_settled(operator: Operator, video: Tensor, n: int) -> int:

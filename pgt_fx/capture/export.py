@@ -236,10 +236,11 @@ def _dynamic(model: nn.Module, spec: ClipSpec, sample: Sequence[Any]) -> dict[st
     out: dict[str, Any] = {}
     given = list(args)
     for name, parameter in inspect.signature(model.forward).parameters.items():
+        rest = {k: v for k, v in kwargs.items() if k not in out}
         if parameter.kind is parameter.VAR_POSITIONAL:
-            out[name] = tuple(given)
+            out |= {name: tuple(given)} if given else {}
         elif parameter.kind is parameter.VAR_KEYWORD:
-            out[name] = {k: v for k, v in kwargs.items() if k not in out}
+            out |= {name: rest} if rest else {}
         elif given and parameter.kind is not parameter.KEYWORD_ONLY:
             out[name] = given.pop(0)
         elif name in kwargs:
@@ -346,7 +347,7 @@ def _captured(
         value: Any = node.meta["val"]
         if at is None or not isinstance(value, Tensor):
             continue
-        length = value.shape[at]
+        length: Any = value.shape[at]
         sizes[len(sizes)] = {
             d: int(s) for d, s in enumerate(value.shape) if d not in (0, at) and is_fixed(s)
         }

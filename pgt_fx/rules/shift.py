@@ -35,11 +35,7 @@ def slice_(op: OpView) -> Outcome:
         same = sizes[dim] == _size(source[dim])
         return Local(source if same else layout)
     start = 0 if start is None else start
-    if (
-        isinstance(stop, fx.Node)
-        and stop.meta.get("pgt_time")
-        and _size(source[dim]) == _hint(stop)
-    ):
+    if isinstance(stop, fx.Node) and _same_size(stop, op.arg["self"], dim):
         stop = None  # x[..., :T] with the operand's own length
     for name, bound in (("start", start), ("end", stop)):
         if isinstance(bound, fx.Node):
@@ -65,7 +61,7 @@ def slice_(op: OpView) -> Outcome:
             limit = max(0, -(-(stop - start) // step))
     law = Window(1, step, 1, -start, right, limit=limit)
     if law.identity:
-        return Local(source)
+        return Local(source, {"start": 0, "end": None})
     if limit == 0:
         raise Refusal("takes no frame at all")
     layout = source[:dim] + relabel(source[dim : dim + 1], None, sizes[dim]) + source[dim + 1 :]
@@ -81,9 +77,12 @@ def _size(dim: Any) -> int:
     return product
 
 
-def _hint(node: fx.Node) -> int:
-    value = node.meta["val"]
-    return int(value) if isinstance(value, int) else int(value.node.hint)
+def _same_size(bound: fx.Node, source: fx.Node, dim: int) -> bool:
+    """Whether a computed bound is the length of the operand itself, for every video."""
+    size, length = bound.meta["val"], source.meta["val"].shape[dim]
+    if isinstance(size, torch.SymInt) and isinstance(length, torch.SymInt):
+        return bool(size.node.expr == length.node.expr)
+    return isinstance(size, int) and isinstance(length, int) and size == length
 
 
 @rule(

@@ -20,6 +20,8 @@ from pgt_fx.verify import equality, locality, stream
 from pgt_fx.verify.result import Check, Verification
 from pgt_fx.verify.subject import Subject, first_line
 
+RAISED = (PgtError, RuntimeError, ValueError, TypeError, LookupError, AttributeError)
+
 #: id, promise, measurement; in this order.
 CHECKS: tuple[tuple[str, str, Callable[..., Check]], ...] = (
     (
@@ -117,14 +119,27 @@ def verify(
         progress("copying the model", 0, total)
     subject = Subject(prog, dtype, seed, redraw_norms, video, frames)
     checks: list[Check] = []
+    broken = _prepared(subject)
     for number, (name, sentence, measure) in enumerate(CHECKS, 1):
         if progress is not None:
             progress(name, number, total)
+        if broken and name != "time-sensitive":
+            checks.append(Check(name, sentence, False, "full() raised", detail=broken))
+            continue
         checks.append(_guarded(name, sentence, measure, subject, chunkings))
     if progress is not None:
         progress("done", total, total)
     name = type(prog._source.model).__name__
     return Verification(name, subject.setting(), _sobered(tuple(checks)))
+
+
+def _prepared(subject: Subject) -> str:
+    """Why the progressive model can't even take the whole video in one step; "" if it can."""
+    try:
+        subject.prepare()
+    except RAISED as error:
+        return f"{type(error).__name__}: {first_line(error)}"
+    return ""
 
 
 def _guarded(
@@ -138,7 +153,7 @@ def _guarded(
             reason = f"the model's pools over time refuse short steps: {first_line(error)}"
             return Check(name, sentence, None, detail=reason)
         return Check(name, sentence, False, "raised", detail=f"StateError: {first_line(error)}")
-    except (PgtError, RuntimeError, ValueError, TypeError, LookupError, AttributeError) as error:
+    except RAISED as error:
         return Check(
             name, sentence, False, "raised", detail=f"{type(error).__name__}: {first_line(error)}"
         )

@@ -53,6 +53,15 @@ class Subject:
         self.given = None if video is None else self._read(video)
         self.frames = self._frames(frames)
         self.note = ""
+        self._copies(prog, dtype, redraw)
+        # From here on it is the progressive model that may fail; contract.py makes checks of that.
+
+    def prepare(self) -> None:
+        """What all checks need of the progressive model: its answer to the whole video."""
+        self.whole = self.full(self.answering, self.main)
+        self.dims = self._time_dims()
+
+    def _copies(self, prog: Progressive, dtype: torch.dtype, redraw: bool) -> None:
         try:
             self._take(prog, dtype, redraw)
         except Exception as error:
@@ -81,12 +90,10 @@ class Subject:
         self.waiting = taken.replace(future="wait", pooling="running", strict=False).eval()
         self.main = self.video(self.frames, salt=2)
         self.reference, self.refusal = self._reference()
-        self.whole = self.full(self.answering, self.main)
-        self.dims = self._time_dims()
 
     def _unfit(self, error: Exception) -> VerificationError:
         return VerificationError(
-            f"{type(self).__name__.lower()}: the model itself fails on a clip like the example: "
+            f"{type(self.model).__name__}: the model itself fails on a clip like the example: "
             f"{type(error).__name__}: {first_line(error)}"
         )
 
@@ -136,7 +143,8 @@ class Subject:
 
     def video(self, frames: int, *, batch: int = 1, salt: int = 0) -> Video:
         """A video of standard normal noise, or the start of the video that was given."""
-        if self.given is not None and batch == 1 and salt == 2:
+        enough = self.given is not None and self.count(self.given) >= frames
+        if self.given is not None and enough and batch == 1 and salt == 2:
             return [self._cast(x) for x in self.cut(self.given, [frames])[0]]
         source = self._leaves
         scaled = iter(self.ratio)

@@ -1,0 +1,229 @@
+"""What the demo found, told to somebody who has not read the paper."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from pgt_fx.report import Report
+
+#: float32 rounding through a deep net; more than this is a fault.
+ROUNDING = 1e-4
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One way to run over the video.
+
+    Attributes:
+        outputs: features and logits, as far as the pass gives them; along time put together.
+        seconds: of each step; of the whole forward the only one.
+        memory: bytes at the peak, beyond what was held before; None where it can't be measured.
+        state_bytes: greatest size of the state between two steps.
+    """
+
+    outputs: list[Any]
+    seconds: list[float]
+    memory: float | None
+    state_bytes: int = 0
+
+
+@dataclass
+class Findings:
+    """What the demo found; printed by rich as a text for a newcomer.
+
+    Attributes:
+        model: name in the zoo.
+        source: the file and the size of its frames.
+        total, used: frames decoded, and how many of them were fed.
+        why_part: why not all, or "".
+        paths: how the frames are shared out to several paths, or "".
+        chunks: new frames of each step, of the path with the fewest.
+        report: the analysis.
+        state_bytes: greatest size of what ``waiting`` carries between two steps.
+        waiting, answering: step by step with ``future="wait"`` and ``"zero"``.
+        whole: the whole video in one forward.
+        refusal: why the model itself gives no logits for a video of this length, or "".
+        features_error, logits_error: of ``waiting`` against ``whole``.
+        exact: which feature frames of ``answering`` are claimed to be exact.
+        exact_error, other_error: greatest difference on those, and on the others.
+        longer: (length, how many) of the next longer steps with exact frames, where none is.
+    """
+
+    model: str
+    source: str
+    total: int
+    used: int
+    why_part: str
+    paths: str
+    chunks: list[int]
+    report: Report
+    state_bytes: int
+    waiting: Pass
+    answering: Pass
+    whole: Pass
+    refusal: str
+    features_error: float = float("inf")
+    logits_error: float = float("inf")
+    exact: list[bool] = field(default_factory=list)
+    exact_error: float = 0.0
+    other_error: float = 0.0
+    longer: tuple[int, int] | None = None
+
+    @property
+    def ok(self) -> bool:
+        """Steps that wait give the model's own outputs, and the exact frames are exact."""
+        logits = self.logits_error <= ROUNDING or not self.report.exact
+        return self.features_error <= ROUNDING and logits and self.exact_error <= ROUNDING
+
+    def __rich__(self) -> Group:
+        return Group(*_story(self))
+
+
+def _story(found: Findings) -> Iterator[Any]:
+    yield from _head(found)
+    yield from _analysis(found)
+    yield from _costs(found)
+    yield from _waiting(found)
+    yield from _answering(found)
+
+
+def _head(found: Findings) -> Iterator[Any]:
+    part = (
+        f"all {found.total} frames"
+        if found.used == found.total
+        else (f"the first {found.used} of {found.total} frames")
+    )
+    lengths = ", ".join(map(str, found.chunks[:3])) + (", …" if len(found.chunks) > 3 else "")
+    rows = [
+        ("video", f"{found.source}, {part}"),
+        ("model", f"{found.model}, unchanged; random weights, norm layers redrawn; float32"),
+        ("steps", f"{len(found.chunks)} steps of {lengths} new frames"),
+    ]
+    if found.why_part:
+        rows.insert(1, ("", f"({found.why_part})"))
+    if found.paths:
+        rows[-1] = (rows[-1][0], f"{rows[-1][1]} of the slow path ({found.paths})")
+    yield _title("What was run")
+    yield _table(rows)
+
+
+def _analysis(found: Findings) -> Iterator[Any]:
+    yield _title("The analysis (of the model, before anything is run)")
+    if len(found.report.rows) <= 32:
+        yield found.report
+    else:
+        yield _table(list(found.report._summary().items()))
+        yield Text(f"the {len(found.report.rows)} operators: pgt-fx analyze {found.model}")
+
+
+def _costs(found: Findings) -> Iterator[Any]:
+    yield _title("What a step costs beside the whole video in one forward")
+    table = Table(box=None, header_style="bold", padding=(0, 3, 0, 0))
+    for name in ("", "time", "peak memory"):
+        table.add_column(name, justify="left" if not name else "right")
+    steady = found.waiting.seconds[1:] or found.waiting.seconds
+    at_once = found.answering.seconds[1:] or found.answering.seconds
+    table.add_row(
+        "one step, future='wait'", _ms(statistics.median(steady)), _bytes(found.waiting.memory)
+    )
+    table.add_row(
+        "one step, future='zero'", _ms(statistics.median(at_once)), _bytes(found.answering.memory)
+    )
+    table.add_row(
+        "the whole video in one forward", _ms(found.whole.seconds[0]), _bytes(found.whole.memory)
+    )
+    yield table
+    total = sum(found.waiting.seconds)
+    yield Text(
+        f"Time of a step: the median. All {len(found.chunks)} steps took {total:.1f} s. Memory: "
+        "resident memory of the process at its greatest, sampled every 5 ms, beyond what it held "
+        "before (weights and the decoded video); of the steps over all of them, outputs kept."
+    )
+    yield Text(f"Carried from one step to the next: {_bytes(found.state_bytes)} at most.")
+
+
+def _waiting(found: Findings) -> Iterator[Any]:
+    yield _title("future='wait': outputs come when they are exact")
+    silent = sum(y is None for y in found.waiting.outputs)
+    late = f"; the first {silent} steps had no output yet" if silent else ""
+    whole = "the forward over the whole video"
+    yield _table(
+        [
+            ("features", f"{_difference(found.features_error)} from {whole}{late}"),
+            ("logits", _logits(found, whole)),
+        ]
+    )
+    verdict = "equal up to float32 rounding" if found.ok else f"NOT equal (bound {ROUNDING:.0e})"
+    yield Text(f"The steps and the whole video are {verdict}.", "green" if found.ok else "bold red")
+
+
+def _logits(found: Findings, whole: str) -> str:
+    text = f"{_difference(found.logits_error)} of the last step from {whole}"
+    if not found.report.exact:
+        what = sorted({row.what for row in found.report.inexact})
+        return (
+            f"{text}: not the model's own, since {len(found.report.inexact)} operators "
+            f"({', '.join(what)}) take all of time into every frame; no bounded state reproduces "
+            "that, so they were computed within each step (strict=False)"
+        )
+    if found.refusal:
+        return f"{text} with its clip pools made global; the model refuses it ({found.refusal})"
+    return text
+
+
+def _answering(found: Findings) -> Iterator[Any]:
+    yield _title("future='zero': every step answers at once, as in the paper")
+    count, total = sum(found.exact), len(found.exact)
+    rows = [("exact", f"{count} of {total} feature frames, by arithmetic alone (exact_frames)")]
+    if count:
+        rows.append(("measured", f"{_difference(found.exact_error)} on those"))
+    if count < total:
+        rows.append(
+            (
+                "others",
+                f"{_difference(found.other_error)}: near the end of a step, "
+                "padding stands where frames are still to come",
+            )
+        )
+    if not count:
+        future = max((n for n in found.report.look_ahead if n is not None), default=None)
+        far = "all of the video" if future is None else f"{future} frames"
+        rows.append(("why none", f"an output looks {far} ahead, a step has {max(found.chunks)}"))
+        if found.longer:
+            length, exact = found.longer
+            rows.append(("longer", f"with --length {length} it would be {exact} of {total}"))
+    yield _table(rows)
+
+
+def _title(text: str) -> Text:
+    return Text(f"\n{text}", style="bold")
+
+
+def _table(rows: list[tuple[str, str]]) -> Table:
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    return table
+
+
+def _difference(value: float) -> str:
+    return f"greatest relative difference {value:.1e}"
+
+
+def _ms(seconds: float) -> str:
+    return f"{seconds * 1e3:.0f} ms" if seconds < 10 else f"{seconds:.1f} s"
+
+
+def _bytes(count: float | None) -> str:
+    if count is None:
+        return "not measured (pip install psutil)"
+    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"

@@ -1,0 +1,192 @@
+"""pgt-fx: exit codes, models by name, errors that help."""
+
+from __future__ import annotations
+
+import json
+import textwrap
+from pathlib import Path
+
+import pytest
+from click.testing import Result
+from typer.testing import CliRunner
+
+from pgt_fx.cli import app
+from pgt_fx.markov.window import MarkovWindow
+
+SOURCE = """
+    import torch
+    from torch import nn
+
+    class Tiny(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv3d(3, 4, 3, padding=1)
+
+        def forward(self, x):
+            return torch.relu(self.conv(x))
+
+    class Backwards(nn.Module):
+        def forward(self, x):
+            return x.flip(2)
+
+    class Blind(nn.Module):
+        def forward(self, x):
+            return x.mean((2, 3, 4))
+
+    CLIP = torch.zeros(1, 3, 4, 6, 6)
+    alone = Tiny
+    pair = lambda: (Tiny(), CLIP)
+    backwards = lambda: (Backwards(), CLIP)
+    blind = lambda: (Blind(), CLIP)
+    number = lambda: 3
+    ready = Tiny()
+"""
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> str:
+    """A folder with a module of models, the current one; the module's name."""
+    name = f"cli_models_{abs(hash(request.node.name))}"
+    (tmp_path / f"{name}.py").write_text(textwrap.dedent(SOURCE))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.path", list(__import__("sys").path))
+    return name
+
+
+def run(*args: str) -> Result:
+    return CliRunner().invoke(app, list(args), env={"COLUMNS": "200", "TERM": "dumb"})
+
+
+def said(result: Result) -> str:
+    """All that was printed, on one line and without frames."""
+    return " ".join(result.output.replace("│", " ").split())
+
+
+# ------------------------------------------------------------------------- analyze
+
+
+def test_analyze_prints_the_report(here: str) -> None:
+    result = run("analyze", f"{here}:pair")
+    assert result.exit_code == 0, result.output
+    assert "receptive field" in result.output and "conv k=3" in result.output
+
+
+def test_analyze_as_data_with_code(here: str) -> None:
+    result = run("analyze", f"{here}:pair", "--json", "--code")
+    assert result.exit_code == 0, result.output
+    data = json.loads(result.stdout)
+    assert data["receptive_field"] == [3]
+    assert "def forward" in data["code"]
+
+
+def test_analyze_prints_code(here: str) -> None:
+    result = run("analyze", f"{here}:pair", "--code")
+    assert result.exit_code == 0 and "def forward" in result.output
+
+
+@pytest.mark.parametrize("factory", ["alone", "ready", "Tiny"])
+def test_a_model_without_an_example_finds_one(here: str, factory: str) -> None:
+    result = run("analyze", f"{here}:{factory}")
+    assert result.exit_code == 0, result.output
+
+
+def test_a_model_that_is_refused_says_where(here: str) -> None:
+    result = run("analyze", f"{here}:backwards")
+    assert result.exit_code == 2
+    assert "flip" in result.output and f"{here}.py" in said(result)
+    assert "Traceback" not in result.output
+
+
+def test_a_model_of_the_zoo() -> None:
+    pytest.importorskip("torchvision")
+    result = run("analyze", "mc3_18", "--space", "32", "--json")
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["exact"] is True
+
+
+# -------------------------------------------------------------------------- verify
+
+
+def test_verify_holds(here: str) -> None:
+    result = run("verify", f"{here}:pair", "--chunkings", "2", "--threads", "1")
+    assert result.exit_code == 0, result.output
+    assert "9 promises hold" in result.output
+
+
+def test_verify_violated(here: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    sound = MarkovWindow.forward
+
+    def skewed(self, step, x, *tensors):
+        out = sound(self, step, x, *tensors)
+        return out if out is None else out + 1e-3
+
+    monkeypatch.setattr(MarkovWindow, "forward", skewed)
+    result = run("verify", f"{here}:pair", "--chunkings", "1", "--json")
+    assert result.exit_code == 1, result.output
+    checks = {c["id"]: c["ok"] for c in json.loads(result.stdout)["checks"]}
+    assert checks["full-equals-model"] is False and checks["reset"] is True
+
+
+def test_verify_could_not_check(here: str) -> None:
+    result = run("verify", f"{here}:blind", "--chunkings", "1")
+    assert result.exit_code == 2, result.output
+    assert "Nothing could be checked" in said(result)
+
+
+# ------------------------------------------------------------------------ bad names
+
+
+@pytest.mark.parametrize(
+    ("model", "hint"),
+    [
+        ("slow_r51", "did you mean slow_r50"),
+        ("nothing_like_it", "known: c2d_r50"),
+        ("some.module", "with a colon"),
+        ("no_such_package:model", "no module 'no_such_package'"),
+        ("pgt_fx.demmo:run", "did you mean demo"),
+    ],
+)
+def test_an_unknown_name_is_explained(model: str, hint: str) -> None:
+    for command in ("analyze", "verify"):
+        result = run(command, model)
+        assert result.exit_code == 2
+        assert hint in said(result)
+        assert "Traceback" not in result.output
+
+
+def test_names_in_a_module_are_explained(here: str) -> None:
+    result = run("analyze", f"{here}:tinny")
+    assert result.exit_code == 2 and "has no 'tinny'; did you mean Tiny" in said(result)
+    result = run("analyze", f"{here}:number")
+    assert result.exit_code == 2 and "gave a int" in said(result)
+    result = run("analyze", f"{here[:-1]}:pair")
+    assert result.exit_code == 2 and f"did you mean {here}" in said(result)
+
+
+def test_a_module_that_fails_is_explained(here: str, tmp_path: Path) -> None:
+    (tmp_path / f"{here}_bad.py").write_text("1 / 0")
+    result = run("analyze", f"{here}_bad:x")
+    assert result.exit_code == 2 and "ZeroDivisionError" in said(result)
+    (tmp_path / f"{here}_lacks.py").write_text("import not_to_be_found")
+    result = run("analyze", f"{here}_lacks:x")
+    assert result.exit_code == 2 and "imports 'not_to_be_found'" in said(result)
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        (),
+        ("frobnicate",),
+        ("verify", "slow_r50", "--space", "33"),
+        ("verify", "slow_r50", "--space", "0"),
+        ("demo", "--frames", "many"),
+        ("demo", "--length", "0"),
+        ("demo", "--model", "slow_r51"),
+        ("demo", "--video", "no_such_file.mp4"),
+    ],
+    ids=" ".join,
+)
+def test_bad_usage(args: tuple[str, ...]) -> None:
+    result = run(*args)
+    assert result.exit_code == 2
+    assert "Traceback" not in result.output
