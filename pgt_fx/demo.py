@@ -28,7 +28,7 @@ from pgt_fx.verify.measure import assembled, error, error_per_element, leaves
 #: What the whole video in one forward may take, in bytes and in seconds for all passes, before
 #: only its beginning is used (unless the caller asks for a number of frames).
 MEMORY = 10e9
-SECONDS = 240.0
+SECONDS = 300.0
 
 
 # -- the model -----------------------------------------------------------------------------------

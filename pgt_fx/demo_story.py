@@ -152,7 +152,7 @@ def _costs(found: Findings) -> Iterator[Any]:
 def _waiting(found: Findings) -> Iterator[Any]:
     yield _title("future='wait': outputs come when they are exact")
     silent = sum(y is None for y in found.waiting.outputs)
-    late = f"; the first {silent} steps had no output yet" if silent else ""
+    late = f"; {silent} of {len(found.chunks)} steps had no output due" if silent else ""
     whole = "the forward over the whole video"
     yield _table(
         [

@@ -114,6 +114,11 @@ def test_the_user_s_model_is_left_alone() -> None:
     assert all(p.dtype == torch.float32 and p.grad is None for p in prog.parameters())
 
 
+def test_gradients_are_measured_under_no_grad_too() -> None:
+    with torch.no_grad():
+        assert verified(Dense, chunkings=1)["one-way-backward"].ok is True
+
+
 def test_a_model_and_its_example_are_transformed() -> None:
     torch.manual_seed(0)
     found = assert_progressive(Dense().eval(), torch.randn(CLIP), chunkings=1)

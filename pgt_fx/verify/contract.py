@@ -147,7 +147,8 @@ def _guarded(
 ) -> Check:
     """A check; a step that raises breaks its promise."""
     try:
-        return measure(Check(name, sentence, None), subject, chunkings)
+        with torch.enable_grad():  # also where the caller has switched it off
+            return measure(Check(name, sentence, None), subject, chunkings)
     except StateError as error:
         if "longer chunks" in str(error):
             reason = f"the model's pools over time refuse short steps: {first_line(error)}"
