@@ -75,7 +75,6 @@ class Analysis:
     values: dict[str, Value | list[Value]] = field(default_factory=dict)
     operations: dict[str, Operation] = field(default_factory=dict)
     outputs: list[Any] = field(default_factory=list)
-    commits: dict[str, Clock] = field(default_factory=dict)
 
     def value(self, node: fx.Node) -> Value:
         """Timeline of a node with a single result."""
@@ -276,7 +275,6 @@ class _Walk:
         self, node: fx.Node, outcome: Outcome, clock: Clock, pooled: frozenset[str]
     ) -> Value | list[Value]:
         if isinstance(outcome, Reduced):
-            self.analysis.commits[node.name] = clock
             return Value(outcome.layout, None, pooled | {node.name})
         if isinstance(outcome, Windowed):
             return Value(outcome.layout, LawClock(outcome.law, clock), pooled)
@@ -347,9 +345,6 @@ class _Walk:
             value = self.analysis.values[item.name]
             if isinstance(value, Value) and value.clock is not None:
                 self._check_output(item, value)
-                self.analysis.commits[f"output:{item.name}"] = JoinClock(
-                    (value.clock,), commit=True
-                )
 
     def _check_output(self, node: fx.Node, value: Value) -> None:
         """The outputs of all steps, one after the other, must be able to be the model's."""

@@ -1,6 +1,6 @@
 """Operator rules: each operator's law in one place (DESIGN §5, §6)."""
 
-from pgt_fx.rules import norm, pointwise, reduce, resample, reshape, shift, window
+from pgt_fx.rules import attention, norm, pointwise, reduce, resample, reshape, shift, window
 from pgt_fx.rules.registry import (
     RULES,
     Local,
@@ -22,6 +22,7 @@ __all__ = [
     "Refusal",
     "StepOnly",
     "Windowed",
+    "attention",
     "norm",
     "pointwise",
     "reduce",

@@ -37,8 +37,6 @@ def reduce_over(
             f"{how} over the batch and time at once mixes the rows of a batch",
             "reduce over time alone",
         )
-    name = op.tensors[0].name
-    del name
     source_name = next(k for k, v in op.arg.items() if v is op.tensors[0])
     return Reduced(
         how, layout, source_name, tuple(dims), keepdim, options or {}, f"{how} over all time"

@@ -8,7 +8,6 @@ to be pointwise.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,7 +15,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from pgt_fx.layout import Layout, LayoutError, size
+from pgt_fx.layout import Layout
 from pgt_fx.timeline import Law
 
 
@@ -223,8 +222,6 @@ def infinite(stop: Any) -> bool:
 
 __all__ = [
     "RULES",
-    "Layout",
-    "LayoutError",
     "Local",
     "OpView",
     "Outcome",
@@ -234,8 +231,6 @@ __all__ = [
     "Windowed",
     "hint",
     "infinite",
-    "math",
     "rule",
-    "size",
     "wrap",
 ]

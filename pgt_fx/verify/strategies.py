@@ -20,9 +20,26 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from pgt_fx.verify.graphs import (
+    HORIZON,
+    MAX_CHANNELS,
+    MAX_MINIMUM,
+    MAX_NODES,
+    SPACE,
+    Graph,
+    Node,
+    Spec,
+    _length_of,
+    build,
+    channel_counts,
+    generic,
+    length,
+    lengths,
+    minimum_frames,
+    ops,
+    picky,
+    video,
+)
 
 try:
     from hypothesis import strategies as st
@@ -32,362 +49,27 @@ except ImportError:  # an optional dependency: only drawing needs it
 if TYPE_CHECKING:
     from hypothesis.strategies import DrawFn, SearchStrategy
 
-Spec = dict[str, Any]
-Node = dict[str, Any]
-
-#: Height and width of the videos that a spec with ``dims`` 3 takes.
-SPACE = 4
-MAX_NODES = 12
-MAX_CHANNELS = 6
-#: A graph that needs more frames than this to give anything is not drawn.
-MAX_MINIMUM = 40
-#: Lengths are compared up to here; beyond, every op's length is periodic in T.
-HORIZON = 200
-
-
-# ---------------------------------------------------------------------- modules
-
-
-def _triple(dims: int, time: int, space: int) -> Any:
-    return time if dims == 1 else (time, space, space)
-
-
-class PaddedConv(nn.Module):
-    """``F.pad`` along time in any mode, then a convolution that pads no time.
-
-    Mode "first" spells replicate padding on the left as a ``cat`` of the first
-    frame, as causal video autoencoders do. (N, C, T, …) -> (N, C', T', …).
-    """
-
-    temporal = True
-
-    def __init__(self, conv: nn.Module, node: Node, dims: int) -> None:
-        super().__init__()
-        self.conv = conv
-        self.left, self.right = node["pad"]
-        self.mode, self.value = node["mode"], node["value"]
-        self.space = (0, 0) * (dims - 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        if self.mode == "first":
-            x = torch.cat([x[:, :, :1]] * self.left + [x], dim=2)
-        elif self.mode == "constant":
-            x = F.pad(x, (*self.space, self.left, self.right), value=self.value)
-        else:
-            x = F.pad(x, (*self.space, self.left, self.right), mode=self.mode)
-        return self.conv(x)
-
-
-class Slice(nn.Module):
-    """``x[:, :, start::step]``. (N, C, T, …) -> (N, C, ceil((T - start) / step), …)."""
-
-    temporal = True
-
-    def __init__(self, start: int, step: int) -> None:
-        super().__init__()
-        self.start, self.step = start, step
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x[:, :, self.start :: self.step]
-
-
-class Shift(nn.Module):
-    """Temporal shift by ``cat`` of slices: some channels look back, some ahead.
-
-    What has no neighbour is zero or, with ``fill`` "edge", the end frame again.
-    (N, C, T, …) -> the same shape.
-    """
-
-    temporal = True
-
-    def __init__(self, back: int, ahead: int, fill: str) -> None:
-        super().__init__()
-        self.back, self.ahead, self.fill = back, ahead, fill
-
-    def forward(self, x: Tensor) -> Tensor:
-        first, last = x[:, :, :1], x[:, :, -1:]
-        if self.fill == "zeros":
-            first, last = torch.zeros_like(first), torch.zeros_like(last)
-        b, a = self.back, self.back + self.ahead
-        pieces = []
-        if self.back:
-            pieces.append(torch.cat([first[:, :b], x[:, :b, :-1]], dim=2))
-        if self.ahead:
-            pieces.append(torch.cat([x[:, b:a, 1:], last[:, b:a]], dim=2))
-        if a < x.shape[1]:
-            pieces.append(x[:, a:])
-        return torch.cat(pieces, dim=1)
-
-
-class Resample(nn.Module):
-    """Upsampling along time alone. (N, C, T, …) -> (N, C, scale * T, …)."""
-
-    temporal = True
-
-    def __init__(self, dims: int, scale: int, mode: str) -> None:
-        super().__init__()
-        self.scale: Any = float(scale) if dims == 1 else (float(scale), 1.0, 1.0)
-        self.mode = mode if mode == "nearest" else {1: "linear", 3: "trilinear"}[dims]
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.interpolate(x, scale_factor=self.scale, mode=self.mode)
-
-
-class Scale(nn.Module):
-    """One learned factor per channel. Shape in = shape out."""
-
-    def __init__(self, dims: int, channels: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(channels, *[1] * dims))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x * self.weight
-
-
-class Join(nn.Module):
-    """add, mul or cat (channels) of values of equal length. Shapes as torch has them."""
-
-    temporal_join = True
-
-    def __init__(self, op: str) -> None:
-        super().__init__()
-        self.op = op
-
-    def forward(self, *values: Tensor) -> Tensor:
-        if self.op == "cat":
-            return torch.cat(values, dim=1)
-        result = values[0]
-        for value in values[1:]:
-            result = result + value if self.op == "add" else result * value
-        return result
-
-
-class Graph(nn.Module):
-    """The module of a spec. (N, C, T) or (N, C, T, H, W) -> the same rank."""
-
-    def __init__(self, spec: Spec) -> None:
-        super().__init__()
-        channels = channel_counts(spec)
-        self.inputs = [list(n["in"]) for n in spec["nodes"]]
-        self.nodes = nn.ModuleList(
-            _module(n, spec["dims"], channels[n["in"][0]]) for n in spec["nodes"]
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        values = [x]
-        for module, sources in zip(self.nodes, self.inputs, strict=True):
-            values.append(module(*(values[i] for i in sources)))
-        return values[-1]
-
-
-def _module(node: Node, dims: int, channels: int) -> nn.Module:
-    """The module of one node that is given `channels` channels."""
-    op = node["op"]
-    if op == "conv":
-        space, pad = node["space"], node["padding"]
-        conv = (nn.Conv1d if dims == 1 else nn.Conv3d)(
-            channels,
-            node["out"],
-            _triple(dims, node["k"], space),
-            stride=_triple(dims, node["stride"], 1),
-            padding=pad if isinstance(pad, str) else _triple(dims, pad, space // 2),
-            dilation=_triple(dims, node["dilation"], 1),
-            groups=node["groups"],
-            bias=node["bias"],
-        )
-        return PaddedConv(conv, node, dims) if "pad" in node else conv
-    if op == "transposed":
-        return (nn.ConvTranspose1d if dims == 1 else nn.ConvTranspose3d)(
-            channels,
-            node["out"],
-            _triple(dims, node["k"], 1),
-            stride=_triple(dims, node["stride"], 1),
-            padding=_triple(dims, node["padding"], 0),
-            output_padding=_triple(dims, node["extra"], 0),
-        )
-    if op in ("max", "avg", "lp"):
-        options: dict[str, Any] = {
-            "kernel_size": _triple(dims, node["k"], 1),
-            "stride": _triple(dims, node["stride"], 1),
-            "ceil_mode": node["ceil"],
-        }
-        if op == "lp":
-            return (nn.LPPool1d if dims == 1 else nn.LPPool3d)(2.0, **options)
-        options["padding"] = _triple(dims, node["padding"], 0)
-        if op == "avg":
-            options["count_include_pad"] = node["include"]
-            return (nn.AvgPool1d if dims == 1 else nn.AvgPool3d)(**options)
-        options["dilation"] = _triple(dims, node["dilation"], 1)
-        return (nn.MaxPool1d if dims == 1 else nn.MaxPool3d)(**options)
-    make: dict[str, Callable[[], nn.Module]] = {
-        "resample": lambda: Resample(dims, node["scale"], node["mode"]),
-        "slice": lambda: Slice(node["start"], node["step"]),
-        "shift": lambda: Shift(node["back"], node["ahead"], node["fill"]),
-        "relu": nn.ReLU,
-        "gelu": nn.GELU,
-        "norm": lambda: (nn.BatchNorm1d if dims == 1 else nn.BatchNorm3d)(channels),
-        "dropout": lambda: nn.Dropout(0.5),
-        "scale": lambda: Scale(dims, channels),
-        "join": lambda: Join(node["how"]),
-    }
-    return make[op]()
-
-
-def build(spec: Spec, seed: int = 0, dtype: torch.dtype = torch.float64) -> Graph:
-    """The module of `spec` in eval mode, every parameter and statistic drawn from `seed`.
-
-    Weights keep the scale of what passes through, and none is near zero: whatever
-    a window reads shows in what it gives.
-    """
-    model = Graph(spec).to(dtype).eval()
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for module in model.modules():
-            for name, p in module.named_parameters(recurse=False):
-                size = torch.rand(p.shape, generator=generator, dtype=dtype) + 0.5
-                sign = torch.randint(0, 2, p.shape, generator=generator).to(dtype) * 2 - 1
-                fan = p[0].numel() if name == "weight" and p.dim() > 2 else 1
-                positive = isinstance(module, (nn.BatchNorm1d, nn.BatchNorm3d)) and name == "weight"
-                p.copy_(size if positive else size * sign / fan**0.5)
-            if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm3d)):
-                assert module.running_mean is not None and module.running_var is not None
-                shape = module.running_mean.shape
-                module.running_mean.copy_(torch.randn(shape, generator=generator, dtype=dtype) / 2)
-                module.running_var.copy_(torch.rand(shape, generator=generator, dtype=dtype) + 0.5)
-    return model
-
-
-def video(spec: Spec, frames: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
-    """Noise that the spec's module takes: (2, C, frames) or (2, C, frames, 4, 4)."""
-    space = (SPACE, SPACE) if spec["dims"] == 3 else ()
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(2, spec["channels"], frames, *space, generator=generator, dtype=dtype)
-
-
-# ---------------------------------------------------------------------- lengths
-
-
-def _windows(length: int, reach: int, stride: int) -> int | None:
-    return (length - reach) // stride + 1 if length >= reach else None
-
-
-def _pool_length(node: Node, n: int) -> int | None:
-    pad, stride = node.get("padding", 0), node["stride"]
-    span = n + 2 * pad - node.get("dilation", 1) * (node["k"] - 1) - 1
-    if not node["ceil"]:
-        return span // stride + 1 if span >= 0 else None
-    count = -(-span // stride) + 1
-    # torch drops a last window that would start in the padding on the right.
-    if (count - 1) * stride >= n + pad:
-        count -= 1
-    return count
-
-
-def _node_length(dims: int, node: Node, lengths: Sequence[int]) -> int | None:
-    """Elements that `node` gives for operands of `lengths`; None where it refuses."""
-    n, op = lengths[0], node["op"]
-    if op == "join":
-        return n if len(set(lengths)) == 1 else None
-    if op == "conv":
-        reach = (node["k"] - 1) * node["dilation"] + 1
-        if "pad" in node:
-            left, right = node["pad"]
-            if node["mode"] == "reflect" and max(left, right) >= n:
-                return None
-            return _windows(n + left + right, reach, node["stride"])
-        if node["padding"] == "same":
-            return n
-        pad = 0 if node["padding"] == "valid" else node["padding"]
-        return _windows(n + 2 * pad, reach, node["stride"])
-    if op == "transposed":
-        return (n - 1) * node["stride"] - 2 * node["padding"] + node["k"] + node["extra"]
-    if op in ("max", "avg", "lp"):
-        if dims == 3 and op != "max" and n < node["k"]:
-            return None  # torch's 3-D average wants a whole kernel before any padding
-        return _pool_length(node, n)
-    if op == "resample":
-        return n * node["scale"]
-    if op == "slice":
-        return -(-(n - node["start"]) // node["step"])
-    return n
-
-
-def _length_of(dims: int, node: Node, known: Sequence[int | None]) -> int | None:
-    """Elements that `node` gives for values of the lengths `known`; None where refused."""
-    given = [n for i in node["in"] if (n := known[i]) is not None]
-    if len(given) < len(node["in"]):
-        return None
-    n = _node_length(dims, node, given)
-    return n if n is not None and n > 0 else None
-
-
-def lengths(spec: Spec, frames: int) -> list[int | None]:
-    """Elements along time of every value for a video of `frames`; None where refused."""
-    known: list[int | None] = [frames if frames > 0 else None]
-    for node in spec["nodes"]:
-        known.append(_length_of(spec["dims"], node, known))
-    return known
-
-
-def length(spec: Spec, frames: int) -> int | None:
-    """Elements along time of the output; None where the module refuses `frames`."""
-    known = lengths(spec, frames)
-    return None if None in known else known[-1]
-
-
-def minimum_frames(spec: Spec, horizon: int = HORIZON) -> int:
-    """The smallest T that the module takes such that it takes all larger T too."""
-    least = horizon + 1
-    for frames in range(horizon, 0, -1):
-        if length(spec, frames) is None:
-            break
-        least = frames
-    if least > horizon:
-        raise ValueError(f"the graph takes no video of {horizon} frames")
-    return least
-
-
-def channel_counts(spec: Spec) -> list[int]:
-    """Channels of every value."""
-    channels = [spec["channels"]]
-    for node in spec["nodes"]:
-        given = [channels[i] for i in node["in"]]
-        if node["op"] == "join" and node["how"] == "cat":
-            channels.append(sum(given))
-        else:
-            channels.append(node.get("out", given[0]))
-    return channels
-
-
-def ops(spec: Spec) -> set[str]:
-    """Names of the operators in the graph, a join by what it does ("add", "cat", "mul")."""
-    return {n["how"] if n["op"] == "join" else n["op"] for n in spec["nodes"]}
-
-
-def picky(spec: Spec) -> bool:
-    """Some module refuses inputs that its window arithmetic could answer.
-
-    Reflection wants more elements than it mirrors, and torch's 3-D average a whole
-    kernel. What a step gives when it is that short is not defined by the model.
-    """
-    return any(
-        n.get("mode") == "reflect" or (spec["dims"] == 3 and n["op"] in ("avg", "lp"))
-        for n in spec["nodes"]
-    )
-
-
-def generic(spec: Spec) -> bool:
-    """With generic weights, a value that can differ does differ, all through the graph.
-
-    ReLU and max pooling may drop what differs, and so may a product with the zeros
-    that a shift brings in.
-    """
-    names = ops(spec)
-    zeros = any(n.get("fill") == "zeros" for n in spec["nodes"])
-    return not names & {"relu", "max"} and not ("mul" in names and zeros)
-
-
-# ---------------------------------------------------------------------- drawing
+__all__ = [
+    "HORIZON",
+    "MAX_CHANNELS",
+    "MAX_MINIMUM",
+    "MAX_NODES",
+    "SPACE",
+    "Graph",
+    "Node",
+    "Spec",
+    "build",
+    "channel_counts",
+    "chunkings",
+    "generic",
+    "graphs",
+    "length",
+    "lengths",
+    "minimum_frames",
+    "ops",
+    "picky",
+    "video",
+]
 
 
 def _hypothesis() -> Any:
