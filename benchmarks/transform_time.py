@@ -66,7 +66,8 @@ def main() -> None:
     rows = []
     for name in options.names or zoo.names():
         model, example = zoo.build(name), zoo.clip(name)
-        transform(model, example)  # warm-up
+        if not rows:
+            transform(model, example)  # warm-up
         pairs = [
             (export_alone(model, example), transform(model, example)) for _ in range(options.pairs)
         ]

@@ -10,7 +10,7 @@ from pgt_fx.options import MarkovOperator
 from pgt_fx.progressive import Progressive
 from pgt_fx.report import Report
 from pgt_fx.schedule import Schedule
-from pgt_fx.verify.contract import verify
+from pgt_fx.verification.contract import verify
 
 __version__ = "0.1.0"
 

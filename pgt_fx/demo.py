@@ -23,12 +23,12 @@ from pgt_fx.demo_story import Findings, Pass
 from pgt_fx.errors import ClipError
 from pgt_fx.progressive import Progressive
 from pgt_fx.schedule import Schedule
-from pgt_fx.verify.measure import assembled, error, error_per_element, leaves
+from pgt_fx.verification.measure import assembled, error, error_per_element, leaves
 
 #: What the whole video in one forward may take, in bytes and in seconds for all passes, before
 #: only its beginning is used (unless the caller asks for a number of frames).
 MEMORY = 10e9
-SECONDS = 300.0
+SECONDS = 600.0
 
 
 # -- the model -----------------------------------------------------------------------------------
@@ -277,6 +277,7 @@ def run(
         used=used,
         why_part=why,
         paths=_paths(entry.clip),
+        ratio=[n // min(entry.clip) for n in entry.clip],
         chunks=chunks,
         report=waiting.report,
         state_bytes=one.state_bytes,

@@ -44,6 +44,7 @@ class Findings:
         total, used: frames decoded, and how many of them were fed.
         why_part: why not all, or "".
         paths: how the frames are shared out to several paths, or "".
+        ratio: frames of each path for one of the path with the fewest.
         chunks: new frames of each step, of the path with the fewest.
         report: the analysis.
         state_bytes: greatest size of what ``waiting`` carries between two steps.
@@ -62,6 +63,7 @@ class Findings:
     used: int
     why_part: str
     paths: str
+    ratio: list[int]
     chunks: list[int]
     report: Report
     state_bytes: int
@@ -161,7 +163,8 @@ def _waiting(found: Findings) -> Iterator[Any]:
         ]
     )
     verdict = "equal up to float32 rounding" if found.ok else f"NOT equal (bound {ROUNDING:.0e})"
-    yield Text(f"The steps and the whole video are {verdict}.", "green" if found.ok else "bold red")
+    what = "The steps and the whole video are" if found.report.exact else "The features are"
+    yield Text(f"{what} {verdict}.", "green" if found.ok else "bold red")
 
 
 def _logits(found: Findings, whole: str) -> str:
@@ -193,8 +196,13 @@ def _answering(found: Findings) -> Iterator[Any]:
             )
         )
     if not count:
-        future = max((n for n in found.report.look_ahead if n is not None), default=None)
-        far = "all of the video" if future is None else f"{future} frames"
+        ahead = [
+            None if n is None else -(-n // r)
+            for n, r in zip(found.report.look_ahead, found.ratio, strict=True)
+        ]
+        known = [n for n in ahead if n is not None]
+        far = "all of the video" if len(known) < len(ahead) else f"{max(known)} frames"
+        far += " of the slow path" if len(ahead) > 1 else ""
         rows.append(("why none", f"an output looks {far} ahead, a step has {max(found.chunks)}"))
         if found.longer:
             length, exact = found.longer

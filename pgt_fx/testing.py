@@ -6,8 +6,8 @@ from typing import Any
 
 from torch import nn
 
-from pgt_fx.verify.contract import verify
-from pgt_fx.verify.result import Verification
+from pgt_fx.verification.contract import verify
+from pgt_fx.verification.result import Verification
 
 
 def assert_progressive(

@@ -18,7 +18,7 @@ from pgt_fx.markov import window
 from pgt_fx.markov.window import MarkovWindow
 from pgt_fx.progressive import Progressive
 from pgt_fx.testing import assert_progressive
-from pgt_fx.verify.result import Check, Verification
+from pgt_fx.verification.result import Check, Verification
 
 IDS = [
     "time-sensitive",

@@ -9,55 +9,56 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from pgt_fx.verify.measure import random_chunks, same_bits, storage_of
-from pgt_fx.verify.result import Check
-from pgt_fx.verify.subject import Subject
+from pgt_fx.verification.measure import random_chunks, same_bits, storage_of
+from pgt_fx.verification.result import Check
+from pgt_fx.verification.subject import Subject
 
-#: Steps measured once the state should be full.
-STEADY = 8
-#: Frames of warm-up at most: a latency beyond it is not waited for.
+#: Successive steps over which the state must not grow, and as many before them.
+STEADY = 4
+#: Frames after which it must have stopped growing, beyond the latency that the report claims.
 LONGEST_WARM_UP = 400
 
 
 def state_bounded(check: Check, subject: Subject, chunkings: int) -> Check:
-    """Many steps: bytes of the state, and who owns them."""
+    """Steps until the state has stopped growing: its bytes, and who owns them."""
     faults: list[str] = []
     sizes: list[str] = []
-    told = ""
+    length = min(subject.length, 8)
     for policy, prog in (("zero", subject.answering), ("wait", subject.waiting)):
-        length = min(subject.length, 8)
-        warm_up = 2 * length
-        latency = prog.report.latency
-        if policy == "wait":
-            warm_up += min(latency if latency is not None else 0, LONGEST_WARM_UP)
-            if latency is not None and latency > LONGEST_WARM_UP:
-                told = f"; a latency of {latency} frames was not waited for"
-                continue
-        first = math.ceil(warm_up / length)
-        bytes_held = []
+        claimed = prog.report.latency or 0
+        least = math.ceil((min(claimed, LONGEST_WARM_UP) + 2 * length) / length) + 2 * STEADY
+        most = max(least, math.ceil((claimed + LONGEST_WARM_UP) / length))
+        held: list[int] = []
         prog.reset()
         piece = subject.video(length, salt=12)
-        for step in range(first + STEADY):
-            with torch.set_grad_enabled(step < 2):
+        while len(held) < most and (len(held) < least or _growth(held)):
+            with torch.set_grad_enabled(len(held) < 2):
                 args, kwargs = subject.args(piece)
                 prog(*args, **kwargs)
-            state = prog.state
-            if step in (1, first + STEADY - 1):
-                faults += [f"{policy}: {fault}" for fault in _unowned(state)]
-            bytes_held.append(sum(storage_of(x)[1] for x in state.values()))
-        early, late = bytes_held[first : first + STEADY // 2], bytes_held[first + STEADY // 2 :]
-        if max(late) > max(early):
-            faults.append(f"{policy}: it grows from {max(early)} to {max(late)} bytes")
-        low, high = min(early + late), max(early + late)
+            held.append(sum(storage_of(x)[1] for x in prog.state.values()))
+            if len(held) == 2:
+                faults += [f"{policy}: {fault}" for fault in _unowned(prog.state)]
+        faults += [f"{policy}: {fault}" for fault in _unowned(prog.state)]
+        if _growth(held):
+            faults.append(
+                f"{policy}: after {len(held) * length} frames it still grows, by {_growth(held)} "
+                f"bytes within {STEADY} steps, and has {_size(held[-1])}"
+            )
+        low, high = min(held[-2 * STEADY :]), max(held[-2 * STEADY :])
         span = _size(high) if low == high else f"{_size(low)} to {_size(high)}"
-        sizes.append(f"{policy} {span} from step {first + 1} to {first + STEADY}")
+        sizes.append(f"{policy} {span} at the end of {len(held)} steps")
         prog.reset()
-    detail = f"steps of {min(subject.length, 8)} frames: {', '.join(sizes)}{told}"
+    detail = f"steps of {length} frames: {', '.join(sizes)}"
     if faults:
         return replace(
             check, ok=False, measured=f"{len(faults)} faults", detail=f"{faults[0]}; {detail}"
         )
     return replace(check, ok=True, measured="no growth", detail=detail)
+
+
+def _growth(held: list[int]) -> int:
+    """Bytes by which the last steps surpass those before them."""
+    return max(0, max(held[-STEADY:]) - max(held[-2 * STEADY : -STEADY]))
 
 
 def _unowned(state: dict[str, Tensor]) -> list[str]:

@@ -14,8 +14,8 @@ from torch.utils import _pytree as pytree
 from pgt_fx.capture.inputs import as_call, resized
 from pgt_fx.errors import ClipError, VerificationError
 from pgt_fx.progressive import Progressive
-from pgt_fx.verify.measure import leaves, time_dims
-from pgt_fx.verify.redraw import redraw_norms
+from pgt_fx.verification.measure import leaves, time_dims
+from pgt_fx.verification.redraw import redraw_norms
 
 #: Greatest relative error that passes for rounding, and what is certainly more than rounding.
 BOUNDS = {torch.float64: (1e-9, 1e-13), torch.float32: (1e-4, 1e-6)}

@@ -16,9 +16,9 @@ from torch import nn
 from pgt_fx.compiler import transform
 from pgt_fx.errors import OptionError, PgtError, StateError
 from pgt_fx.progressive import Progressive
-from pgt_fx.verify import equality, locality, stream
-from pgt_fx.verify.result import Check, Verification
-from pgt_fx.verify.subject import Subject, first_line
+from pgt_fx.verification import equality, locality, stream
+from pgt_fx.verification.result import Check, Verification
+from pgt_fx.verification.subject import Subject, first_line
 
 RAISED = (PgtError, RuntimeError, ValueError, TypeError, LookupError, AttributeError)
 
@@ -99,7 +99,7 @@ def verify(
         progress: called before each check with its id, its number and how many there are.
 
     Returns:
-        a :class:`~pgt_fx.verify.result.Verification`.
+        a :class:`~pgt_fx.verification.result.Verification`.
 
     Raises:
         VerificationError: the model itself fails on a clip like the example.

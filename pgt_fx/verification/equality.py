@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from pgt_fx.verify.measure import (
+from pgt_fx.verification.measure import (
     assembled,
     error,
     error_per_element,
@@ -12,8 +12,8 @@ from pgt_fx.verify.measure import (
     random_chunks,
     shapes,
 )
-from pgt_fx.verify.result import Check
-from pgt_fx.verify.subject import Subject
+from pgt_fx.verification.result import Check
+from pgt_fx.verification.subject import Subject
 
 
 def time_sensitive(check: Check, subject: Subject, chunkings: int) -> Check:

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pgt_fx.verify.measure import leaves, random_chunks, same_bits
-from pgt_fx.verify.result import Check
-from pgt_fx.verify.subject import Subject, Video, count_tensors
+from pgt_fx.verification.measure import leaves, random_chunks, same_bits
+from pgt_fx.verification.result import Check
+from pgt_fx.verification.subject import Subject, Video, count_tensors
 
 
 def _steps(subject: Subject, salt: int) -> list[int]:
