@@ -110,18 +110,9 @@ def squeeze(op: OpView) -> Outcome:
     source = op.layout(op.arg["self"])
     given = op.arg.get("dim")
     if given is None:
-        dims = [d for d, dim in enumerate(source) if not has_time(dim) and size(dim) == 1]
-        raise_if = [d for d in dims if any(f.symbolic for f in source[d])]
-        if raise_if:
-            raise Refusal("squeezes every axis of size 1, whichever these are", "name the axes")
-        out = tuple(dim for d, dim in enumerate(source) if d not in dims)
-        raise (
-            Refusal(
-                "squeezes every axis of size 1: a step with one frame would lose its time axis",
-                "name the dimensions to squeeze",
-            )
-            if len(out) and time_dims(out)
-            else Refusal("squeezes unnamed axes", "name them")
+        raise Refusal(
+            "squeezes every axis of size 1: a step with one frame would lose its time axis",
+            "name the dimensions to squeeze",
         )
     dims = [
         wrap(int(d), len(source)) for d in (given if isinstance(given, (list, tuple)) else [given])

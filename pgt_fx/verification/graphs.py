@@ -233,10 +233,9 @@ def build(spec: Spec, seed: int = 0, dtype: torch.dtype = torch.float64) -> Grap
                 positive = isinstance(module, (nn.BatchNorm1d, nn.BatchNorm3d)) and name == "weight"
                 p.copy_(size if positive else size * sign / fan**0.5)
             if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm3d)):
-                assert module.running_mean is not None and module.running_var is not None
-                shape = module.running_mean.shape
-                module.running_mean.copy_(torch.randn(shape, generator=generator, dtype=dtype) / 2)
-                module.running_var.copy_(torch.rand(shape, generator=generator, dtype=dtype) + 0.5)
+                mean, var = module.get_buffer("running_mean"), module.get_buffer("running_var")
+                mean.copy_(torch.randn(mean.shape, generator=generator, dtype=dtype) / 2)
+                var.copy_(torch.rand(var.shape, generator=generator, dtype=dtype) + 0.5)
     return model
 
 
