@@ -1,0 +1,32 @@
+"""The command line: ``pgt-fx COMMAND``, one file per command.
+
+Exit codes: 0 it holds; 1 a promise is violated; 2 it could not be checked: a wrong argument, an
+unknown model, or one that can't be made progressive.
+"""
+
+from __future__ import annotations
+
+import typer
+
+from pgt_fx.cli.analyze import analyze
+from pgt_fx.cli.demo import demo
+from pgt_fx.cli.verify import verify
+
+app = typer.Typer(
+    help="Any video model, fed a long video in progressive steps.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+for command in (demo, analyze, verify):
+    app.command()(command)
+
+
+@app.callback()
+def _root() -> None:
+    pass
+
+
+def main() -> None:
+    """Entry point."""
+    app()

@@ -1,0 +1,41 @@
+"""``pgt-fx analyze MODEL``."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+from rich.syntax import Syntax
+
+import pgt_fx
+from pgt_fx.cli.models import load
+from pgt_fx.cli.talk import AsJson, Model, Space, out, refusals, spinner
+
+
+def analyze(
+    model: Model,
+    json_: AsJson = False,
+    space: Space = None,
+    code: Annotated[bool, typer.Option(help="Print the generated code of one step too.")] = False,
+) -> None:
+    """What a model does along time: receptive field, stride, look-ahead, state, verdicts."""
+    with refusals(), spinner("analyzing") as step:
+        module, example = load(model, space)
+        step(f"analyzing {model}")
+        # Of the policies the one under which outputs can be the model's own, so that the report
+        # says whether they are.
+        prog = pgt_fx.transform(module, example, future="wait", pooling="running", strict=False)
+        report, listing = prog.report, prog.code if code else ""
+    if json_:
+        data = report.to_dict() | ({"code": listing} if code else {})
+        typer.echo(json.dumps(data, indent=2, default=str))
+        return
+    console = out()
+    console.print(report)
+    if code:
+        console.print()
+        if console.is_terminal:
+            console.print(Syntax(listing, "python"))
+        else:
+            typer.echo(listing)

@@ -1,0 +1,84 @@
+"""Models by name, as the commands take them."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import os
+import pkgutil
+import sys
+from typing import Any
+
+import typer
+from torch import nn
+
+from pgt_fx import zoo  # type: ignore[attr-defined]
+
+
+def load(name: str, space: int | None, *, features: bool = False) -> tuple[nn.Module, Any]:
+    """A model in eval mode and its example (None: to be found).
+
+    Raises:
+        typer.BadParameter: saying what there is instead.
+    """
+    if ":" not in name:
+        if "." in name or "/" in name:
+            raise typer.BadParameter(f"{name!r}: expected package.module:factory, with a colon")
+        model = zoo.build(name, space=space)
+        return zoo.features(name, model) if features else model, zoo.clip(name, space=space)
+    if features:
+        raise typer.BadParameter("--features is for models of the zoo")
+    module_name, _, attribute = name.partition(":")
+    module = _import(module_name)
+    target: Any = module
+    for part in attribute.split("."):
+        if not part or not hasattr(target, part):
+            raise typer.BadParameter(_nothing(module_name, part or attribute, target))
+        target = getattr(target, part)
+    made = target() if callable(target) and not isinstance(target, nn.Module) else target
+    example = None
+    if isinstance(made, tuple) and len(made) == 2:
+        made, example = made
+    if not isinstance(made, nn.Module):
+        raise typer.BadParameter(
+            f"{name} gave a {type(made).__name__}; expected a torch.nn.Module, or a pair of one "
+            "and an example clip"
+        )
+    return made.eval(), example
+
+
+def _import(name: str) -> Any:
+    here = os.getcwd()
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    importlib.invalidate_caches()
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        missing = error.name or name
+        if not (name == missing or name.startswith(f"{missing}.")):
+            raise typer.BadParameter(f"{name} imports {missing!r}, which is not there") from error
+        near = difflib.get_close_matches(missing.rpartition(".")[2], _siblings(missing), 3)
+        hint = f"; did you mean {' or '.join(near)}?" if near else ""
+        raise typer.BadParameter(
+            f"no module {missing!r} here or installed (looked in {here} first){hint}"
+        ) from error
+    except Exception as error:  # whatever the user's module does while it is imported
+        raise typer.BadParameter(
+            f"importing {name} failed: {type(error).__name__}: {error}"
+        ) from error
+
+
+def _siblings(missing: str) -> list[str]:
+    """Names of modules beside the one that is missing: here, or in its package."""
+    package, _, _ = missing.rpartition(".")
+    where = list(sys.modules[package].__path__) if package in sys.modules else [os.getcwd()]
+    return [m.name for m in pkgutil.iter_modules(where)]
+
+
+def _nothing(module: str, name: str, target: Any) -> str:
+    own = [n for n in vars(target) if not n.startswith("_")]
+    near = difflib.get_close_matches(name, own, 3)
+    callables = [n for n in own if callable(getattr(target, n))]
+    hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(callables[:8])}"
+    return f"{module} has no {name!r}; {hint}"
