@@ -9,12 +9,13 @@ from pgt_fx.compiler import analyze, transform
 from pgt_fx.options import MarkovOperator
 from pgt_fx.progressive import Progressive
 from pgt_fx.report import Report
-from pgt_fx.schedule import Schedule
+from pgt_fx.schedule import DPR, Schedule
 from pgt_fx.verification.contract import verify
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "DPR",
     "MarkovOperator",
     "Progressive",
     "Report",

@@ -8,7 +8,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pgt_fx.timeline import Count, Interpolate, Law, Repeat, Transposed, Window
+from pgt_fx.timeline import (
+    Count,
+    Interpolate,
+    Law,
+    Repeat,
+    Transposed,
+    Window,
+    context,
+)
 
 
 @dataclass(frozen=True)
@@ -28,6 +36,10 @@ class Due:
         outs: how many outputs are due.
         new: how many input elements arrive.
         keep: half-open range of the buffer to carry to the next step.
+        pads: leading buffer elements that are padding, not elements.
+        past: range of the buffer that the last step handed on as its context: what stood before
+            this step for the operators of the paper (:func:`pgt_fx.timeline.context_end`).
+        context: the same of what this step hands on, within ``keep``.
         divisors: for each due output the number of elements a mean counts, where it is not the
             kernel (average pools at the ends of the video), else empty.
     """
@@ -42,6 +54,9 @@ class Due:
     outs: int = 0
     new: int = 0
     keep: tuple[int, int] = (0, 0)
+    pads: int = 0
+    past: tuple[int, int] = (0, 0)
+    context: tuple[int, int] = (0, 0)
     divisors: tuple[int, ...] = ()
 
 
@@ -84,8 +99,16 @@ def window_due(
         outs=max(0, outs),
         new=after.total - before.sure,
         keep=(keep - start, after.sure - start),
+        pads=max(0, -start),
+        past=_context(law, out_before, before, start),
+        context=_context(law, out_after, after, start),
         divisors=_divisors(law, out_before.sure, out_after.total, after.total, mean),
     )
+
+
+def _context(law: Law, out: Count, seen: Count, start: int) -> tuple[int, int]:
+    first, end = context(law, out.sure, seen.sure)
+    return first - start, end - start
 
 
 def align_due(before: Count, after: Count, out_before: Count, out_after: Count) -> Due:

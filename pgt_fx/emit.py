@@ -17,6 +17,7 @@ from pgt_fx.capture.export import module_path, place
 from pgt_fx.capture.fold import Region, fold
 from pgt_fx.layout import axis_of, time_dims
 from pgt_fx.markov.align import MarkovAlign
+from pgt_fx.markov.head import MarkovHead
 from pgt_fx.markov.pool import MarkovPool
 from pgt_fx.markov.template import Hole, Template
 from pgt_fx.markov.window import MarkovWindow
@@ -246,6 +247,7 @@ class _Emitter:
             fill=outcome.fill,
             mode=outcome.mode,
             what=outcome.what,
+            markov=self.options.markov,
         )
         inputs = (self._get(source), *(self._get(n) for n in others))
         item = WindowItem(outcome.law, clock, value.clock, outcome.mean)
@@ -258,7 +260,8 @@ class _Emitter:
         aligned = self._aligned(node, operation)
         args, kwargs = _arguments(node, {})
         source = _argument(node, outcome.source)
-        if self.options.pooling == "step":
+        pooling = self.options.pooling
+        if pooling == "step" or (pooling == "markov" and outcome.how in ("first", "last")):
             self._new_call(node, node.target, args, kwargs, aligned)
             self.out.notes[self.env[node].name] = _note(node, f"{outcome.what}: of this step")
             return
@@ -267,20 +270,21 @@ class _Emitter:
             raise AssertionError("a reduction without a clock")
         slot = self._slot(self._label(node))
         call, others = _template(node.target, args, kwargs, source)
-        module = MarkovPool(
-            slot,
-            outcome.how,
-            call,
-            outcome.dims,
-            outcome.keepdim,
-            float(outcome.options.get("correction", 1.0)),
-        )
+        module: nn.Module
+        if pooling == "markov":
+            module = MarkovHead(slot, call, self.analysis.axis(source), self.options.markov)
+        else:
+            correction = float(outcome.options.get("correction", 1.0))
+            dims, keepdim = outcome.dims, outcome.keepdim
+            module = MarkovPool(slot, outcome.how, call, dims, keepdim, correction)
         extras = (self._get(n) for n in others)
         inputs = (aligned.get(source) or self._get(source), *extras)
-        self.out.origin[slot], self.out.owner[slot] = node, node.name
-        new = self._markov(module, slot, inputs, PoolItem(clock, True))
+        self.out.origin[slot] = source if pooling == "markov" else node
+        self.out.owner[slot] = node.name
+        new = self._markov(module, slot, inputs, PoolItem(clock, pooling == "running"))
         self.env[node] = new
-        self.out.notes[new.name] = _note(node, f"{outcome.what}: so far")
+        which = "so far" if pooling == "running" else "of this step, beside one of the past"
+        self.out.notes[new.name] = _note(node, f"{outcome.what}: {which}")
 
     def _output(self) -> None:
         results: list[Any] = []

@@ -6,17 +6,33 @@ padding that stands for a real frame: it is touched. Touched elements touch what
 
 from __future__ import annotations
 
+from collections.abc import Container
+from dataclasses import dataclass
+
 from torch import fx
 
 from pgt_fx.analysis import Analysis, Operation, Value
 from pgt_fx.options import Options
 from pgt_fx.rules import Reduced, StepOnly, Windowed
-from pgt_fx.timeline import Clock, Window
+from pgt_fx.timeline import Clock, Window, context
 
 
 def exact_frames(analysis: Analysis, options: Options, chunks: list[tuple[int, ...]]) -> list[bool]:
     """One flag per element of the model's first output; see ``Progressive.exact_frames``."""
     return _Marks(analysis, options, chunks).run()
+
+
+@dataclass(frozen=True)
+class Context:
+    """What one operator carries under CMCO and PMCO.
+
+    Attributes:
+        replaced: elements of its operand in whose place it carries something else.
+        history: whether it carries any, for a momentum average to go on from.
+    """
+
+    replaced: frozenset[int] = frozenset()
+    history: bool = False
 
 
 class _Marks:
@@ -29,6 +45,7 @@ class _Marks:
             self.cuts.append(tuple(a + b for a, b in zip(self.cuts[-1], chunk, strict=True)))
         self.touched: dict[str, list[bool]] = {}
         self.pooled: dict[str, bool] = {}
+        self.contexts: dict[str, Context] = {}
 
     def run(self) -> list[bool]:
         output = next(o for o in self.analysis.outputs if isinstance(o, fx.Node))
@@ -92,11 +109,16 @@ class _Marks:
             if whole or gate:
                 marks.append(True)
             elif isinstance(outcome, Windowed):
-                marks.append(self._window(outcome, sources[0], j, number))
+                replaced = self.contexts[node.name].replaced if node.name in self.contexts else ()
+                marks.append(self._window(outcome, sources[0], j, number, replaced))
             else:
                 marks.append(any(self.touched[s.name][j] for s in sources))
+        if isinstance(outcome, Windowed) and not self.options.markov.exact:
+            self._hand_on(node, outcome, sources[0], number)
 
-    def _window(self, outcome: Windowed, source: fx.Node, j: int, number: int) -> bool:
+    def _window(
+        self, outcome: Windowed, source: fx.Node, j: int, number: int, replaced: Container[int]
+    ) -> bool:
         clock = self.analysis.value(source).clock
         if clock is None:
             return False
@@ -108,9 +130,29 @@ class _Marks:
             if tap >= known and known < real and (tap < real or outcome.mode != "constant"):
                 return True  # a padding stands where a real frame will, or copies another one
             at = law.stands_for(tap, known) if isinstance(law, Window) else tap
-            if at is not None and 0 <= at < known and marks[at]:
+            if at is not None and 0 <= at < known and (marks[at] or at in replaced):
                 return True
         return False
+
+    def _hand_on(self, node: fx.Node, outcome: Windowed, source: fx.Node, number: int) -> None:
+        """What the next step finds in place of carried elements (CMCO, PMCO)."""
+        law, markov = outcome.law, self.options.markov
+        of, out = self.analysis.value(source).clock, self.analysis.value(node).clock
+        dtype = source.meta["val"].dtype
+        if of is None or out is None or not dtype.is_floating_point:
+            return
+        then, now = of.at(self.cuts[number - 1], False), self._now(of, number)
+        old, new = out.at(self.cuts[number - 1], False), self._now(out, number)
+        if now.total == then.sure and new.total == old.sure:
+            return  # idle: it carries what it carried
+        before = self.contexts.get(node.name, Context())
+        first, end = context(law, new.sure, now.sure)
+        seen = now.total - max(0, min(law.keep(old.sure, then.sure), then.sure))
+        pooled = markov.aggregate != "none" and (seen != end - first)
+        replaced = frozenset(range(first, end))
+        if not pooled and not (markov.momentum and before.history):
+            replaced &= before.replaced
+        self.contexts[node.name] = Context(replaced, end > first)
 
     def _reduction(
         self, node: fx.Node, operation: Operation, sources: list[fx.Node], number: int

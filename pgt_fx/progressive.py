@@ -328,6 +328,11 @@ class Progressive(nn.Module):
         return self._source.spec.ratio
 
     @property
+    def time_dims(self) -> tuple[int | None, ...]:
+        """Time dimension of each tensor that the model returns; None where it has none."""
+        return tuple(self._program().emitted.outputs)
+
+    @property
     def options(self) -> Options:
         return self._options
 

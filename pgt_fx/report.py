@@ -22,8 +22,10 @@ from pgt_fx.options import Options
 from pgt_fx.plan import AlignItem, PoolItem, WindowItem, plan
 from pgt_fx.reach import Reach, reaches
 from pgt_fx.rules import Local, Reduced, StepOnly, Windowed
+from pgt_fx.timeline import recalls
 
 EXACT, STEP, RUNNING, TRAINING = "exact", "step", "running", "step (training)"
+CONTEXT = "context"
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,8 @@ class Row:
         name: dotted path in the user's model, with the operator where a module has several.
         what: the operator in short words.
         verdict: "exact" (its state reproduces the model), "running" (exact once the video has
-            ended), "step" (computed within each step), "step (training)".
+            ended), "step" (computed within each step), "step (training)", "context" (the past of a
+            step is an aggregate: CMCO, PMCO).
         reason: why, for verdicts other than exact.
         past, future: frames that its result reads before and behind its own; None: all of time.
         stride: frames per element of its result.
@@ -91,7 +94,7 @@ class Report:
     @property
     def inexact(self) -> list[Row]:
         """Operators that no bounded state reproduces."""
-        return [row for row in self.rows if row.verdict == STEP]
+        return [row for row in self.rows if row.verdict in (STEP, CONTEXT)]
 
     def check_strict(self) -> None:
         """Refuse ``future="wait"`` where it can't be kept.
@@ -113,6 +116,11 @@ class Report:
             f"{len(rows)} operator{'s' * (len(rows) > 1)} of it:\n{lines}\n"
             "Take the part of the model in front of them, or pass strict=False: these operators "
             "are then computed within each step."
+            + (
+                ""
+                if self.options["operator"] == "mco"
+                else " With operator='mco' the past is exact."
+            )
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -168,7 +176,7 @@ class Report:
             "policy": ", ".join(f"{k}={v}" for k, v in self.options.items()),
             "exact": "outputs under future='wait' are the model's own"
             if self.exact
-            else f"{len(self.inexact)} operators are computed within each step",
+            else f"{len(self.inexact)} operators depend on how the video is cut",
         } | (
             {"clip pools": f"{self.clip_pools} pools over the clip taken over all of time"}
             if self.clip_pools
@@ -220,7 +228,7 @@ def make_report(analysis: Analysis, options: Options, emitted: Emitted, model: s
     output = next((o for o in analysis.outputs if isinstance(o, fx.Node)), None)
     fields = _fields(analysis, output, reach)
     local = sum(isinstance(o.outcome, Local) for o in analysis.operations.values())
-    exact = not any(r.verdict == STEP for r in rows)
+    exact = not any(r.verdict in (STEP, CONTEXT) for r in rows)
     return Report(
         model=model,
         clip=[tuple(s) for s in analysis.spec.shapes if s is not None],
@@ -261,14 +269,19 @@ def _row(
     verdict, reason = EXACT, ""
     if isinstance(outcome, Windowed):
         what = outcome.what
+        if not options.markov.exact and recalls(outcome.law):
+            verdict, reason = CONTEXT, _past_of(options)
     elif isinstance(outcome, Reduced):
         what = outcome.what
         gated = operation.node.name in gates
-        verdict = STEP if options.pooling == "step" or gated else RUNNING
+        verdict = RUNNING if options.pooling == "running" and not gated else STEP
         if gated:
             reason = f"is taken over all of time {GATED}"
         elif options.pooling == "step":
             reason = "is taken over each step's frames; pooling='running' gives the model's answer"
+        elif options.pooling == "markov":
+            verdict = STEP
+            reason = "is taken over each step's frames and one of the past"
     elif isinstance(outcome, StepOnly):
         what = where.op.removeprefix("aten.")
         verdict, reason = (TRAINING if outcome.training else STEP), outcome.reason
@@ -287,6 +300,17 @@ def _row(
         where.source,
         where.line,
     )
+
+
+def _past_of(options: Options) -> str:
+    markov = options.markov
+    past = {
+        "none": "the last elements",
+        "avg": "an average of all elements",
+        "max": "the maximum of all elements",
+    }
+    steps = f", averaged over all steps with momentum {markov.momentum}" if markov.momentum else ""
+    return f"finds {past[markov.aggregate]} of the step before in its past{steps}"
 
 
 def _name(where: Place) -> str:
@@ -367,7 +391,8 @@ def _state_bytes(analysis: Analysis, emitted: Emitted) -> dict[str, int]:
     out: dict[str, int] = {}
     for slot, item in emitted.schedulable.items.items():
         node = emitted.origin[slot]
-        per_element = _element_bytes(analysis, node, sizes, pooled=isinstance(item, PoolItem))
+        reduced = isinstance(item, PoolItem) and item.running
+        per_element = _element_bytes(analysis, node, sizes, pooled=reduced)
         law_is_free = isinstance(item, (WindowItem, AlignItem)) and lengths.get(slot, 0) <= 0
         out[slot] = 0 if law_is_free else per_element * max(0, lengths.get(slot, 0))
     for slot, owner in emitted.owner.items():

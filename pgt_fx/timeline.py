@@ -223,6 +223,32 @@ class Interpolate:
         return max(0, min(self.need(j), n - 1))
 
 
+def context(law: Law, outs: int, n: int) -> tuple[int, int]:
+    """Which of ``n`` elements stand as the past before the next step: a half-open range.
+
+    Of the carried elements those that an emitted output has read as its own or its past, and
+    those before the next output's own position. The others are carried because their own outputs
+    are still due (``future="wait"``), and are no context (DESIGN §7).
+    """
+    first = max(0, min(law.keep(outs, n), n))
+    if outs == 0:
+        return first, first
+    end = outs // law.scale if isinstance(law, (Repeat, Interpolate)) else 0
+    if isinstance(law, Transposed):
+        end = outs // law.stride
+    if isinstance(law, Window):
+        read = (outs - 1) * law.stride - law.left + law.span - max(law.right, 0)
+        end = max(outs * law.stride, read)
+    return first, max(first, min(end, n))
+
+
+def recalls(law: Law) -> bool:
+    """Whether an operator has a context (:func:`context`) at some phase of its stride."""
+    stride = law.stride if isinstance(law, Window) else 1
+    moments = range(64, 64 + stride)
+    return any(end > first for n in moments for first, end in [context(law, law.count(n), n)])
+
+
 @dataclass(frozen=True)
 class Count:
     """How far a value has come: see the module's docstring for ``sure`` and ``total``."""

@@ -7,10 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pgt_fx.due import Due
 from pgt_fx.layout import Axis
 from pgt_fx.markov.buffer import carried_tail, dense, filled, joined, owned
+from pgt_fx.markov.context import blended, context_of
 from pgt_fx.markov.step import Step
 from pgt_fx.markov.template import Template
+from pgt_fx.options import MarkovOperator
 from pgt_fx.timeline import Law, Repeat, Window
 
 
@@ -25,6 +28,7 @@ class MarkovWindow(nn.Module):
         axis: the input's time axis (never merged).
         out_dim: the output's time dimension.
         law, fill, mode: see :class:`pgt_fx.timeline.Window` and :class:`pgt_fx.rules.Windowed`.
+        markov: what the next step finds in place of the past.
     """
 
     def __init__(
@@ -38,11 +42,13 @@ class MarkovWindow(nn.Module):
         fill: float = 0.0,
         mode: str = "constant",
         what: str = "",
+        markov: MarkovOperator | None = None,
     ) -> None:
         super().__init__()
         self.slot, self.call = slot, call
         self.axis, self.out_dim, self.law = axis, out_dim, law
         self.fill, self.mode, self.what = fill, mode, what
+        self.markov = markov or MarkovOperator()
 
     def extra_repr(self) -> str:
         return f"{self.what}, state {self.slot!r}"
@@ -60,6 +66,8 @@ class MarkovWindow(nn.Module):
             step.carried[self.slot] = owned(whole.narrow(dim, first, end - first), whole)
         elif not isinstance(self.law, Repeat):
             step.carried[self.slot] = whole.new_empty(_with(whole.shape, dim, 0))
+        if not self.markov.exact and whole.is_floating_point():
+            self._summarize(step, whole, dim, due)
         if not due.outs:
             return None
         buffer = whole.narrow(dim, due.skip, whole.shape[dim] - due.skip) if due.skip else whole
@@ -76,6 +84,20 @@ class MarkovWindow(nn.Module):
         if due.divisors:
             out = self._rescaled(out, due.divisors)
         return out
+
+    def _summarize(self, step: Step, whole: Tensor, dim: int, due: Due) -> None:
+        """Put the operator's context in place of the past elements of the carried tail."""
+        a, b = due.context
+        if a == b:
+            return
+        seen = whole.narrow(dim, due.pads, whole.shape[dim] - due.pads)
+        new = context_of(self.markov, seen, whole.narrow(dim, a, b - a), dim)
+        first, end = due.past
+        history = whole.narrow(dim, first, end - first) if end > first else None
+        new = blended(self.markov, new, history, dim)
+        first, end = due.keep
+        pieces = [whole.narrow(dim, first, a - first), new, whole.narrow(dim, b, end - b)]
+        step.carried[self.slot] = torch.cat([p for p in pieces if p.shape[dim]], dim)
 
     def _apply_to(self, buffer: Tensor, tensors: tuple[Any, ...], wanted: int) -> Tensor:
         out = self.call(buffer, *tensors)

@@ -1,0 +1,246 @@
+"""Gradients of a progressive run: truncated as in the paper, or exact at the memory of one step.
+
+PGT paper, section 3.1: one backward per step, losses summed (not divided by P), one update after
+all steps. DESIGN §8 for the exact gradients.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from pgt_fx.capture.inputs import as_call
+from pgt_fx.errors import ClipError, OptionError
+from pgt_fx.progressive import Progressive, State
+from pgt_fx.schedule import Schedule
+from pgt_fx.training.parallel import broadcast_buffers, reduce_gradients, unwrapped
+from pgt_fx.training.replay import Replay
+from pgt_fx.training.targets import Labels
+
+Loss = Callable[[Any, Any], Tensor]
+Chunk = tuple[tuple[Any, ...], dict[str, Any]]
+
+
+@dataclass
+class Backward:
+    """What one video's steps gave; the gradients are in the parameters' ``.grad``.
+
+    Attributes:
+        losses: per step its loss as a detached scalar, None where it had no answer or no loss.
+        outputs: per step its answer, detached; None where none was due.
+    """
+
+    losses: list[Tensor | None] = field(default_factory=list)
+    outputs: list[Any] = field(default_factory=list)
+
+    @property
+    def loss(self) -> Tensor:
+        """The sum over steps, unscaled: what was differentiated."""
+        found = [loss for loss in self.losses if loss is not None]
+        return torch.stack(found).sum()
+
+
+def backward(
+    prog: Progressive | nn.Module,
+    video: Any,
+    loss_fn: Loss,
+    target: Any = None,
+    *,
+    schedule: Schedule | Sequence[int] | None = None,
+    gradient: str = "truncated",
+    keep: int = 1,
+    on: str = "every",
+    scale: float = 1.0,
+    scaler: torch.amp.GradScaler | None = None,
+    autocast: AbstractContextManager[Any] | None = None,
+    sync: bool = True,
+) -> Backward:
+    """Run a video in steps, differentiate the summed losses, leave the sum in ``.grad``.
+
+    Args:
+        prog: a progressive model, or ``DistributedDataParallel`` around one.
+        video: as the model takes it: a tensor, list, tuple or dict of tensors.
+        loss_fn: ``loss_fn(output, target)`` -> scalar, called for each step that answers.
+        target: its second argument: the same for all steps, or :class:`PerStep`, or
+            :class:`PerFrame`.
+        schedule: as for :meth:`Progressive.run`.
+        gradient: "truncated": none reaches an earlier step (the paper). "exact": the gradients of
+            all steps in one graph, at the memory of one step: a sweep forward that keeps the
+            states alone, then each step again from the last to the first, with the gradient of
+            its outgoing state as cotangent. Randomness is replayed; norms' running statistics are
+            updated once.
+        keep: with "truncated", as many successive steps share a graph (k of TBPTT(k, k)).
+        on: losses on "every" step that answers, or on the "last" alone.
+        scale: factor on the loss, e.g. 1 / (number of accumulated batches).
+        scaler: multiplies the loss; call its ``step`` and ``update`` afterwards as usual.
+        autocast: context of forward and loss, e.g. ``torch.autocast("cuda", torch.bfloat16)``.
+        sync: with DistributedDataParallel, average the gradients over all ranks at the end, once;
+            False for all but the last of several accumulated batches.
+
+    Raises:
+        OptionError: for an unknown option, or labels that don't match the steps.
+        ClipError: when the video is shorter than the schedule, or no step answered.
+    """
+    _choice("gradient", gradient, ("truncated", "exact"))
+    _choice("on", on, ("every", "last"))
+    if isinstance(keep, bool) or not isinstance(keep, int) or keep < 1:
+        raise OptionError(f"keep: expected a whole number of steps from 1 on, got {keep!r}")
+    if gradient == "exact" and keep != 1:
+        raise OptionError('keep: is for gradient="truncated"; "exact" keeps all steps')
+    inner = unwrapped(prog)
+    args, kwargs = as_call(video)
+    chunks = inner.chunks(*args, schedule=schedule, **kwargs)
+    run = _Run(inner, chunks, loss_fn, target, on, scale, scaler, autocast or nullcontext())
+    broadcast_buffers(prog)
+    if gradient == "exact":
+        run.exact()
+    else:
+        run.truncated(keep)
+    run.check()
+    if sync:
+        reduce_gradients(prog)
+    return run.found
+
+
+class _Run:
+    """One video: its chunks, losses and what has come of them so far."""
+
+    def __init__(
+        self,
+        prog: Progressive,
+        chunks: list[Chunk],
+        loss_fn: Loss,
+        target: Any,
+        on: str,
+        scale: float,
+        scaler: torch.amp.GradScaler | None,
+        autocast: AbstractContextManager[Any],
+    ) -> None:
+        self.prog, self.chunks, self.loss_fn = prog, chunks, loss_fn
+        self.labels, self.on = Labels(target, len(chunks)), on
+        self.scale, self.scaler, self.autocast = scale, scaler, autocast
+        self.found = Backward()
+
+    def truncated(self, keep: int) -> None:
+        """One backward per ``keep`` steps; the state between them is cut from the graph."""
+        state: State = self.prog.init_state()
+        pending: list[Tensor] = []
+        for number in range(len(self.chunks)):
+            end = (number + 1) % keep == 0 or self._last(number)
+            out, state = self._step(number, state, detach=end)
+            loss = self._loss(number, out, self._labels(number, out))
+            pending += [loss] if loss is not None else []
+            self._note(out, loss)
+            if end and pending:
+                torch.autograd.backward([self._scaled(loss) for loss in pending])
+                pending = []
+
+    def exact(self) -> None:
+        """States forward without a graph; then steps backward, each recomputed (DESIGN §8)."""
+        states: list[State] = [self.prog.init_state()]
+        targets: list[Any] = []
+        replays: list[Replay] = []
+        end = len(self.chunks) - 1
+        for number in range(end):
+            replays.append(Replay(self.prog))
+            with torch.no_grad():
+                out, state = self._step(number, states[-1], detach=True)
+                targets.append(self._labels(number, out))
+                loss = self._loss(number, out, targets[-1])
+            states.append(state)
+            self._note(out, loss)
+        # The last step is differentiated as it is run: nothing comes behind it.
+        leaves = _leaves(states[-1])
+        out, _ = self._step(end, leaves, detach=True)
+        loss = self._loss(end, out, self._labels(end, out))
+        self._note(out, loss)
+        cotangents = self._pull(loss, {}, {}, leaves)
+        del out, loss
+        for number in reversed(range(end)):
+            states.pop()
+            leaves = _leaves(states[-1])
+            with replays.pop():
+                out, state = self._step(number, leaves, detach=False)
+                loss = self._loss(number, out, targets[number])
+                cotangents = self._pull(loss, state, cotangents, leaves)
+            del out, loss, state
+
+    def _pull(
+        self, loss: Tensor | None, state: State, cotangents: dict[str, Tensor], leaves: State
+    ) -> dict[str, Tensor]:
+        """Backward through one step: the gradients of the state that it began with."""
+        tensors: list[Tensor] = []
+        gradients: list[Tensor | None] = []
+        if loss is not None and loss.requires_grad:
+            tensors.append(self._scaled(loss))
+            gradients.append(None)
+        for name, cotangent in cotangents.items():
+            if state[name].requires_grad:
+                tensors.append(state[name])
+                gradients.append(cotangent)
+        if tensors:
+            torch.autograd.backward(tensors, gradients)
+        return {k: v.grad for k, v in leaves.items() if v.grad is not None}
+
+    def _step(self, number: int, state: State, *, detach: bool) -> tuple[Any, State]:
+        args, kwargs = self.chunks[number]
+        with self.autocast:
+            return self.prog.step(state, *args, last=self._last(number), detach=detach, **kwargs)
+
+    def _loss(self, number: int, out: Any, target: Any) -> Tensor | None:
+        if out is None or (self.on == "last" and not self._last(number)):
+            return None
+        with self.autocast:
+            return self.loss_fn(out, target)
+
+    def _labels(self, number: int, out: Any) -> Any:
+        return None if out is None else self.labels.of(number, self._elements(out))
+
+    def _elements(self, out: Any) -> int | None:
+        """How many elements along time an answer has; None for one without a time axis."""
+        flat = pytree.tree_leaves(out)
+        for item, dim in zip(flat, self.prog.time_dims, strict=True):
+            if isinstance(item, Tensor) and dim is not None:
+                return int(item.shape[dim])
+        return None
+
+    def _scaled(self, loss: Tensor) -> Tensor:
+        loss = loss * self.scale if self.scale != 1.0 else loss
+        return self.scaler.scale(loss) if self.scaler is not None else loss
+
+    def _last(self, number: int) -> bool:
+        return number == len(self.chunks) - 1
+
+    def _note(self, out: Any, loss: Tensor | None) -> None:
+        detached = pytree.tree_map_only(Tensor, Tensor.detach, out)
+        self.found.outputs.append(detached)
+        self.found.losses.append(None if loss is None else loss.detach())
+
+    def check(self) -> None:
+        self.labels.check_end()
+        if all(loss is None for loss in self.found.losses):
+            raise ClipError(
+                f"no step answered in {len(self.chunks)} steps, so there is no loss; feed a longer "
+                "video"
+            )
+
+
+def _leaves(state: State) -> State:
+    """The state with its floating tensors as leaves that gather gradients."""
+    return {
+        k: v.detach().requires_grad_() if v.is_floating_point() else v for k, v in state.items()
+    }
+
+
+def _choice(name: str, value: Any, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        near = get_close_matches(str(value), allowed, 1)
+        hint = f" (did you mean {near[0]!r}?)" if near else ""
+        raise OptionError(f"{name}: expected one of {', '.join(allowed)}, got {value!r}{hint}")

@@ -1,0 +1,92 @@
+"""Labels: one for all steps, one per step, one per frame."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from pgt_fx.errors import OptionError
+
+
+@dataclass(frozen=True)
+class PerStep:
+    """Labels of each step, as for Charades and AVA: ``targets[p]`` goes with step p.
+
+    Attributes:
+        targets: P labels of any kind that the loss takes.
+    """
+
+    targets: Sequence[Any]
+
+
+@dataclass(frozen=True)
+class PerFrame:
+    """Labels of each output element of the video; a step's loss gets those that it answers.
+
+    Attributes:
+        target: tensor with as many elements along ``dim`` as the model has outputs along time
+            for the whole video.
+        dim: its time dimension.
+    """
+
+    target: Tensor
+    dim: int = 1
+
+
+class Labels:
+    """Hands each step its labels. Counts elements answered, for :class:`PerFrame`."""
+
+    def __init__(self, target: Any, steps: int) -> None:
+        if isinstance(target, PerStep) and len(target.targets) != steps:
+            raise OptionError(
+                f"PerStep: expected one label per step, {steps} for this video and schedule, got "
+                f"{len(target.targets)}"
+            )
+        if isinstance(target, PerFrame) and not -target.target.dim() <= target.dim < (
+            target.target.dim()
+        ):
+            raise OptionError(
+                f"PerFrame: dim={target.dim}, but the labels have {target.target.dim()} dimensions"
+            )
+        self.target, self.answered = target, 0
+
+    def of(self, step: int, elements: int | None) -> Any:
+        """Labels of step ``step``, which answers ``elements`` along time (None: no time axis).
+
+        Raises:
+            OptionError: when labels per frame don't go with the outputs.
+        """
+        target = self.target
+        if isinstance(target, PerStep):
+            return target.targets[step]
+        if not isinstance(target, PerFrame):
+            return target
+        if elements is None:
+            raise OptionError(
+                "PerFrame: the model's output has no time axis; use one label, or PerStep"
+            )
+        size, start = target.target.shape[target.dim], self.answered
+        self.answered += elements
+        if self.answered > size:
+            raise OptionError(
+                f"PerFrame: {size} labels along dimension {target.dim}, but the model has answered "
+                f"{self.answered} elements; expected one label per output element"
+            )
+        return target.target.narrow(target.dim, start, elements)
+
+    def check_end(self) -> None:
+        """All labels per frame must have been used.
+
+        Raises:
+            OptionError: when the outputs were fewer.
+        """
+        if isinstance(self.target, PerFrame):
+            size = self.target.target.shape[self.target.dim]
+            if self.answered != size:
+                raise OptionError(
+                    f"PerFrame: {size} labels, but the model has answered {self.answered} elements "
+                    "in all; expected one label per output element"
+                )
