@@ -191,6 +191,8 @@ def _sizes(
             if run.error is None and pools != "global":
                 return sample, []
             error = run.error or error
+            if not run.pools and run.error is None:
+                return sample, []  # "global", and there is no pool to take so
             if pools == "window" or not run.pools:
                 continue
             if at_clip is None:

@@ -28,12 +28,14 @@ class Template:
     kwargs: tuple[tuple[str, Any], ...] = ()
 
     def __call__(self, *operands: Any) -> Tensor:
-        def fill(value: Any) -> Any:
-            if isinstance(value, Hole):
-                return operands[value.number]
-            if isinstance(value, (list, tuple)):
-                return [fill(v) for v in value]
-            return value
+        named = {name: _filled(value, operands) for name, value in self.kwargs}
+        return self.call(*[_filled(a, operands) for a in self.args], **named)
 
-        named = {name: fill(value) for name, value in self.kwargs}
-        return self.call(*[fill(a) for a in self.args], **named)
+
+def _filled(value: Any, operands: tuple[Any, ...]) -> Any:
+    # No closure that calls itself: it would keep the operands alive until the next collection.
+    if isinstance(value, Hole):
+        return operands[value.number]
+    if isinstance(value, (list, tuple)):
+        return [_filled(v, operands) for v in value]
+    return value
