@@ -43,6 +43,11 @@ class Program:
     def plan(self, before: tuple[int, ...], after: tuple[int, ...], last: bool) -> Plan:
         return plan(self.emitted.schedulable, before, after, last)
 
+    def answers(self, work: Plan) -> bool:
+        """Whether a step has an output."""
+        output = next(n for n in self.emitted.graph.nodes if n.op == "output")
+        return any(n.name not in work.silent for n in output.all_input_nodes)
+
     def run(
         self, state: Mapping[str, Tensor], leaves: Sequence[Any], work: Plan
     ) -> tuple[list[Any], dict[str, Tensor]]:

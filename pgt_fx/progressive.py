@@ -14,6 +14,7 @@ from pgt_fx.analysis import Analysis, analyze_graph
 from pgt_fx.capture.clean import clean
 from pgt_fx.capture.export import Captured, capture
 from pgt_fx.capture.inputs import ClipSpec
+from pgt_fx.cut import Moment, cut, lengths_of, moment
 from pgt_fx.emit import emit
 from pgt_fx.errors import ClipError, StateError
 from pgt_fx.frames import exact_frames
@@ -139,7 +140,7 @@ class Progressive(nn.Module):
         """
         leaves = self._source.spec.flatten(clip, named)
         program = self._program()
-        before, after, sizes = self._check(state, leaves)
+        before, after, sizes = self._moment(state, leaves)
         if bool(state.get("clock.ended", False)):
             raise StateError("the video has ended (last=True); call reset() before the next one")
         work = program.plan(before, after, last)
@@ -163,52 +164,8 @@ class Progressive(nn.Module):
             return None
         return pytree.tree_unflatten(flat, self._captured().out_spec)
 
-    def _check(
-        self, state: Mapping[str, Tensor], leaves: Sequence[Any]
-    ) -> tuple[tuple[int, ...], tuple[int, ...], list[int]]:
-        """Frames before and after a step, and the sizes that must stay the same in a video."""
-        spec = self._source.spec
-        new: list[int] = []
-        sizes: list[int] = []
-        for leaf, time in zip(leaves, spec.times, strict=True):
-            if time is None:
-                continue
-            path, expected = len(new), spec.shapes[spec.paths[len(new)]] or ()
-            which = f"input {path}: " if len(spec.paths) > 1 else ""
-            if not isinstance(leaf, Tensor) or leaf.dim() != len(expected):
-                got = tuple(leaf.shape) if isinstance(leaf, Tensor) else type(leaf).__name__
-                raise ClipError(
-                    f"{which}expected a tensor of {len(expected)} dimensions like the example's "
-                    f"{expected} (time is dimension {time}), got {got}"
-                )
-            shape = [-1 if d == time else int(s) for d, s in enumerate(leaf.shape)]
-            fixed = self._captured().fixed.get(path, {})
-            wrong = [d for d, s in fixed.items() if shape[d] not in (s, -1)]
-            if wrong:
-                raise ClipError(
-                    f"{which}expected size {fixed[wrong[0]]} in dimension {wrong[0]}, as the model "
-                    f"takes it, got {tuple(leaf.shape)}"
-                )
-            if leaf.shape[time] == 0:
-                raise ClipError(
-                    f"{which}an empty chunk, {tuple(leaf.shape)}: expected at least one frame "
-                    f"(time is dimension {time})"
-                )
-            new.append(int(leaf.shape[time]))
-            sizes += shape
-        if "clock.frames" in state:
-            before = tuple(int(n) for n in state["clock.frames"].tolist())
-            seen = [int(n) for n in state["clock.sizes"].tolist()]
-            if seen and seen != sizes:
-                raise ClipError(
-                    f"a chunk of another size within one video: so far {_sizes(seen)}, now "
-                    f"{_sizes(sizes)} (time shown as T); call reset() before another video"
-                )
-        elif state:
-            raise StateError("the state has no clock; start with init_state()")
-        else:
-            before = (0,) * len(new)
-        return before, tuple(b + n for b, n in zip(before, new, strict=True)), sizes
+    def _moment(self, state: Mapping[str, Tensor], leaves: Sequence[Any]) -> Moment:
+        return moment(self._source.spec, self._captured().fixed, state, leaves)
 
     # -- state ---------------------------------------------------------------------------------
 
@@ -235,7 +192,7 @@ class Progressive(nn.Module):
             sizes = torch.zeros(0, dtype=torch.long)
         else:
             leaves = self._source.spec.flatten(clip, named)
-            before, _, known = self._check({}, leaves)
+            before, _, known = self._moment({}, leaves)
             frames, sizes = torch.tensor(before), torch.tensor(known)
         return {
             "clock.frames": frames,
@@ -282,31 +239,11 @@ class Progressive(nn.Module):
         Raises:
             ClipError: when the lengths don't add up to the video.
         """
-        spec = self._source.spec
-        leaves = spec.flatten(video, named)
-        frames = [int(leaves[i].shape[spec.times[i] or 0]) for i in spec.paths]
-        ratio = spec.ratio
-        base = ratio.index(min(ratio))
-        if schedule is None:
-            schedule = Schedule(length=max(2, min(spec.lengths)))
-        if isinstance(schedule, Schedule):
-            lengths = schedule.chunks(frames[base])
-        else:
-            lengths = [int(n) for n in schedule]
-            if sum(lengths) != frames[base] or min(lengths, default=0) < 1:
-                raise ClipError(f"chunks {lengths} don't make up the video's {frames[base]} frames")
-        pieces, start = [], 0
-        for number, n in enumerate(lengths):
-            end = start + n
-            last = number == len(lengths) - 1
-            cut = list(leaves)
-            for path, leaf in enumerate(spec.paths):
-                a, b = start * ratio[path], end * ratio[path]
-                b = frames[path] if last and sum(lengths) == frames[base] else b
-                cut[leaf] = leaves[leaf].narrow(spec.times[leaf], a, b - a)
-            pieces.append(pytree.tree_unflatten(cut, spec.spec))
-            start = end
-        return pieces
+        return cut(self._source.spec, video, named, schedule)
+
+    def lengths(self, *video: Any, **named: Any) -> tuple[int, ...]:
+        """Frames of each input path of a video or clip."""
+        return lengths_of(self._source.spec, self._source.spec.flatten(video, named))
 
     # -- policies and what is known of them ----------------------------------------------------
 
@@ -321,6 +258,28 @@ class Progressive(nn.Module):
         if other.options.future == "wait" and other.options.strict:
             other.report.check_strict()
         return other
+
+    def answers(self, chunks: Sequence[int], *, last: bool = True) -> list[bool]:
+        """Which steps of a video cut into these chunks give an output; nothing is run.
+
+        Args:
+            chunks: frames per step, of the path with the fewest frames.
+            last: whether the video ends with them.
+        """
+        ratio, program = self._source.spec.ratio, self._program()
+        out, seen = [], 0
+        for number, n in enumerate(chunks):
+            before, after = (tuple(m * r for r in ratio) for m in (seen, seen + n))
+            work = program.plan(before, after, last and number == len(chunks) - 1)
+            out.append(program.answers(work))
+            seen += n
+        return out
+
+    @property
+    def smallest_clip(self) -> int | None:
+        """Fewest frames at which a first step answers (of the path with the fewest); None: none
+        up to 1024 does. Under ``future="wait"`` it is the latency of the first answer."""
+        return next((n for n in range(1, 1025) if self.answers([n], last=False)[0]), None)
 
     @property
     def clip_ratio(self) -> tuple[int, ...]:
@@ -421,7 +380,3 @@ class Progressive(nn.Module):
             f"Progressive({name}, operator={o.operator!r}, future={o.future!r}, "
             f"pooling={o.pooling!r})"
         )
-
-
-def _sizes(flat: Sequence[int]) -> str:
-    return "(" + ", ".join("T" if n == -1 else str(n) for n in flat) + ")"

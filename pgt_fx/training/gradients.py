@@ -97,6 +97,7 @@ def backward(
     inner = unwrapped(prog)
     args, kwargs = as_call(video)
     chunks = inner.chunks(*args, schedule=schedule, **kwargs)
+    _check_length(inner, chunks)
     run = _Run(inner, chunks, loss_fn, target, on, scale, scaler, autocast or nullcontext())
     broadcast_buffers(prog)
     if gradient == "exact":
@@ -230,6 +231,20 @@ class _Run:
                 f"no step answered in {len(self.chunks)} steps, so there is no loss; feed a longer "
                 "video"
             )
+
+
+def _check_length(prog: Progressive, chunks: list[Chunk]) -> None:
+    """Under ``future="zero"`` every step is to answer: T' must reach the model's smallest clip.
+
+    Raises:
+        ClipError: naming T' and that clip.
+    """
+    lengths = [min(prog.lengths(*args, **kwargs)) for args, kwargs in chunks]
+    if prog.options.future == "zero" and not prog.answers(lengths)[0]:
+        raise ClipError(
+            f"a first step of T'={lengths[0]} frames gives no output: the model's smallest clip is "
+            f"{prog.smallest_clip} frames; use a longer Schedule(length=…)"
+        )
 
 
 def _leaves(state: State) -> State:

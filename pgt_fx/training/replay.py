@@ -32,7 +32,7 @@ class Replay:
 
     def __enter__(self) -> None:
         self._after = self._now()
-        self._kept = [(b, b._version, b.clone()) for b in self._model.buffers()]
+        self._kept = [(b, b.clone()) for b in self._model.buffers()]
         self._set(self._rng)
 
     def __exit__(
@@ -42,8 +42,8 @@ class Replay:
         trace: TracebackType | None,
     ) -> None:
         self._set(self._after)
+        # All of them: batch norm writes its statistics without raising the tensors' versions.
         with torch.no_grad():
-            for buffer, version, value in self._kept:
-                if buffer._version != version:
-                    buffer.copy_(value)
+            for buffer, value in self._kept:
+                buffer.copy_(value)
         del self._kept

@@ -1,0 +1,122 @@
+"""Videos cut into chunks, and chunks checked against the example and the video so far."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from pgt_fx.capture.inputs import ClipSpec
+from pgt_fx.errors import ClipError, StateError
+from pgt_fx.schedule import Schedule
+
+Piece = tuple[tuple[Any, ...], dict[str, Any]]
+
+
+def lengths_of(spec: ClipSpec, leaves: Sequence[Any]) -> tuple[int, ...]:
+    """Frames of each input path."""
+    return tuple(int(leaves[i].shape[spec.times[i] or 0]) for i in spec.paths)
+
+
+def cut(
+    spec: ClipSpec,
+    video: tuple[Any, ...],
+    named: dict[str, Any],
+    schedule: Schedule | Sequence[int] | None,
+) -> list[Piece]:
+    """See :meth:`pgt_fx.Progressive.chunks`."""
+    leaves = spec.flatten(video, named)
+    frames, ratio = lengths_of(spec, leaves), spec.ratio
+    base = ratio.index(min(ratio))
+    if schedule is None:
+        schedule = Schedule(length=max(2, min(spec.lengths)))
+    if isinstance(schedule, Schedule):
+        lengths = schedule.chunks(frames[base])
+    else:
+        lengths = [int(n) for n in schedule]
+        if sum(lengths) != frames[base] or min(lengths, default=0) < 1:
+            raise ClipError(f"chunks {lengths} don't make up the video's {frames[base]} frames")
+    pieces, start = [], 0
+    for number, n in enumerate(lengths):
+        end = start + n
+        last = number == len(lengths) - 1
+        piece = list(leaves)
+        for path, leaf in enumerate(spec.paths):
+            a, b = start * ratio[path], end * ratio[path]
+            b = frames[path] if last and sum(lengths) == frames[base] else b
+            if b > frames[path]:
+                raise ClipError(
+                    f"input {path}: {frames[path]} frames beside {frames[base]} of the path with "
+                    f"the fewest; expected {ratio[path]} for each of them, as in the example"
+                )
+            piece[leaf] = leaves[leaf].narrow(spec.times[leaf] or 0, a, b - a)
+        pieces.append(pytree.tree_unflatten(piece, spec.spec))
+        start = end
+    return pieces
+
+
+Moment = tuple[tuple[int, ...], tuple[int, ...], list[int]]
+
+
+def moment(
+    spec: ClipSpec,
+    fixed_sizes: Mapping[int, Mapping[int, int]],
+    state: Mapping[str, Tensor],
+    leaves: Sequence[Any],
+) -> Moment:
+    """Frames before and after a step, and the sizes that must stay the same in a video.
+
+    Args:
+        fixed_sizes: per input path the dimensions whose size the model fixes.
+
+    Raises:
+        ClipError: for a chunk unlike the example, or unlike the video so far.
+        StateError: for a state without a clock.
+    """
+    new: list[int] = []
+    sizes: list[int] = []
+    for leaf, time in zip(leaves, spec.times, strict=True):
+        if time is None:
+            continue
+        path, expected = len(new), spec.shapes[spec.paths[len(new)]] or ()
+        which = f"input {path}: " if len(spec.paths) > 1 else ""
+        if not isinstance(leaf, Tensor) or leaf.dim() != len(expected):
+            got = tuple(leaf.shape) if isinstance(leaf, Tensor) else type(leaf).__name__
+            raise ClipError(
+                f"{which}expected a tensor of {len(expected)} dimensions like the example's "
+                f"{expected} (time is dimension {time}), got {got}"
+            )
+        shape = [-1 if d == time else int(s) for d, s in enumerate(leaf.shape)]
+        fixed = fixed_sizes.get(path, {})
+        wrong = [d for d, s in fixed.items() if shape[d] not in (s, -1)]
+        if wrong:
+            raise ClipError(
+                f"{which}expected size {fixed[wrong[0]]} in dimension {wrong[0]}, as the model "
+                f"takes it, got {tuple(leaf.shape)}"
+            )
+        if leaf.shape[time] == 0:
+            raise ClipError(
+                f"{which}an empty chunk, {tuple(leaf.shape)}: expected at least one frame "
+                f"(time is dimension {time})"
+            )
+        new.append(int(leaf.shape[time]))
+        sizes += shape
+    if "clock.frames" in state:
+        before = tuple(int(n) for n in state["clock.frames"].tolist())
+        seen = [int(n) for n in state["clock.sizes"].tolist()]
+        if seen and seen != sizes:
+            raise ClipError(
+                f"a chunk of another size within one video: so far {_sizes(seen)}, now "
+                f"{_sizes(sizes)} (time shown as T); call reset() before another video"
+            )
+    elif state:
+        raise StateError("the state has no clock; start with init_state()")
+    else:
+        before = (0,) * len(new)
+    return before, tuple(b + n for b, n in zip(before, new, strict=True)), sizes
+
+
+def _sizes(flat: Sequence[int]) -> str:
+    return "(" + ", ".join("T" if n == -1 else str(n) for n in flat) + ")"
