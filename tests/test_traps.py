@@ -201,3 +201,22 @@ def test_attention_whose_weights_nobody_reads() -> None:
     prog = pgt_fx.transform(model, x)
     assert relative_error(prog.full(x), model(x)) <= EXACT
     assert not prog.report.exact
+
+
+@pytest.mark.parametrize("how", ["mean", "std"])
+def test_a_running_pool_answers_in_the_models_precision_with_nothing_new(how: str) -> None:
+    """Sums of bfloat16 are carried in float32; a head behind them takes bfloat16."""
+
+    class Head(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.fc = nn.Conv1d(4, 4, 3, stride=2, padding=1), nn.Linear(4, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.fc(getattr(self.conv(x), how)(2))
+
+    model, x = Head().bfloat16().eval(), torch.randn(2, 4, 12).bfloat16()
+    prog = pgt_fx.transform(model, x[:, :, :6], future="wait", pooling="running")
+    outs = prog.run(x, schedule=[9, 1, 1, 1])
+    assert all(out.dtype == torch.bfloat16 for out in outs if out is not None)
+    assert torch.allclose(outs[-1].float(), model(x).float(), atol=2e-2)

@@ -54,14 +54,27 @@ class MarkovPool(nn.Module):
             if carried is None:
                 raise ValueError("no element has been seen")
             step.carried[self.slot] = carried
-            return self._answer(carried, due.before)
+            return self._as_model(step, self._answer(carried, due.before))
         part = self.reduce(x, *others)
+        self._note_dtype(step, part)
         if carried is None:
             step.carried[self.slot] = self._carry(part, due.new)
             return part  # to the last bit what the model computes
         total = self._merge(carried, part, due.new)
         step.carried[self.slot] = total
         return self._answer(total, due.before + due.new).to(part.dtype)
+
+    def _note_dtype(self, step: Step, part: Tensor) -> None:
+        """Sums of half precision are carried in single: what the model expects is kept beside."""
+        if _wide(part).dtype != part.dtype:
+            step.carried[f"{self.slot}.dtype"] = part.new_empty(0)
+
+    def _as_model(self, step: Step, answer: Tensor) -> Tensor:
+        like = step.state.get(f"{self.slot}.dtype")
+        if like is None:
+            return answer
+        step.carried[f"{self.slot}.dtype"] = like
+        return answer.to(like.dtype)
 
     def _carry(self, part: Tensor, count: int) -> Tensor:
         if self.how in ("mean", "sum"):
@@ -101,6 +114,7 @@ class MarkovPool(nn.Module):
         dtype = None
         if x is not None:
             dtype = x.dtype
+            self._note_dtype(step, x)
             wide = _wide(x)
             part = wide.mean(self.dims, keepdim=True)
             part_squares = (wide - part).square().sum(self.dims, keepdim=True)
@@ -123,7 +137,7 @@ class MarkovPool(nn.Module):
         out = out.sqrt() if self.how == "std" else out
         if not self.keepdim:
             out = out.squeeze(self.dims)
-        return out.to(dtype) if dtype is not None else out
+        return out.to(dtype) if dtype is not None else self._as_model(step, out)
 
 
 def _wide(x: Tensor) -> Tensor:
