@@ -42,6 +42,7 @@ class Source:
         self.model, self.spec, self.pools = model, spec, pools
         self.leaves = list(leaves)
         self._captured: dict[bool, Captured] = {}
+        self._dtype = _dtype(model)
         taken = set(model._modules) | set(model._parameters) | set(model._buffers)
         self.markov_name = "markov"
         while self.markov_name in taken:
@@ -56,16 +57,25 @@ class Source:
         if training not in self._captured:
             device = next((p.device for p in self.model.parameters()), torch.device("cpu"))
             leaves = [
-                torch.empty_like(x, device=device) if _video(x, t) else x
+                torch.empty_like(x, device=device, dtype=self._cast(x.dtype)) if _video(x, t) else x
                 for x, t in zip(self.leaves, self.spec.times, strict=True)
             ]
             self._captured[training] = clean(capture(self.model, self.spec, leaves, self.pools))
         return self._captured[training]
 
+    def _cast(self, dtype: torch.dtype) -> torch.dtype:
+        """The dtype of a video once the model was moved to another (``prog.double()``)."""
+        now = _dtype(self.model)
+        return now if now is not None and dtype == self._dtype else dtype
+
     def __deepcopy__(self, memo: dict[int, Any]) -> Source:
         other = Source(copy.deepcopy(self.model, memo), self.spec, self.leaves, self.pools)
-        other._captured = dict(self._captured)
+        other._captured, other._dtype = dict(self._captured), self._dtype
         return other
+
+
+def _dtype(model: nn.Module) -> torch.dtype | None:
+    return next((p.dtype for p in model.parameters() if p.is_floating_point()), None)
 
 
 def _video(x: Any, time: int | None) -> bool:

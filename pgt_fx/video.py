@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -60,6 +61,7 @@ def read(
     stride: int = 1,
     size: int = 224,
     frames: int | None = None,
+    start: int = 0,
     progress: Callable[[int, int | None], object] | None = None,
 ) -> Tensor:
     """Decode a video: resized on its short side, cut out at the centre, normalised.
@@ -69,9 +71,10 @@ def read(
 
     Args:
         path: any file that FFmpeg reads; its first video stream is taken.
-        stride: keep every ``stride``-th frame, from the first.
+        stride: keep every ``stride``-th frame, from ``start`` on.
         size: height and width of the result in pixels.
         frames: stop when that many are kept; None: to the end. A shorter video gives fewer.
+        start: frames to leave out at the beginning.
         progress: called after each kept frame with the number kept so far and the number that
             the file promises (None where its header does not say).
 
@@ -86,21 +89,40 @@ def read(
     for name, value in (("stride", stride), ("size", size), ("frames", frames)):
         if value is not None and value < 1:
             raise ValueError(f"{name}={value}: it must be at least 1")
+    path = Path(path)
+    with _opened(path) as container:
+        kept = _decode(container, path, stride, size, frames, start, progress)
+    return torch.stack(kept, dim=1)
+
+
+def count(path: str | Path) -> int:
+    """Frames of a video: as its header says, or counted where that says nothing.
+
+    Raises:
+        VideoError: as :func:`read`.
+    """
+    with _opened(Path(path)) as container:
+        if not container.streams.video:
+            raise VideoError(f"{path} has no video stream")
+        stream = container.streams.video[0]
+        return stream.frames or sum(1 for _ in container.decode(stream))
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[av.container.InputContainer]:
     try:
         import av
     except ModuleNotFoundError as error:
         raise VideoError(
             "decoding video needs PyAV, which is not installed: pip install 'pgt_fx[video]'"
         ) from error
-    path = Path(path)
     if not path.is_file():
         raise VideoError(f"no such video file: {path}")
     try:
         with av.open(str(path)) as container:
-            kept = _decode(container, path, stride, size, frames, progress)
+            yield container
     except av.FFmpegError as error:
         raise VideoError(f"{path} can't be decoded: {error}") from error
-    return torch.stack(kept, dim=1)
 
 
 def _decode(
@@ -109,18 +131,19 @@ def _decode(
     stride: int,
     size: int,
     frames: int | None,
+    start: int,
     progress: Callable[[int, int | None], object] | None,
 ) -> list[Tensor]:
     if not container.streams.video:
         raise VideoError(f"{path} has no video stream")
     stream = container.streams.video[0]
     stream.thread_type = "AUTO"
-    promised = -(-stream.frames // stride) if stream.frames else None
+    promised = -(-(stream.frames - start) // stride) if stream.frames else None
     if frames is not None:
         promised = frames if promised is None else min(frames, promised)
     kept: list[Tensor] = []
     for index, frame in enumerate(container.decode(stream)):
-        if index % stride:
+        if index < start or (index - start) % stride:
             continue
         kept.append(_normalise(frame, size))
         if progress is not None:
@@ -128,7 +151,8 @@ def _decode(
         if len(kept) == frames:
             break
     if not kept:
-        raise VideoError(f"{path} has a video stream, but no frame could be decoded from it")
+        behind = f" behind its first {start}" if start else ""
+        raise VideoError(f"{path} has a video stream, but no frame could be decoded{behind}")
     return kept
 
 

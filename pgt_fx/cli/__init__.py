@@ -10,6 +10,8 @@ import typer
 
 from pgt_fx.cli.analyze import analyze
 from pgt_fx.cli.demo import demo
+from pgt_fx.cli.erf import erf
+from pgt_fx.cli.train import train
 from pgt_fx.cli.verify import verify
 
 app = typer.Typer(
@@ -18,7 +20,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (demo, analyze, verify):
+for command in (demo, analyze, verify, train, erf):
     app.command()(command)
 
 

@@ -15,7 +15,9 @@ from torch import nn
 from pgt_fx import zoo  # type: ignore[attr-defined]
 
 
-def load(name: str, space: int | None, *, features: bool = False) -> tuple[nn.Module, Any]:
+def load(
+    name: str, space: int | None, *, features: bool = False, pretrained: bool = False
+) -> tuple[nn.Module, Any]:
     """A model in eval mode and its example (None: to be found).
 
     Raises:
@@ -24,7 +26,7 @@ def load(name: str, space: int | None, *, features: bool = False) -> tuple[nn.Mo
     if ":" not in name:
         if "." in name or "/" in name:
             raise typer.BadParameter(f"{name!r}: expected package.module:factory, with a colon")
-        model = zoo.build(name, space=space)
+        model = zoo.build(name, space=space, pretrained=pretrained)
         return zoo.features(name, model) if features else model, zoo.clip(name, space=space)
     if features:
         raise typer.BadParameter("--features is for models of the zoo")

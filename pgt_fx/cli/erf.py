@@ -1,0 +1,77 @@
+"""``pgt-fx erf MODEL``."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import pgt_fx
+from pgt_fx import erf as erf_job
+from pgt_fx.cli.models import load
+from pgt_fx.cli.talk import AsJson, Model, Space, Threads, out, refusals, set_threads, spinner
+from pgt_fx.erf import figure
+
+
+def erf(
+    model: Model,
+    operator: Annotated[
+        str, typer.Option(help="What is carried from the past: mco, cmco-avg, cmco-max, pmco.")
+    ] = "mco",
+    length: Annotated[
+        int | None,
+        typer.Option(min=2, help="T', the frames of a step (of the slow path of two)."),
+    ] = None,
+    steps: Annotated[int, typer.Option(min=2, help="P, the number of steps.")] = 5,
+    output: Annotated[
+        int | None,
+        typer.Option(min=0, help="Which output frame; else the middle one of the last step."),
+    ] = None,
+    space: Space = 64,
+    inputs: Annotated[int, typer.Option(min=1, help="Random videos to average over.")] = 8,
+    seed: Annotated[int, typer.Option(help="Of the videos and redrawn norms.")] = 0,
+    redraw: Annotated[
+        bool,
+        typer.Option(help="Give norms generic weights first; --no-redraw for trained weights."),
+    ] = True,
+    head: Annotated[
+        bool,
+        typer.Option("--head", help="Of a model of the zoo the pooled answer, not the features."),
+    ] = False,
+    to: Annotated[
+        Path | None,
+        typer.Option("--out", help="The figure: .png, .svg or .pdf; else MODEL_erf.png here."),
+    ] = None,
+    json_: AsJson = False,
+    threads: Threads = None,
+) -> None:
+    """Draw the temporal receptive field, theoretical and effective: original and progressive."""
+    set_threads(threads)
+    with refusals(), spinner("building") as step:
+        path = to or Path(re.sub(r"[^\w.-]", "_", model) + "_erf.png")
+        figure.check(path)
+        features = ":" not in model and not head
+        module, example = load(model, space, features=features)
+        step(f"turning {model} progressive")
+        prog = pgt_fx.transform(module, example, operator=operator)
+        found = erf_job.measure(
+            prog,
+            steps=steps,
+            length=length,
+            inputs=inputs,
+            seed=seed,
+            output=output,
+            redraw=redraw,
+            progress=step,
+        )
+        found = replace(found, model=f"{model} (features)" if features else model)
+        figure.save(found, path)
+    if json_:
+        typer.echo(json.dumps(found.to_dict() | {"figure": str(path)}, indent=2))
+        return
+    out().print(found)
+    typer.echo(f"\nfigure: {path}")

@@ -1,0 +1,175 @@
+"""``pgt-fx train CONFIG``."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+import pgt_fx
+from pgt_fx import zoo  # type: ignore[attr-defined]
+from pgt_fx.cli.models import load
+from pgt_fx.cli.talk import HOLDS, out, refusals, set_threads
+from pgt_fx.schedule import DPR
+from pgt_fx.training import fit, half_cosine, metrics, sgd
+from pgt_fx.training.config import Config, ConfigError, read_config
+from pgt_fx.training.folder import VideoFolder, as_model_takes_it
+
+
+def train(
+    config: Annotated[Path, typer.Argument(help="A TOML file; see the README.")],
+    model: Annotated[
+        str | None,
+        typer.Option(help="package.module:factory in place of the config's backbone."),
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be done, and don't.")
+    ] = False,
+) -> None:
+    """Train a backbone progressively on folders of long videos."""
+    with refusals():
+        settings = read_config(config)
+        set_threads(settings.run.threads or None)
+        torch.manual_seed(settings.run.seed)
+        folder = config.resolve().parent
+        schedule = settings.schedule.build(settings.run.seed, settings.optim.epochs)
+        prog, training, validation = _build(settings, folder, model, schedule)
+        loader = _loader(settings, training, prog, shuffle=True)
+        updates = max(1, len(loader) // settings.optim.accumulate) * settings.optim.epochs
+        _plan(settings, prog, training, validation, schedule, updates)
+        if dry_run:
+            raise typer.Exit(HOLDS)
+        o = settings.optim
+        optimizer = sgd(prog, o.lr, momentum=o.momentum, weight_decay=o.weight_decay)
+        warm_up = min(updates - 1, int(o.warm_up * updates / o.epochs))
+        history = fit(
+            prog,
+            loader,
+            optimizer,
+            epochs=o.epochs,
+            scheduler=half_cosine(optimizer, updates, warm_up=warm_up),
+            schedule=schedule,
+            gradient=o.gradient,
+            keep=o.keep,
+            accumulate=o.accumulate,
+            metrics=metrics(len(training.classes)),
+            validation=None
+            if validation is None
+            else _loader(settings, validation, prog, shuffle=False),
+            freeze_norms=o.freeze_norms,
+            checkpoint=folder / settings.run.checkpoint,
+            resume=resume,
+            **_precision(settings),
+        )
+    for row in history:
+        figures = {k: v for k, v in row.items() if k not in ("epoch", "updates")}
+        text = "  ".join(f"{k} {v:.4g}" for k, v in figures.items())
+        typer.echo(f"epoch {int(row['epoch']) + 1}: {text}")
+    typer.echo(f"checkpoint: {folder / settings.run.checkpoint}")
+
+
+def _build(
+    settings: Config, folder: Path, name: str | None, schedule: Any
+) -> tuple[pgt_fx.Progressive, VideoFolder, VideoFolder | None]:
+    """The progressive model with a head for the classes found, and the data sets."""
+    s, d = settings, settings.data
+    if not d.train:
+        raise ConfigError("[data] train: expected the folder of the training videos")
+    if name is None and s.model.name not in zoo.names():
+        raise ConfigError(
+            f"[model] name: {s.model.name!r} is not in the zoo ({', '.join(zoo.names())}); a model "
+            "of your own is named on the command line: --model package.module:factory"
+        )
+    module, example = load(name or s.model.name, d.size, pretrained=s.model.pretrained)
+    prog = pgt_fx.transform(
+        module,
+        example,
+        operator=s.model.operator,
+        pooling=s.model.pooling,
+        future=s.model.future,
+        clip_pools=s.model.clip_pools,
+        strict=False,
+    )
+    ratio = prog.clip_ratio
+    how: dict[str, Any] = {
+        "frames": schedule.frames * max(ratio),
+        "stride": max(1, d.stride // max(ratio)),  # of the slow path; the fast one is denser
+        "size": d.size,
+    }
+    training = VideoFolder(folder / d.train, train=True, seed=s.run.seed, **how)
+    validation = None
+    if d.validation:
+        validation = VideoFolder(folder / d.validation, train=False, **how)
+        if validation.classes != training.classes:
+            raise ConfigError(
+                f"[data] validation: expected the classes of the training set "
+                f"{training.classes}, got {validation.classes}"
+            )
+    head = _head(module)
+    if head.out_features < len(training.classes):
+        raise ConfigError(
+            f"[data] train: {len(training.classes)} classes, but the model has "
+            f"{head.out_features} outputs; use --model with a model of your own"
+        )
+    return prog.to(s.run.device), training, validation
+
+
+def _head(model: nn.Module) -> nn.Linear:
+    """The last linear layer: what classifies."""
+    found = [m for m in model.modules() if isinstance(m, nn.Linear)]
+    if not found:
+        raise ConfigError("the model has no linear layer that could be its classifier")
+    return found[-1]
+
+
+def _loader(
+    settings: Config, data: VideoFolder, prog: pgt_fx.Progressive, *, shuffle: bool
+) -> DataLoader[Any]:
+    ratio = prog.clip_ratio
+
+    def collate(items: list[tuple[Tensor, int]]) -> tuple[Any, Tensor]:
+        videos = torch.stack([video for video, _ in items])
+        return as_model_takes_it(videos, ratio), torch.tensor([label for _, label in items])
+
+    d = settings.data
+    return DataLoader(data, d.batch, shuffle=shuffle, num_workers=d.workers, collate_fn=collate)
+
+
+def _precision(settings: Config) -> dict[str, Any]:
+    """Autocast, and for float16 a gradient scaler."""
+    kind = settings.run.device.split(":")[0]
+    precision = settings.run.precision
+    if precision == "float32":
+        return {"autocast": contextlib.nullcontext()}
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float16
+    scaler = torch.amp.GradScaler(kind) if precision == "fp16" else None
+    return {"autocast": torch.autocast(kind, dtype), "scaler": scaler}
+
+
+def _plan(
+    settings: Config,
+    prog: pgt_fx.Progressive,
+    training: VideoFolder,
+    validation: VideoFolder | None,
+    schedule: Any,
+    updates: int,
+) -> None:
+    o, many = settings.optim, sum(p.numel() for p in prog.parameters())
+    drawn = schedule.schedules if isinstance(schedule, DPR) else (schedule,)
+    steps = " or ".join(f"{s.steps} steps of {s.length}" for s in drawn)
+    console = out()
+    console.print(f"model       {prog!r}, {many / 1e6:.1f} M parameters")
+    console.print(f"schedule    {settings.schedule.kind}: {steps}; {schedule.frames} frames")
+    console.print(f"training    {len(training)} videos, {len(training.classes)} classes")
+    if validation is not None:
+        console.print(f"validation  {len(validation)} videos")
+    console.print(
+        f"updates     {updates} in {o.epochs} epochs, {o.gradient} gradients, "
+        f"batch {settings.data.batch} x {o.accumulate}"
+    )

@@ -1,0 +1,180 @@
+"""``pgt-fx train``: from folders of encoded videos to a checkpoint, and what it refuses."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from textwrap import dedent
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from pgt_fx.cli import app
+from pgt_fx.training.config import ConfigError, read_config
+from pgt_fx.training.folder import FolderError, VideoFolder, as_model_takes_it
+
+av = pytest.importorskip("av")
+
+FACTORY = """
+import torch
+from torch import nn
+
+
+def build():
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv3d(3, 4, (3, 3, 3), padding=1), nn.ReLU(), nn.AdaptiveAvgPool3d(1), nn.Flatten(),
+        nn.Linear(4, 2),
+    )
+    return net, torch.zeros(1, 3, 4, 16, 16)
+"""
+
+
+def encode(path: Path, frames: int, shade: int) -> None:
+    """A video of ``frames`` frames of 24 x 20 that get brighter."""
+    import numpy as np
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 24, 20, "yuv420p"
+        for i in range(frames):
+            image = np.full((20, 24, 3), min(255, shade + 6 * i), dtype=np.uint8)
+            for packet in stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")):
+                container.mux(packet)
+        for packet in stream.encode():
+            container.mux(packet)
+
+
+@pytest.fixture()
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for part in ("train", "held_out"):
+        for name, shade in (("dark", 0), ("light", 120)):
+            for i in range(2):
+                encode(tmp_path / part / name / f"{i}.mp4", 22, shade + 4 * i)
+    (tmp_path / "own_model.py").write_text(FACTORY)
+    config(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def config(folder: Path, extra: str = "", **replaced: str) -> Path:
+    text = dedent(
+        """
+        [model]
+        operator = "cmco-max"
+        pooling = "markov"
+        [schedule]
+        kind = "DPR-B"
+        length = 4
+        steps = 3
+        [data]
+        train = "train"
+        validation = "held_out"
+        stride = 2
+        size = 16
+        batch = 2
+        workers = 0
+        [optim]
+        lr = 0.1
+        epochs = 2
+        [run]
+        seed = 3
+        """
+    )
+    for old, new in replaced.items():
+        text = text.replace(*new.split(" -> ")) if old else text
+    path = folder / "config.toml"
+    path.write_text(text + extra)
+    return path
+
+
+def run(*arguments: str) -> tuple[int, str]:
+    found = CliRunner().invoke(app, ["train", *arguments])
+    if found.exception is not None and not isinstance(found.exception, SystemExit):
+        raise found.exception
+    return found.exit_code, found.output
+
+
+def test_from_videos_to_a_checkpoint(project: Path) -> None:
+    code, said = run("config.toml", "--model", "own_model:build", "--dry-run")
+    assert code == 0 and not (project / "checkpoint.pt").exists()
+    assert "5 steps of 3" in said and "3 steps of 4" in said and "10 frames" in said
+    assert "4 videos, 2 classes" in said
+    code, said = run("config.toml", "--model", "own_model:build")
+    assert code == 0, said
+    assert "epoch 2: loss" in said and "val_top1" in said
+    assert torch.load(project / "checkpoint.pt", weights_only=True)["history"][1]["updates"] == 4
+    code, said = run("config.toml", "--model", "own_model:build", "--resume")
+    assert code == 0 and "epoch 2: loss" in said  # nothing was left to do
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("lr = 0.1", "learning_rate = 0.1", "[optim] learning_rate: unknown key"),
+        ("steps = 3", "stepps = 3", "did you mean 'steps'?"),
+        ("length = 4", "length = 'long'", "[schedule] length: expected int, got str 'long'"),
+        ("DPR-B", "DPR-C", "[schedule] kind: expected one of fixed, DPR-A, DPR-B, got 'DPR-C'"),
+        ("cmco-max", "cmco-min", "operator: expected one of mco, cmco-avg, cmco-max, pmco"),
+        ('"train"', '"videos"', "no folder of videos"),
+        ("[run]", "[rum]", "[rum]: unknown key; did you mean 'run'?"),
+        ("epochs = 2", "epochs = ", "can't be read as TOML"),
+    ],
+)
+def test_a_config_that_is_wrong_says_where(project: Path, old: str, new: str, message: str) -> None:
+    config(project, change=f"{old} -> {new}")
+    code, said = run("config.toml", "--model", "own_model:build")
+    assert code == 2
+    assert message in " ".join(said.split()), said
+
+
+def test_nothing_in_a_config_is_executed(project: Path) -> None:
+    sys.modules.pop("own_model", None)
+    config(project, change='operator = "cmco-max" -> name = "own_model:build"')
+    code, said = run("config.toml")
+    # A module is named on the command line alone.
+    assert code == 2 and "is not in the zoo" in " ".join(said.split())
+    assert "own_model" not in sys.modules
+
+
+def test_other_refusals(project: Path) -> None:
+    code, said = run("missing.toml")
+    assert code == 2 and "no config file missing.toml" in said
+    with pytest.raises(ConfigError, match="expected a section"):
+        (project / "c.toml").write_text("model = 3")
+        read_config(project / "c.toml")
+    (project / "train" / "empty").mkdir()
+    code, said = run("config.toml", "--model", "own_model:build")
+    assert code == 2 and "holds no video" in said
+
+
+def test_the_videos_of_a_folder(project: Path) -> None:
+    how = {"frames": 4, "stride": 2, "size": 16}
+    data = VideoFolder(project / "train", train=True, seed=5, **how)
+    assert data.classes == ["dark", "light"] and len(data) == 4
+    clip, label = data[2]
+    assert clip.shape == (3, 4, 16, 16) and label == 1
+    again = VideoFolder(project / "train", train=True, seed=5, **how)
+    assert torch.equal(again[2][0], clip)
+    starts = set()
+    for epoch in range(12):
+        data.set_epoch(epoch)
+        starts.add(round(float(data[2][0].mean()), 3))
+    assert len(starts) > 3, "each epoch draws anew"
+    centre = VideoFolder(project / "train", train=False, **how)[0][0]
+    assert torch.equal(centre, VideoFolder(project / "train", train=False, seed=9, **how)[0][0])
+    steps = centre.mean((0, 2, 3)).diff()
+    assert (steps > 0).all() and steps.max() / steps.min() < 2, "every second frame, in order"
+    long = VideoFolder(project / "train", train=False, **(how | {"frames": 30}))[0][0]
+    assert long.shape[1] == 30 and torch.equal(long[:, -1], long[:, 11])  # 22 frames at stride 2
+    with pytest.raises(FolderError, match="holds no folders"):
+        VideoFolder(project / "train" / "dark", train=True, **how)
+
+
+def test_two_paths_are_sampled_from_one_video() -> None:
+    videos = torch.arange(16.0).reshape(1, 1, 16, 1, 1)
+    slow, fast = as_model_takes_it(videos, (1, 4))
+    assert slow.flatten().tolist() == [0, 4, 8, 12] and torch.equal(fast, videos)
+    assert as_model_takes_it(videos, (1,)) is videos

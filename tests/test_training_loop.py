@@ -1,0 +1,224 @@
+"""fit: updates, metrics, checkpoints that go on bit by bit, and what it refuses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+import pgt_fx
+from pgt_fx import DPR, Schedule
+from pgt_fx.errors import ClipError, OptionError
+from pgt_fx.training import CheckpointError, PerStep, backward, fit, half_cosine, metrics, sgd
+
+SCHEDULE = Schedule(4, 3)  # 10 frames
+
+
+class Net(nn.Module):
+    def __init__(self, classes: int = 3) -> None:
+        super().__init__()
+        self.conv = nn.Conv3d(3, 6, (3, 3, 3), padding=(1, 0, 0))
+        self.norm, self.drop = nn.BatchNorm3d(6), nn.Dropout(0.3)
+        self.head = nn.Linear(6, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.drop(self.norm(self.conv(x)).relu()).mean((2, 3, 4)))
+
+
+def data(classes: int = 3, count: int = 12) -> TensorDataset:
+    """Videos whose class is the channel that is bright."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(count) % classes
+    videos = torch.randn(count, 3, 10, 6, 6, generator=generator)
+    for video, label in zip(videos, labels, strict=True):
+        video[int(label) % 3] += 1.0
+    return TensorDataset(videos, labels)
+
+
+def make(classes: int = 3, **options: Any) -> pgt_fx.Progressive:
+    torch.manual_seed(1)
+    return pgt_fx.transform(Net(classes), torch.zeros(1, 3, 4, 6, 6), **options)
+
+
+def frozen() -> pgt_fx.Progressive:
+    """In float64, with dropout and norms that stay in eval mode: batches and updates add up."""
+    prog = make().double().eval()
+    prog.train = lambda mode=True: prog  # type: ignore[method-assign]
+    return prog
+
+
+def train(prog: pgt_fx.Progressive, epochs: int, **how: Any) -> list[dict[str, float]]:
+    optimizer = sgd(prog, 0.05)
+    scheduler = half_cosine(optimizer, 18, warm_up=3)
+    loader = DataLoader(data(), batch_size=4, shuffle=True)
+    how = {"schedule": DPR("B", 4, 3, lengths=(2, 3, 4)), "metrics": metrics(3)} | how
+    return fit(prog, loader, optimizer, epochs=epochs, scheduler=scheduler, progress=False, **how)
+
+
+def test_it_learns_and_tells_what_it_did(tmp_path: Path) -> None:
+    prog = make()
+    torch.manual_seed(3)
+    held_out = DataLoader(data(), batch_size=4)
+    history = train(prog, 6, validation=held_out, checkpoint=tmp_path / "c.pt")
+    assert [row["epoch"] for row in history] == list(range(6))
+    assert history[-1]["loss"] < 0.8 * history[0]["loss"]
+    assert history[-1]["val_top1"] > 0.9 and 0 <= history[-1]["top1"] <= 1
+    assert history[-1]["updates"] == 18 and history[-1]["lr"] < 1e-9 < history[0]["lr"]
+    assert "top5" not in history[0]
+
+
+@pytest.mark.parametrize("order", ["random", "cycle"])
+def test_a_resumed_training_is_bit_for_bit_that_of_never_having_stopped(
+    order: Any, tmp_path: Path
+) -> None:
+    schedule = DPR("B", 4, 3, lengths=(2, 3, 4), order=order, epochs=6)
+    ends = []
+    for stop in (None, 2):
+        path = tmp_path / f"{stop}.pt"
+        torch.manual_seed(3)
+        prog = make()
+        if stop is not None:
+            train(prog, stop, checkpoint=path, schedule=schedule)
+            torch.manual_seed(99)  # another process, another state of all generators
+            prog = make()
+            torch.rand(7)
+        history = train(prog, 6, checkpoint=path, schedule=schedule, resume=stop is not None)
+        ends.append((prog.state_dict(), history))
+    (weights, rows), (others, their_rows) = ends
+    assert all(torch.equal(weights[k], others[k]) for k in weights)
+    assert not torch.equal(weights["head.weight"], make().state_dict()["head.weight"])
+    for a, b in zip(rows, their_rows, strict=True):
+        assert {k: v for k, v in a.items() if k != "seconds"} == {
+            k: v for k, v in b.items() if k != "seconds"
+        }
+
+
+def test_one_update_after_all_steps() -> None:
+    prog, reference = frozen(), frozen()
+    videos, labels = data()[:4]
+    videos = videos.double()
+    optimizer = torch.optim.SGD(prog.parameters(), 0.1)
+    fit(prog, [(videos, labels)], optimizer, epochs=1, schedule=SCHEDULE, progress=False)
+    backward(reference, videos, F.cross_entropy, labels, schedule=SCHEDULE)
+    for a, b in zip(prog.parameters(), reference.parameters(), strict=True):
+        assert torch.allclose(a, b - 0.1 * b.grad, atol=1e-12)
+
+
+def test_accumulated_batches_are_one_update() -> None:
+    videos, labels = data()[:4]
+    results = []
+    for batches, accumulate in (
+        ([(videos, labels)], 1),
+        ([(videos[:2], labels[:2]), (videos[2:], labels[2:])], 2),
+    ):
+        prog = frozen()
+        optimizer = torch.optim.SGD(prog.parameters(), 0.1)
+        double = [(v.double(), t) for v, t in batches]
+        rows = fit(prog, double, optimizer, epochs=1, schedule=SCHEDULE, accumulate=accumulate,
+                   progress=False)  # fmt: skip
+        assert rows[0]["updates"] == 1
+        results.append(list(prog.parameters()))
+    assert all(torch.allclose(a, b, atol=1e-12) for a, b in zip(*results, strict=True))
+
+
+def test_several_labels_per_video_and_per_step() -> None:
+    videos, labels = data()[:6]
+    many = F.one_hot(labels, 3).float()
+    prog = make()
+    rows = fit(
+        prog, [(videos, many)], sgd(prog, 0.05), epochs=2, schedule=SCHEDULE,
+        loss_fn=F.binary_cross_entropy_with_logits, metrics=metrics(3, multilabel=True),
+        validation=[(videos, many)], progress=False,
+    )  # fmt: skip
+    assert 0 < rows[-1]["mAP"] <= 1 and 0 < rows[-1]["val_mAP"] <= 1
+    each = PerStep([labels, labels, labels])
+    rows = fit(prog, [(videos, each)], sgd(prog, 0.05), epochs=1, schedule=SCHEDULE, progress=False)
+    assert rows[0]["loss"] > 0
+    with pytest.raises(OptionError, match=r"one label per step, 3 for this video .* got 2"):
+        wrong = PerStep([labels, labels])
+        fit(prog, [(videos, wrong)], sgd(prog, 0.05), epochs=1, schedule=SCHEDULE, progress=False)
+
+
+def test_frozen_norms_keep_their_statistics() -> None:
+    prog = make()
+    before = prog.norm.running_mean.clone()
+    train(prog, 1, freeze_norms=True)
+    assert torch.equal(prog.norm.running_mean, before)
+    train(prog, 1)
+    assert not torch.equal(prog.norm.running_mean, before)
+
+
+def test_the_learning_rate_warms_up_and_falls_along_half_a_cosine() -> None:
+    import math
+
+    optimizer = sgd(make(), 1.0)
+    scheduler = half_cosine(optimizer, 20, warm_up=4)
+    rates = []
+    for _ in range(20):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    assert rates[0] == pytest.approx(0.1) and rates[4] == pytest.approx(1.0)
+    for i in range(16):
+        assert rates[4 + i] == pytest.approx((1 + math.cos(math.pi * i / 16)) / 2)
+    decays = {g["weight_decay"]: {p.dim() for p in g["params"]} for g in optimizer.param_groups}
+    assert decays[0.0] == {1} and 1 not in decays[1e-4]
+
+
+def test_a_checkpoint_is_data_and_is_refused_when_it_is_not_this_trainings(tmp_path: Path) -> None:
+    path = tmp_path / "c.pt"
+    prog = make()
+    with pytest.raises(CheckpointError, match=r"no checkpoint .*c\.pt; leave out resume"):
+        train(prog, 1, checkpoint=path, resume=True)
+    train(prog, 1, checkpoint=path)
+    assert not list(tmp_path.glob("*.part"))
+    saved = torch.load(path, weights_only=True)  # nothing in it is executed
+    assert saved["pgt_fx_checkpoint"] == 1
+
+    with pytest.raises(CheckpointError, match=r"'head.weight' is \(3, 6\) there and \(4, 6\)"):
+        train(make(4), 2, checkpoint=path, resume=True)
+    with pytest.raises(CheckpointError, match=r"schedule was DPR.* and is now Schedule"):
+        train(prog, 2, checkpoint=path, resume=True, schedule=SCHEDULE)
+    with pytest.raises(CheckpointError, match=r"options was"):
+        other = prog.replace(operator="cmco-max")
+        train(other, 2, checkpoint=path, resume=True)
+    torch.save(saved | {"pgt_fx_checkpoint": 7}, path)
+    with pytest.raises(CheckpointError, match="version 7, expected 1"):
+        train(prog, 2, checkpoint=path, resume=True)
+    torch.save({"weights": torch.zeros(2)}, path)
+    with pytest.raises(CheckpointError, match="not a checkpoint of a pgt_fx training"):
+        train(prog, 2, checkpoint=path, resume=True)
+    torch.save(saved, path)
+    path.write_bytes(path.read_bytes()[:-400])
+    with pytest.raises(CheckpointError, match="can't be read as a checkpoint"):
+        train(prog, 2, checkpoint=path, resume=True)
+
+    class Evil:
+        def __reduce__(self) -> Any:
+            return Path.touch, (tmp_path / "executed",)
+
+    torch.save(saved | {"about": Evil()}, path)
+    with pytest.raises(CheckpointError, match="can't be read as a checkpoint"):
+        train(prog, 2, checkpoint=path, resume=True)
+    assert not (tmp_path / "executed").exists()
+
+
+def test_bad_input() -> None:
+    prog = make()
+    with pytest.raises(ClipError, match="needs a video of 36 frames, got 10"):
+        train(prog, 1, schedule=Schedule(8, 5))
+    with pytest.raises(OptionError, match="accumulate, epochs: expected at least 1, got 0, 1"):
+        train(prog, 1, accumulate=0)
+    with pytest.raises(OptionError, match="from which checkpoint"):
+        train(prog, 1, resume=True)
+    with pytest.raises(OptionError, match="the loader gave no batch"):
+        fit(prog, [], sgd(prog, 0.1), epochs=1, progress=False)
+    with pytest.raises(OptionError, match="lr: expected a number above 0"):
+        sgd(prog, 0.0)
+    with pytest.raises(OptionError, match=r"warm_up: expected 0 … updates - 1 = 4, got 5"):
+        half_cosine(sgd(prog, 0.1), 5, warm_up=5)
