@@ -87,7 +87,8 @@ class Subject:
         self.clip = self.video(self.length, salt=1)
         self.clip_output = self.plain(self.clip)
         self.answering = taken.replace(future="zero", strict=False).eval()
-        self.waiting = taken.replace(future="wait", pooling="running", strict=False).eval()
+        exact = {"operator": "mco", "future": "wait", "pooling": "running"}
+        self.waiting = taken.replace(**exact, strict=False).eval()
         self.main = self.video(self.frames, salt=2)
         self.reference, self.refusal = self._reference()
 
