@@ -10,6 +10,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from pgt_fx import video
 from pgt_fx.cli import app
 from pgt_fx.training.config import ConfigError, read_config
 from pgt_fx.training.folder import FolderError, VideoFolder, as_model_takes_it
@@ -167,6 +168,13 @@ def test_the_videos_of_a_folder(project: Path) -> None:
     assert torch.equal(centre, VideoFolder(project / "train", train=False, seed=9, **how)[0][0])
     steps = centre.mean((0, 2, 3)).diff()
     assert (steps > 0).all() and steps.max() / steps.min() < 2, "every second frame, in order"
+    path = project / "train" / "dark" / "0.mp4"
+    every = video.read(path, size=16)
+    assert video.count(path) == every.shape[1] == 22
+    some = video.read(path, size=16, start=3, stride=4, frames=3)
+    assert torch.equal(some, every[:, [3, 7, 11]])
+    with pytest.raises(video.VideoError, match="no frame could be decoded behind its first 22"):
+        video.read(path, size=16, start=22)
     long = VideoFolder(project / "train", train=False, **(how | {"frames": 30}))[0][0]
     assert long.shape[1] == 30 and torch.equal(long[:, -1], long[:, 11])  # 22 frames at stride 2
     with pytest.raises(FolderError, match="holds no folders"):

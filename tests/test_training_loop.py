@@ -15,6 +15,7 @@ import pgt_fx
 from pgt_fx import DPR, Schedule
 from pgt_fx.errors import ClipError, OptionError
 from pgt_fx.training import CheckpointError, PerStep, backward, fit, half_cosine, metrics, sgd
+from pgt_fx.training.metrics import video_scores
 
 SCHEDULE = Schedule(4, 3)  # 10 frames
 
@@ -142,6 +143,15 @@ def test_several_labels_per_video_and_per_step() -> None:
     with pytest.raises(OptionError, match=r"one label per step, 3 for this video .* got 2"):
         wrong = PerStep([labels, labels])
         fit(prog, [(videos, wrong)], sgd(prog, 0.05), epochs=1, schedule=SCHEDULE, progress=False)
+
+
+def test_scores_are_the_mean_of_the_steps_probabilities() -> None:
+    a, b = torch.tensor([[0.0, 2.0]]), torch.tensor([[3.0, -1.0]])
+    one, many = torch.tensor([1]), torch.tensor([[1, 0]])
+    mean = (a.softmax(1) + b.softmax(1)) / 2
+    assert torch.allclose(video_scores([a, None, b], one), mean)
+    assert torch.allclose(video_scores([a, b], many), (a.sigmoid() + b.sigmoid()) / 2)
+    assert video_scores([None], one) is None and video_scores([a[..., None]], one) is None
 
 
 def test_frozen_norms_keep_their_statistics() -> None:
