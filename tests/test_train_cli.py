@@ -140,13 +140,26 @@ def test_nothing_in_a_config_is_executed(project: Path) -> None:
     assert "own_model" not in sys.modules
 
 
+def test_a_backbone_of_the_zoo_gets_a_head_for_the_classes(project: Path) -> None:
+    pytest.importorskip("torchvision")
+    config(project, change='operator = "cmco-max" -> name = "r3d_18"')
+    code, said = run("config.toml")
+    assert code == 0, said
+    saved = torch.load(project / "checkpoint.pt", weights_only=True)["model"]
+    assert saved["fc.weight"].shape == (2, 512)
+
+
 def test_other_refusals(project: Path) -> None:
     code, said = run("missing.toml")
     assert code == 2 and "no config file missing.toml" in said
     with pytest.raises(ConfigError, match="expected a section"):
         (project / "c.toml").write_text("model = 3")
         read_config(project / "c.toml")
-    (project / "train" / "empty").mkdir()
+    other = FACTORY.replace("nn.Linear(4, 2)", "nn.Linear(4, 7)")
+    (project / "another_model.py").write_text(other)
+    code, said = run("config.toml", "--model", "another_model:build")
+    assert code == 2 and "2 classes, but 4 of the model has 7 outputs" in " ".join(said.split())
+    (project / "held_out" / "empty").mkdir()
     code, said = run("config.toml", "--model", "own_model:build")
     assert code == 2 and "holds no video" in said
 

@@ -18,7 +18,7 @@ from pgt_fx.cli.talk import HOLDS, out, refusals, set_threads
 from pgt_fx.schedule import DPR
 from pgt_fx.training import fit, half_cosine, metrics, sgd
 from pgt_fx.training.config import Config, ConfigError, read_config
-from pgt_fx.training.folder import VideoFolder, as_model_takes_it
+from pgt_fx.training.folder import VideoFolder, as_model_takes_it, classes_of
 
 
 def train(
@@ -41,7 +41,7 @@ def train(
         schedule = settings.schedule.build(settings.run.seed, settings.optim.epochs)
         prog, training, validation = _build(settings, folder, model, schedule)
         loader = _loader(settings, training, prog, shuffle=True)
-        updates = max(1, len(loader) // settings.optim.accumulate) * settings.optim.epochs
+        updates = -(-len(loader) // settings.optim.accumulate) * settings.optim.epochs
         _plan(settings, prog, training, validation, schedule, updates)
         if dry_run:
             raise typer.Exit(HOLDS)
@@ -86,7 +86,9 @@ def _build(
             f"[model] name: {s.model.name!r} is not in the zoo ({', '.join(zoo.names())}); a model "
             "of your own is named on the command line: --model package.module:factory"
         )
+    classes = classes_of(folder / d.train)
     module, example = load(name or s.model.name, d.size, pretrained=s.model.pretrained)
+    _fit_head(module, len(classes), own=name is not None)
     prog = pgt_fx.transform(
         module,
         example,
@@ -111,21 +113,28 @@ def _build(
                 f"[data] validation: expected the classes of the training set "
                 f"{training.classes}, got {validation.classes}"
             )
-    head = _head(module)
-    if head.out_features < len(training.classes):
-        raise ConfigError(
-            f"[data] train: {len(training.classes)} classes, but the model has "
-            f"{head.out_features} outputs; use --model with a model of your own"
-        )
     return prog.to(s.run.device), training, validation
 
 
-def _head(model: nn.Module) -> nn.Linear:
-    """The last linear layer: what classifies."""
-    found = [m for m in model.modules() if isinstance(m, nn.Linear)]
-    if not found:
-        raise ConfigError("the model has no linear layer that could be its classifier")
-    return found[-1]
+def _fit_head(model: nn.Module, classes: int, *, own: bool) -> None:
+    """Give a model of the zoo a new last linear layer where it has another number of classes.
+
+    Raises:
+        ConfigError: for a model of the user's own: which layer is meant is theirs to say.
+    """
+    linear = [(n, m) for n, m in model.named_modules() if isinstance(m, nn.Linear)]
+    if not linear or linear[-1][1].out_features == classes:
+        return
+    path, old = linear[-1]
+    if own:
+        raise ConfigError(
+            f"[data] train: {classes} classes, but {path} of the model has {old.out_features} "
+            f"outputs; expected a model with {classes}"
+        )
+    parent, _, attribute = path.rpartition(".")
+    new = nn.Linear(old.in_features, classes)
+    nn.init.normal_(new.weight, std=0.01)
+    setattr(model.get_submodule(parent), attribute, new)
 
 
 def _loader(

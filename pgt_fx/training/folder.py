@@ -19,6 +19,20 @@ class FolderError(PgtError, ValueError):
     """A folder of videos is missing, or is not laid out as expected."""
 
 
+def classes_of(root: Path) -> list[str]:
+    """Names of the classes: the folders in ``root``, sorted.
+
+    Raises:
+        FolderError: when there is none.
+    """
+    if not root.is_dir():
+        raise FolderError(f"no folder of videos {root}; expected {root}/CLASS/*.mp4")
+    found = sorted(p.name for p in root.iterdir() if p.is_dir())
+    if not found:
+        raise FolderError(f"{root} holds no folders; expected one per class, with videos")
+    return found
+
+
 class VideoFolder(Dataset[tuple[Tensor, int]]):
     """Each video as (3, T, size, size) float32, normalised as :mod:`pgt_fx.video` does, with the
     number of its class. A video that is too short repeats its last frame.
@@ -45,11 +59,7 @@ class VideoFolder(Dataset[tuple[Tensor, int]]):
         self.root = Path(root)
         self.frames, self.stride, self.size = frames, stride, size
         self.train, self.seed, self.epoch = train, seed, 0
-        if not self.root.is_dir():
-            raise FolderError(f"no folder of videos {self.root}; expected {self.root}/CLASS/*.mp4")
-        self.classes = sorted(p.name for p in self.root.iterdir() if p.is_dir())
-        if not self.classes:
-            raise FolderError(f"{self.root} holds no folders; expected one per class, with videos")
+        self.classes = classes_of(self.root)
         self.items: list[tuple[Path, int]] = []
         for number, name in enumerate(self.classes):
             found = sorted(p for p in (self.root / name).iterdir() if p.suffix.lower() in KINDS)
