@@ -14,7 +14,8 @@ def write(results: dict[str, Any], rows: list[str], out: Path) -> None:
     backbones = list(dict.fromkeys(t["backbone"] for t in results["trainings"]))
     text = [HEAD.format(**results)]
     for backbone in backbones:
-        text += [f"## {NAMES[backbone]}", "", *table(results, backbone, rows), ""]
+        text += [f"## {NAMES[backbone]}", "", *in_words(results, backbone)]
+        text += [*table(results, backbone, rows), ""]
     text += ["![order accuracy](RESULTS.png)", ""]
     (out / "RESULTS.md").write_text("\n".join(text))
     figure(results, backbones, rows, out / "RESULTS.png")
@@ -31,6 +32,29 @@ time, and no clip of T' frames holds both. Accuracies are mean ± standard devia
 Seconds per epoch: median of interleaved iterations on one thread, to be read as ratios. Peak:
 bytes of tensors alive at once in one iteration beyond weights, gradients and videos.
 """
+
+
+def in_words(results: dict[str, Any], backbone: str) -> list[str]:
+    """How far each way of training gets from the clip baseline to whole-video training."""
+
+    def order(row: str, way: str) -> float | None:
+        values = accuracies(results, backbone, row).get(way)
+        return statistics.mean(values["order"]) if values else None
+
+    low, high = order("clip", "views"), order("whole video, end to end", "original")
+    if low is None or high is None or high <= low:
+        return []
+    shares: list[tuple[float, str]] = []
+    for row in dict.fromkeys(t["row"] for t in results["trainings"]):
+        found = order(row, "progressive")
+        if found is not None:
+            shares.append(((found - low) / (high - low), row))
+    ranked = "; ".join(f"{row}: {share:.0%}" for share, row in sorted(shares, reverse=True))
+    return [
+        f"Order accuracy is {low:.3f} for the clip baseline and {high:.3f} for training on the "
+        f"whole video. Of the way between them go, in the progressive long view: {ranked}.",
+        "",
+    ]
 
 
 def table(results: dict[str, Any], backbone: str, rows: list[str]) -> list[str]:

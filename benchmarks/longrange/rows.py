@@ -102,10 +102,10 @@ class Row:
 MCO = {"pooling": "markov"}
 ROWS = [
     Row("clip", "clip"),
-    Row("PGT (MCO), P = 5", options=MCO),
     Row("PGT (MCO), P = 2", options=MCO, steps=2),
     Row("PGT (MCO), P = 3", options=MCO, steps=3),
     Row("PGT (MCO), P = 4", options=MCO, steps=4),
+    Row("PGT (MCO), P = 5", options=MCO),
     Row("CMCO-avg", options=MCO | {"operator": "cmco-avg"}),
     Row("CMCO-max", options=MCO | {"operator": "cmco-max"}),
     Row("PMCO", options=MCO | {"operator": "pmco"}),
