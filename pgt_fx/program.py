@@ -59,7 +59,7 @@ class Program:
         Raises:
             StateError: when the state has entries of another model.
         """
-        foreign = [k for k in state if k not in CLOCK and not self._mine(k)]
+        foreign = [k for k in state if not self.knows(k)]
         if foreign:
             raise StateError(
                 f"the state has an entry {foreign[0]!r} that this model doesn't know; it is "
@@ -73,8 +73,9 @@ class Program:
                 step.carried[name] = tensor
         return list(outputs), step.carried
 
-    def _mine(self, name: str) -> bool:
-        return self._slot_of(name) is not None
+    def knows(self, name: str) -> bool:
+        """Whether a state entry belongs to this program."""
+        return name in CLOCK or self._slot_of(name) is not None
 
     def _slot_of(self, name: str) -> str | None:
         items = self.emitted.schedulable.items

@@ -7,7 +7,7 @@ are disturbed, cut, and differentiated.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from torch import nn
 from pgt_fx.compiler import transform
 from pgt_fx.errors import OptionError, PgtError, StateError
 from pgt_fx.progressive import Progressive
-from pgt_fx.verification import equality, locality, stream
+from pgt_fx.verification import equality, field, locality, past, repeat, stream, training
 from pgt_fx.verification.result import Check, Verification
 from pgt_fx.verification.subject import Subject, first_line
 
@@ -69,6 +69,41 @@ CHECKS: tuple[tuple[str, str, Callable[..., Check]], ...] = (
         "after reset() the answers are those of a new object, to the last bit",
         stream.reset,
     ),
+    (
+        "deterministic",
+        "the same video gives the same answers, to the last bit",
+        repeat.deterministic,
+    ),
+    (
+        "state-round-trip",
+        "a state that was saved and loaded goes on to the same answers, to the last bit",
+        repeat.state_round_trip,
+    ),
+    (
+        "mode-switching",
+        "train() and eval() in the middle of a video leave its answers as they are",
+        repeat.mode_switching,
+    ),
+    (
+        "receptive-field",
+        "no output depends on a frame outside the field that the analysis gives it",
+        field.receptive_field,
+    ),
+    (
+        "context",
+        "each operator hands on what the paper's recursion says (CMCO, PMCO)",
+        past.context,
+    ),
+    (
+        "exact-gradients",
+        "gradients step by step equal those of all steps in one graph",
+        training.exact_gradients,
+    ),
+    (
+        "replayed",
+        "in train mode a recomputed step sees the same dropout and updates no statistics again",
+        training.replayed,
+    ),
 )
 
 
@@ -76,6 +111,7 @@ def verify(
     prog_or_model: nn.Module,
     example: Any = None,
     *,
+    checks: Collection[str] | None = None,
     chunkings: int = 5,
     seed: int = 0,
     dtype: torch.dtype = torch.float64,
@@ -89,6 +125,7 @@ def verify(
     Args:
         prog_or_model: what :func:`pgt_fx.transform` returned, or a model to be transformed.
         example: of a model, as for ``transform``; not to be given with a progressive one.
+        checks: ids of the checks to make; None: all. "time-sensitive" is always made.
         chunkings: random ways to cut the video, with steps of 1 to 2T' frames.
         seed: of the videos, the cuts and the redrawn norms.
         dtype: to measure in. A model that can't run in it is measured in its own.
@@ -114,23 +151,29 @@ def verify(
         prog = prog_or_model
     else:
         prog = transform(prog_or_model, example)
-    total = len(CHECKS) + 1
+    known = {name for name, _, _ in CHECKS}
+    if checks is not None and not set(checks) <= known:
+        raise OptionError(
+            f"checks: no {sorted(set(checks) - known)}; there are {', '.join(sorted(known))}"
+        )
+    chosen = [c for c in CHECKS if checks is None or c[0] in {*checks, "time-sensitive"}]
+    total = len(chosen) + 1
     if progress is not None:
         progress("copying the model", 0, total)
     subject = Subject(prog, dtype, seed, redraw_norms, video, frames)
-    checks: list[Check] = []
+    made: list[Check] = []
     broken = _prepared(subject)
-    for number, (name, sentence, measure) in enumerate(CHECKS, 1):
+    for number, (name, sentence, measure) in enumerate(chosen, 1):
         if progress is not None:
             progress(name, number, total)
         if broken and name != "time-sensitive":
-            checks.append(Check(name, sentence, False, "full() raised", detail=broken))
+            made.append(Check(name, sentence, False, "full() raised", detail=broken))
             continue
-        checks.append(_guarded(name, sentence, measure, subject, chunkings))
+        made.append(_guarded(name, sentence, measure, subject, chunkings))
     if progress is not None:
         progress("done", total, total)
     name = type(prog._source.model).__name__
-    return Verification(name, subject.setting(), _sobered(tuple(checks)))
+    return Verification(name, subject.setting(), _sobered(tuple(made)))
 
 
 def _prepared(subject: Subject) -> str:

@@ -67,12 +67,12 @@ class Subject:
         except Exception as error:
             own = next((p.dtype for p in prog.parameters() if p.is_floating_point()), dtype)
             if own == dtype:
-                raise self._unfit(error) from error
+                raise self._unfit(prog, error) from error
             self.note = f"; the model itself fails in {_short(dtype)}"
             try:
                 self._take(prog, own, redraw)
             except Exception as again:
-                raise self._unfit(again) from again
+                raise self._unfit(prog, again) from again
 
     def _take(self, prog: Progressive, dtype: torch.dtype, redraw: bool) -> None:
         self.dtype = dtype
@@ -92,10 +92,10 @@ class Subject:
         self.main = self.video(self.frames, salt=2)
         self.reference, self.refusal = self._reference()
 
-    def _unfit(self, error: Exception) -> VerificationError:
+    def _unfit(self, prog: Progressive, error: Exception) -> VerificationError:
         return VerificationError(
-            f"{type(self.model).__name__}: the model itself fails on a clip like the example: "
-            f"{type(error).__name__}: {first_line(error)}"
+            f"{type(prog._source.model).__name__}: the model itself fails on a clip like the "
+            f"example: {type(error).__name__}: {first_line(error)}"
         )
 
     def _frames(self, wanted: int | None) -> int:

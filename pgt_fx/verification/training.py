@@ -1,0 +1,126 @@
+"""Measurements of training: exact gradients, replayed randomness, statistics updated once."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
+
+from pgt_fx.training.gradients import backward
+from pgt_fx.verification.locality import _loss
+from pgt_fx.verification.measure import error
+from pgt_fx.verification.result import Check
+from pgt_fx.verification.subject import Subject, Video
+
+
+def exact_gradients(check: Check, subject: Subject, chunkings: int) -> Check:
+    """Steps backward, each recomputed, beside all steps in one graph; both policies."""
+    if not _count(subject):
+        return replace(check, detail="the model has no parameters")
+    t = subject.length
+    chunks = [t, max(1, t // 2), t]
+    video = subject.video(sum(chunks), salt=14)
+    worst, detail = 0.0, f"steps {chunks}, zero and wait, {_count(subject)} parameters"
+    for prog in (subject.answering, subject.waiting):
+        found = _gradients(subject, prog, video, chunks, "exact")
+        wanted = _gradients(subject, prog, video, chunks, "together")
+        if not wanted:
+            return replace(check, detail="no output can be differentiated by a parameter")
+        worst = max(worst, _distance(found, wanted))
+    bound = 10 * subject.exact_bound  # sums of many products, in another order
+    return replace(check, ok=worst <= bound, measured=worst, bound=bound, detail=detail)
+
+
+def replayed(check: Check, subject: Subject, chunkings: int) -> Check:
+    """In train mode: exact gradients see the same random numbers, and update statistics once."""
+    modules = list(subject.model.modules())
+    drops = any(isinstance(m, _DropoutNd) and m.p > 0 for m in modules)
+    norms = any(isinstance(m, _BatchNorm) and m.track_running_stats for m in modules)
+    if not drops and not norms:
+        return replace(check, detail="no dropout and no running statistics in the model")
+    if not _count(subject):
+        return replace(check, detail="the model has no parameters")
+    prog = copy.deepcopy(subject.answering).train()
+    t = subject.length
+    chunks = [t, t, t]
+    video = subject.video(sum(chunks), batch=2, salt=15)
+    start = copy.deepcopy(prog.state_dict())
+    gradients, statistics = [], []
+    for way in ("exact", "together"):
+        prog.load_state_dict(start)
+        with _seeded(subject.seed):
+            gradients.append(_gradients(subject, prog, video, chunks, way))
+        statistics.append([b.clone() for b in prog.buffers()])
+    if not gradients[1]:
+        return replace(check, detail="no output can be differentiated by a parameter")
+    drift = error(statistics[0], statistics[1]) if statistics[1] else 0.0
+    apart = _distance(gradients[0], gradients[1])
+    bound = 10 * subject.exact_bound
+    detail = (
+        f"steps {chunks} of a batch of two; gradients differ by {apart:.0e}, "
+        f"{len(statistics[1])} buffers by {drift:.0e}"
+    )
+    worst = max(apart, drift)
+    return replace(check, ok=worst <= bound, measured=worst, bound=bound, detail=detail)
+
+
+def _gradients(
+    subject: Subject, prog: Any, video: Video, chunks: list[int], way: str
+) -> dict[str, Tensor]:
+    """Gradients of a generic loss on every step; {} where nothing can be differentiated."""
+    args, kwargs = subject.args(video)
+    prog.zero_grad()
+    how: dict[str, Any] = {"gradient": "exact"} if way == "exact" else {"keep": len(chunks)}
+    call = kwargs or args
+    backward(prog, call, _weighted(prog), schedule=chunks, **how)
+    found = {n: p.grad for n, p in prog.named_parameters() if p.grad is not None}
+    prog.zero_grad()
+    return found
+
+
+def _weighted(prog: nn.Module) -> Callable[[Any, Any], Tensor]:
+    anchor = next(p for p in prog.parameters())
+
+    def loss(output: Any, target: Any) -> Tensor:
+        total = _loss(output)
+        # A model whose output depends on no parameter: a loss all the same.
+        return anchor.new_zeros((), requires_grad=True) * 1 if total is None else total
+
+    return loss
+
+
+def _distance(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> float:
+    """Greatest difference, relative to each gradient's magnitude; tiny ones to the greatest's."""
+    if found.keys() != wanted.keys():
+        return float("inf")
+    most = max(float(w.abs().max()) for w in wanted.values())
+    if not most:
+        return 0.0
+    return max(
+        float((found[k] - w).abs().max()) / max(float(w.abs().max()), 1e-3 * most)
+        for k, w in wanted.items()
+    )
+
+
+def _count(subject: Subject) -> int:
+    return sum(p.requires_grad for p in subject.model.parameters())
+
+
+class _seeded:
+    """Torch's generators seeded, and put back afterwards."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def __enter__(self) -> None:
+        self.kept = torch.get_rng_state()
+        torch.manual_seed(self.seed)
+
+    def __exit__(self, *error: object) -> None:
+        torch.set_rng_state(self.kept)

@@ -1,0 +1,554 @@
+"""Planted faults, each a bug that somebody could write, and the check that ought to catch it.
+
+``python tests/mutants.py`` prints the table of mutant × check (``--markdown`` for a document).
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+from unittest import mock
+
+import torch
+from torch import Tensor, nn
+
+import pgt_fx
+from pgt_fx import timeline
+from pgt_fx.analysis import Analysis
+from pgt_fx.due import Due
+from pgt_fx.markov import align, context, pool, window
+from pgt_fx.markov.window import MarkovWindow
+from pgt_fx.program import Program
+from pgt_fx.progressive import Progressive
+from pgt_fx.training import gradients, replay
+from pgt_fx.verification.contract import CHECKS
+from pgt_fx.verification.result import Verification
+
+
+class Subject(nn.Module):
+    """Every kind of window, a join of different delays, norm and dropout; dense in time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv1d(3, 6, 5, padding=2)
+        self.norm = nn.BatchNorm1d(6)
+        self.dilated = nn.Conv1d(6, 6, 3, padding=2, dilation=2)
+        self.branch = nn.Conv1d(6, 6, 3, padding=1)
+        self.drop = nn.Dropout(0.3)
+        self.down = nn.Conv1d(6, 6, 3, stride=2, padding=1)
+        self.highest = nn.MaxPool1d(3, 1, 1)
+        self.mean = nn.AvgPool1d(3, 1, 1, count_include_pad=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(self.stem(x)).tanh()
+        x = self.dilated(x) + self.branch(self.drop(x))
+        x = self.highest(self.down(x) - 2.0)  # below 0, so that padding with 0 would win
+        return self.mean(x)
+
+
+class Pooled(nn.Module):
+    """The same under a mean over all of time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head = Subject(), nn.Linear(6, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.body(x)
+        return self.head(x.mean(2) + x.amax(2))
+
+
+CLIP = torch.zeros(2, 3, 8)
+
+
+def progressive(kind: type[nn.Module] = Subject, **options: Any) -> Progressive:
+    """Made anew: a plan or a graph bound before a fault was planted would hide it."""
+    torch.manual_seed(0)
+    return pgt_fx.transform(kind().eval(), CLIP, time_dim=2, **options)
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """A planted fault.
+
+    Attributes:
+        name: what is wrong.
+        check: id of the check that ought to catch it.
+        plant: a context in which the fault is there.
+        kind: the model on which it shows.
+        options: of the transform.
+    """
+
+    name: str
+    check: str
+    plant: Callable[[], Any]
+    kind: type[nn.Module] = Subject
+    options: tuple[tuple[str, Any], ...] = ()
+
+
+MUTANTS: list[Mutant] = []
+
+
+def mutant(
+    name: str, check: str, kind: type[nn.Module] = Subject, **options: Any
+) -> Callable[[Callable[[], Any]], Callable[[], Any]]:
+    def register(plant: Callable[[], Any]) -> Callable[[], Any]:
+        MUTANTS.append(Mutant(name, check, plant, kind, tuple(options.items())))
+        return plant
+
+    return register
+
+
+def verify(mutant: Mutant | None, checks: set[str] | None = None) -> Verification:
+    """All checks, or some, on the model with the fault (None: without any)."""
+    options = dict(mutant.options) if mutant else {}
+    kind = mutant.kind if mutant else Subject
+    if mutant is None:
+        return pgt_fx.verify(progressive(kind, **options), checks=checks, chunkings=3)
+    with mutant.plant():
+        return pgt_fx.verify(progressive(kind, **options), checks=checks, chunkings=3)
+
+
+def patched(target: Any, name: str, make: Callable[[Any], Any]) -> Any:
+    """``target.name`` replaced by ``make(original)``."""
+    return mock.patch.object(target, name, make(getattr(target, name)))
+
+
+def changed_due(change: Callable[..., Due]) -> Any:
+    """The work of windowed operators, changed: ``change(due, law, before, after)``."""
+    from pgt_fx import plan
+
+    def make(original: Any) -> Any:
+        def window_due(law, before, after, out_before, out_after, *, mean=""):  # type: ignore[no-untyped-def]
+            found = original(law, before, after, out_before, out_after, mean=mean)
+            return change(found, law, before, after)
+
+        return window_due
+
+    return patched(plan, "window_due", make)
+
+
+# -- the state -----------------------------------------------------------------------------------
+
+
+@mutant("state not forgotten by reset", "reset")
+def _no_reset() -> Any:
+    return patched(Progressive, "reset", lambda _: lambda self: None)
+
+
+@mutant("state is a view of the activation", "state-bounded")
+def _view() -> Any:
+    return patched(window, "owned", lambda _: lambda x, whole: x)
+
+
+@mutant("state shared between the rows of a batch", "rows-isolated")
+def _shared() -> Any:
+    def make(original: Any) -> Any:
+        return lambda x, whole: original(x, whole).flip(0)
+
+    return patched(window, "owned", make)
+
+
+@mutant("state keeps the autograd graph", "state-bounded")
+def _graph() -> Any:
+    def make(original: Any) -> Any:
+        def step(self, state, *clip, last=False, detach=True, **named):  # type: ignore[no-untyped-def]
+            return original(self, state, *clip, last=last, detach=False, **named)
+
+        return step
+
+    return patched(Progressive, "step", make)
+
+
+@mutant("gradient flows through the carried state", "one-way-backward")
+def _gradient() -> Any:
+    return _graph()
+
+
+@mutant("state grows: the tail keeps all it ever held", "state-bounded")
+def _grows() -> Any:
+    def make(original: Any) -> Any:
+        def run(self, state, leaves, work):  # type: ignore[no-untyped-def]
+            kept = {k: v for k, v in state.items() if k != "stem.log"}
+            outputs, carried = original(self, kept, leaves, work)
+            log = state.get("stem.log")
+            new = leaves[0].detach().clone()
+            carried["stem.log"] = new if log is None else torch.cat([log, new], 2)
+            return outputs, carried
+
+        return run
+
+    return patched(Program, "run", make)
+
+
+@mutant("clock lost when a state is loaded", "state-round-trip")
+def _clock() -> Any:
+    original = Progressive.state
+
+    def setter(self: Any, value: dict[str, Tensor]) -> None:
+        value = dict(value)
+        if "clock.frames" in value:
+            value["clock.frames"] = value["clock.frames"] + 1
+        original.fset(self, value)  # type: ignore[misc]
+
+    return mock.patch.object(Progressive, "state", property(original.fget, setter))
+
+
+@mutant("switching the mode forgets the state", "mode-switching")
+def _mode() -> Any:
+    def make(original: Any) -> Any:
+        def train(self, mode=True):  # type: ignore[no-untyped-def]
+            if mode:
+                self.__dict__["_state"] = {}
+            return original(self, mode)
+
+        return train
+
+    return patched(Progressive, "train", make)
+
+
+@mutant("uninitialised memory in the tail", "deterministic")
+def _random() -> Any:
+    def make(original: Any) -> Any:
+        def owned(x: Tensor, whole: Tensor) -> Tensor:
+            return original(x, whole) + 1e-3 * torch.randn_like(x)
+
+        return owned
+
+    return patched(window, "owned", make)
+
+
+# -- windows -------------------------------------------------------------------------------------
+
+
+@mutant("the future leaks by one frame", "one-way-forward")
+def _leak() -> Any:
+    def make(original: Any) -> Any:
+        def step(self, state, *clip, last=False, detach=True, **named):  # type: ignore[no-untyped-def]
+            (x,) = clip
+            whole = x._base if x._base is not None and x._base.shape[1] == x.shape[1] else None
+            if whole is not None and not last:
+                end = (x.storage_offset() - whole.storage_offset()) // x.stride(2) + x.shape[2]
+                if end < whole.shape[2]:
+                    x = torch.cat([x[:, :, :-1], whole[:, :, end : end + 1]], 2)
+            return original(self, state, x, last=last, detach=detach, **named)
+
+        return step
+
+    return patched(Progressive, "step", make)
+
+
+@mutant("stale phase of a strided window", "exact-wait")
+def _phase() -> Any:
+    def change(d: Due, law: Any, before: Any, after: Any) -> Due:
+        strided = getattr(law, "stride", 1) > 1 and before.sure > 0 and d.outs > 0
+        return replace(d, trim=d.trim + 1, right=d.right + 1) if strided else d
+
+    return changed_due(change)
+
+
+@mutant("padding put again at every step", "exact-wait")
+def _padding() -> Any:
+    def change(d: Due, law: Any, before: Any, after: Any) -> Due:
+        if getattr(law, "kernel", 1) != 5 or d.held < 1 or not d.outs:
+            return d
+        return replace(d, skip=d.skip + 1, left=d.left + 1)
+
+    return changed_due(change)
+
+
+@mutant("no padding at the end of the video", "exact-wait")
+def _no_end() -> Any:
+    def make(original: Any) -> Any:
+        def step(self, state, *clip, last=False, detach=True, **named):  # type: ignore[no-untyped-def]
+            return original(self, state, *clip, last=False, detach=detach, **named)
+
+        return step
+
+    return patched(Progressive, "step", make)
+
+
+@mutant("max pooling padded with 0", "full-equals-model")
+def _fill() -> Any:
+    def make(original: Any) -> Any:
+        def forward(self, step, x, *tensors):  # type: ignore[no-untyped-def]
+            with mock.patch.object(self, "fill", 0.0):
+                return original(self, step, x, *tensors)
+
+        return forward
+
+    return patched(MarkovWindow, "forward", make)
+
+
+@mutant("divisor of average pools ignores the ends", "full-equals-model")
+def _divisor() -> Any:
+    return changed_due(lambda d, law, before, after: replace(d, divisors=()))
+
+
+@mutant("tail one element short, filled with zeros", "exact-wait")
+def _short() -> Any:
+    def make(original: Any) -> Any:
+        def owned(x: Tensor, whole: Tensor) -> Tensor:
+            tail = original(x, whole)
+            if tail.shape[2] > 1:
+                tail[:, :, 0] = 0
+            return tail
+
+        return owned
+
+    return patched(window, "owned", make)
+
+
+@mutant("tail shifted by one element", "exact-wait")
+def _shifted() -> Any:
+    def make(original: Any) -> Any:
+        return lambda x, whole: original(x, whole).roll(1, 2)
+
+    return patched(window, "owned", make)
+
+
+@mutant("dilation left out of the past", "exact-wait")
+def _dilation() -> Any:
+    def change(d: Due, law: Any, before: Any, after: Any) -> Due:
+        if getattr(law, "dilation", 1) == 1 or not d.held or not d.outs:
+            return d
+        return replace(d, skip=d.skip + 1, left=d.left + 1)
+
+    return changed_due(change)
+
+
+@mutant("the zero future is a copy of the last frame", "full-equals-model")
+def _replicated() -> Any:
+    def make(original: Any) -> Any:
+        def filled(x, dim, left, right, mode, value):  # type: ignore[no-untyped-def]
+            x = original(x, dim, left, 0, mode, value)
+            return original(x, dim, 0, right, "replicate", value) if right else x
+
+        return filled
+
+    return patched(window, "filled", make)
+
+
+# -- joins, pools, heads -------------------------------------------------------------------------
+
+
+@mutant("aligner off by one", "exact-wait")
+def _aligner() -> Any:
+    from pgt_fx import plan
+
+    def make(original: Any) -> Any:
+        def align_due(*counts: Any) -> Due:
+            d = original(*counts)
+            return replace(d, skip=d.skip + 1, outs=d.outs - 1) if d.outs > 1 else d
+
+        return align_due
+
+    return patched(plan, "align_due", make)
+
+
+@mutant("aligner forgets what it holds", "exact-wait")
+def _held() -> Any:
+    def make(original: Any) -> Any:
+        return lambda x, whole: torch.zeros_like(original(x, whole))
+
+    return patched(align, "owned", make)
+
+
+@mutant("running mean weighted by steps, not frames", "exact-wait", Pooled)
+def _weights() -> Any:
+    def make(original: Any) -> Any:
+        def forward(self, step, x, *others):  # type: ignore[no-untyped-def]
+            with _counted(step):
+                return original(self, step, x, *others)
+
+        return forward
+
+    return patched(pool.MarkovPool, "forward", make)
+
+
+@contextmanager
+def _counted(step: Any) -> Any:
+    """Each step that brings elements counts as one."""
+    seen = step.due
+    halved = {
+        k: replace(d, before=min(d.before, 1), new=min(d.new, 1)) if hasattr(d, "before") else d
+        for k, d in seen.items()
+    }
+    step.due = halved
+    try:
+        yield
+    finally:
+        step.due = seen
+
+
+@mutant("running maximum forgotten", "exact-wait", Pooled)
+def _maximum() -> Any:
+    def make(original: Any) -> Any:
+        def _merge(self, carried, part, count):  # type: ignore[no-untyped-def]
+            return part if self.how == "max" else original(self, carried, part, count)
+
+        return _merge
+
+    return patched(pool.MarkovPool, "_merge", make)
+
+
+# -- what the analysis claims --------------------------------------------------------------------
+
+
+@mutant("exact set too wide", "exact-zero")
+def _wide() -> Any:
+    def make(original: Any) -> Any:
+        return lambda self, chunks: [True] * len(original(self, chunks))
+
+    return patched(Progressive, "exact_frames", make)
+
+
+@mutant("exact set too narrow", "exact-zero-tight")
+def _narrow() -> Any:
+    def make(original: Any) -> Any:
+        def exact_frames(self, chunks):  # type: ignore[no-untyped-def]
+            flags = original(self, chunks)
+            return [f and i != flags.index(True) for i, f in enumerate(flags)]
+
+        return exact_frames
+
+    return patched(Progressive, "exact_frames", make)
+
+
+@mutant("analysed receptive field too small", "receptive-field")
+def _field() -> Any:
+    from pgt_fx import report
+
+    def make(original: Any) -> Any:
+        def _fields(analysis: Analysis, output: Any, reach: Any) -> Any:
+            found = original(analysis, output, reach)
+            return [replace(f, future=f.future - 1, field=f.field - 1) for f in found]
+
+        return _fields
+
+    return patched(report, "_fields", make)
+
+
+@mutant("outputs one too late at the end", "exact-wait")
+def _late() -> Any:
+    def make(original: Any) -> Any:
+        def at(self, frames, last):  # type: ignore[no-untyped-def]
+            found = original(self, frames, last)
+            return replace(found, sure=found.sure - 1, total=found.total - 1) if last else found
+
+        return at
+
+    return patched(timeline.JoinClock, "at", make)
+
+
+# -- the paper's operators -----------------------------------------------------------------------
+
+
+@mutant("momentum applied to the wrong side", "context", operator="pmco")
+def _momentum() -> Any:
+    def make(original: Any) -> Any:
+        def blended(markov, new, history, dim):  # type: ignore[no-untyped-def]
+            other = replace(markov, momentum=1 - markov.momentum) if markov.momentum else markov
+            return original(other, new, history, dim)
+
+        return blended
+
+    return patched(window, "blended", make)
+
+
+@mutant("aggregate without the carried context", "context", operator="cmco-avg")
+def _aggregate() -> Any:
+    def make(original: Any) -> Any:
+        return lambda markov, seen, tail, dim: original(
+            markov, seen.narrow(dim, 1, seen.shape[dim] - 1), tail, dim
+        )
+
+    return patched(window, "context_of", make)
+
+
+@mutant("maximum in place of the average", "context", operator="cmco-avg")
+def _max_for_avg() -> Any:
+    def make(original: Any) -> Any:
+        return lambda x, count, dim, how: original(x, count, dim, "max")
+
+    return patched(context, "pooled", make)
+
+
+# -- training ------------------------------------------------------------------------------------
+
+
+@mutant("statistics updated twice", "replayed")
+def _twice() -> Any:
+    def make(original: Any) -> Any:
+        def __exit__(self: Any, *error: Any) -> None:
+            self._kept = []
+            original(self, *error)
+
+        return __exit__
+
+    return patched(replay.Replay, "__exit__", make)
+
+
+@mutant("dropout not replayed", "replayed")
+def _dropout() -> Any:
+    return patched(replay.Replay, "_set", lambda _: lambda self, rng: None)
+
+
+@mutant("cotangent of the state dropped", "exact-gradients")
+def _cotangent() -> Any:
+    def make(original: Any) -> Any:
+        def _pull(self, loss, state, cotangents, leaves):  # type: ignore[no-untyped-def]
+            return original(self, loss, state, {}, leaves)
+
+        return _pull
+
+    return patched(gradients._Run, "_pull", make)
+
+
+@mutant("loss of the last step counted twice", "exact-gradients")
+def _double() -> Any:
+    def make(original: Any) -> Any:
+        def _pull(self, loss, state, cotangents, leaves):  # type: ignore[no-untyped-def]
+            loss = 2 * loss if loss is not None and not state else loss
+            return original(self, loss, state, cotangents, leaves)
+
+        return _pull
+
+    return patched(gradients._Run, "_pull", make)
+
+
+def caught(found: Verification) -> set[str]:
+    """Ids of the checks that a fault breaks; looseness of the exact set is told, not failed."""
+    ids = {c.id for c in found.violations}
+    if "exact-zero" in {c.id for c in found.checks} and "yet equal" in found["exact-zero"].detail:
+        ids.add("exact-zero-tight")
+    return ids
+
+
+def table(markdown: bool) -> str:
+    """Mutant × check: X where it is caught, (X) by the check that ought to."""
+    names = [*(c[0] for c in CHECKS[1:]), "exact-zero-tight"]
+    rows = []
+    for one in MUTANTS:
+        ids = caught(verify(one))
+        marks = ["(X)" if n == one.check and n in ids else "X" if n in ids else "" for n in names]
+        rows.append([one.name, *marks])
+    if markdown:
+        head = ["mutant", *names]
+        lines = [head, ["---"] * len(head), *rows]
+        return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    legend = [f"{chr(97 + i)} = {n}" for i, n in enumerate(names)]
+    width = max(len(r[0]) for r in rows)
+    lines = [" " * width + " " + "".join(f"{chr(97 + i):^4}" for i in range(len(names)))]
+    lines += [f"{r[0]:{width}} " + "".join(f"{m:^4}" for m in r[1:]) for r in rows]
+    return "\n".join([*lines, "", ", ".join(legend)])
+
+
+if __name__ == "__main__":
+    import warnings
+
+    warnings.simplefilter("ignore")
+    print(table("--markdown" in sys.argv))
