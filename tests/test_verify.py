@@ -25,6 +25,7 @@ IDS = [
     "full-equals-model",
     "exact-wait",
     "exact-zero",
+    "exact-tight",
     "one-way-forward",
     "one-way-backward",
     "rows-isolated",
@@ -105,9 +106,9 @@ def test_a_sound_model_holds(kind: type[nn.Module]) -> None:
 
 
 def test_the_exact_frames_are_seen_not_merely_claimed() -> None:
-    check = verified(Dense)["exact-zero"]
-    assert check.ok and isinstance(check.measured, float)
-    assert "all others differ" in check.detail
+    found = verified(Dense)
+    assert found["exact-zero"].ok and isinstance(found["exact-zero"].measured, float)
+    assert found["exact-tight"].ok and "they differ, by at least" in found["exact-tight"].detail
 
 
 def test_the_user_s_model_is_left_alone() -> None:
@@ -157,7 +158,7 @@ def test_a_model_without_time_proves_nothing() -> None:
 def test_text_and_data() -> None:
     found = verified(Dense, chunkings=1)
     text = str(found)
-    assert all(i in text for i in IDS) and "15 promises hold" in text and "\x1b" not in text
+    assert all(i in text for i in IDS) and "16 promises hold" in text and "\x1b" not in text
     data = json.loads(json.dumps(found.to_dict()))
     assert data["ok"] is True and [c["id"] for c in data["checks"]] == IDS
 

@@ -37,7 +37,7 @@ def receptive_field(check: Check, subject: Subject, chunkings: int) -> Check:
         reads: dict[int, list[int]] = {}
         for frame in range(0, total, every):
             tried += 1
-            changed = subject.full(subject.answering, _with(subject, leaf, frame, other))
+            changed = subject.full(subject.answering, replaced_frame(subject, leaf, frame, other))
             for j in _different(leaves(changed)[0], whole, dim):
                 reads.setdefault(j, []).append(frame)
         past = claimed[0] - 1 - claimed[1]
@@ -68,7 +68,8 @@ def _number(text: str) -> float:
     return int(above) / int(below or 1)
 
 
-def _with(subject: Subject, leaf: int, frame: int, other: Video) -> Video:
+def replaced_frame(subject: Subject, leaf: int, frame: int, other: Video) -> Video:
+    """The video with one frame of one path taken from another."""
     video = list(subject.main)
     dim = subject.spec.times[leaf] or 0
     video[leaf] = video[leaf].clone()

@@ -172,18 +172,22 @@ def _used_parameters(subject: Subject) -> list[tuple[str, Tensor]]:
     return [pair for pair, g in zip(named, gradients, strict=True) if g is not None]
 
 
+def spoilt(subject: Subject) -> tuple[Video, Video, bool]:
+    """A batch of two videos, the same with NaN in the second, and whether any could be put in."""
+    clean = subject.video(subject.frames, batch=2, salt=9)
+    out, hit = list(clean), False
+    for i in subject.spec.paths:
+        if clean[i].is_floating_point():
+            out[i] = clean[i].clone()
+            out[i].select(0, 1).narrow((subject.spec.times[i] or 0) - 1, 1, 1).fill_(float("nan"))
+            hit = True
+    return clean, out, hit
+
+
 def rows_isolated(check: Check, subject: Subject, chunkings: int) -> Check:
     """NaN in the second video of two; the answers to the first stay as they are."""
     chunks = _steps(subject, 22)
-    clean = subject.video(subject.frames, batch=2, salt=9)
-    spoilt, hit = list(clean), False
-    for i in subject.spec.paths:
-        if clean[i].is_floating_point():
-            spoilt[i] = clean[i].clone()
-            spoilt[i].select(0, 1).narrow((subject.spec.times[i] or 0) - 1, 1, 1).fill_(
-                float("nan")
-            )
-            hit = True
+    clean, poisoned, hit = spoilt(subject)
     if not hit:
         return replace(check, detail="the frames are no floating-point numbers: no NaN in them")
     compared = 0
@@ -191,7 +195,7 @@ def rows_isolated(check: Check, subject: Subject, chunkings: int) -> Check:
     arrived = False
     for policy, prog in _policies(subject):
         pairs = zip(
-            subject.run(prog, clean, chunks), subject.run(prog, spoilt, chunks), strict=True
+            subject.run(prog, clean, chunks), subject.run(prog, poisoned, chunks), strict=True
         )
         for step, (a, b) in enumerate(pairs, 1):
             for x, y in zip(leaves(a), leaves(b), strict=True):

@@ -29,29 +29,31 @@ def deterministic(check: Check, subject: Subject, chunkings: int) -> Check:
     return _told(check, faults, f"steps {chunks} twice, both policies")
 
 
+def through_a_file(prog: Any) -> None:
+    """Save the state, load it again."""
+    file = io.BytesIO()
+    torch.save(prog.state, file)
+    file.seek(0)
+    prog.reset()
+    prog.state = torch.load(file, weights_only=True)
+
+
+def there_and_back(prog: Any) -> None:
+    """To train mode and back; the state must have its place there."""
+    prog.train()
+    unknown = [n for n in prog.state if not prog._program().knows(n)]
+    if unknown:
+        raise StateError(f"train mode has no place for the state's {unknown[0]!r}")
+    prog.eval()
+
+
 def state_round_trip(check: Check, subject: Subject, chunkings: int) -> Check:
     """The state saved in the middle of a video and loaded (``weights_only=True``)."""
-
-    def through_a_file(prog: Any) -> None:
-        file = io.BytesIO()
-        torch.save(prog.state, file)
-        file.seek(0)
-        prog.reset()
-        prog.state = torch.load(file, weights_only=True)
-
     return _interrupted(check, subject, through_a_file, "saved and loaded between all steps")
 
 
 def mode_switching(check: Check, subject: Subject, chunkings: int) -> Check:
     """To train mode and back in the middle of a video."""
-
-    def there_and_back(prog: Any) -> None:
-        prog.train()
-        unknown = [n for n in prog.state if not prog._program().knows(n)]
-        if unknown:
-            raise StateError(f"train mode has no place for the state's {unknown[0]!r}")
-        prog.eval()
-
     return _interrupted(check, subject, there_and_back, "train() and eval() between all steps")
 
 

@@ -27,6 +27,7 @@ class Check:
         measured: the figure that decided.
         bound: what the figure was compared with.
         detail: on what it was measured; for a failure, where and by how much.
+        where: for a failure, the operator and the source line to look at, where one was found.
     """
 
     id: str
@@ -35,12 +36,14 @@ class Check:
     measured: str | float = ""
     bound: str | float = ""
     detail: str = ""
+    where: str = ""
 
     def __str__(self) -> str:
         figure = f"{_figure(self.measured)} (bound {_figure(self.bound)})" if self.bound else ""
         if not figure:
             figure = _figure(self.measured)
-        parts = [f"{_WORD[self.ok]:12}{self.id}: {self.sentence}", figure, self.detail]
+        look = f"look at {self.where}" if self.where else ""
+        parts = [f"{_WORD[self.ok]:12}{self.id}: {self.sentence}", figure, self.detail, look]
         return "; ".join(p for p in parts if p)
 
 
@@ -139,10 +142,13 @@ class Verification:
             result = Text(_WORD[c.ok], style=_STYLE[c.ok])
             table.add_row(c.id, result, _figure(c.measured), _figure(c.bound), c.sentence)
         notes = [f"  {c.id}: {c.detail}" for c in self.checks if c.detail]
+        looks = [f"  {c.id}: {c.where}" for c in self.checks if c.where]
         style = "green" if self.ok else "bold red" if self.violations else "yellow"
         parts: list[Any] = [table]
         if notes:
             parts += [Text(""), Text("\n".join(["details", *notes]))]
+        if looks:
+            parts += [Text(""), Text("\n".join(["look at", *looks]), style="bold")]
         return Group(*parts, Text(""), Text(self.summary, style=style))
 
     def __str__(self) -> str:

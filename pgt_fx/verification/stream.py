@@ -37,8 +37,8 @@ def state_bounded(check: Check, subject: Subject, chunkings: int) -> Check:
                 prog(*args, **kwargs)
             held.append(sum(storage_of(x)[1] for x in prog.state.values()))
             if len(held) == 2:
-                faults += [f"{policy}: {fault}" for fault in _unowned(prog.state)]
-        faults += [f"{policy}: {fault}" for fault in _unowned(prog.state)]
+                faults += [f"{policy}: {fault}" for fault in unowned(prog.state)]
+        faults += [f"{policy}: {fault}" for fault in unowned(prog.state)]
         if _growth(held):
             faults.append(
                 f"{policy}: after {len(held) * length} frames it still grows, by {_growth(held)} "
@@ -61,7 +61,7 @@ def _growth(held: list[int]) -> int:
     return max(0, max(held[-STEADY:]) - max(held[-2 * STEADY : -STEADY]))
 
 
-def _unowned(state: dict[str, Tensor]) -> list[str]:
+def unowned(state: dict[str, Tensor]) -> list[str]:
     """What is wrong with the tensors of a state."""
     faults: list[str] = []
     owners: dict[int, str] = {}

@@ -68,7 +68,7 @@ class Subject:
             own = next((p.dtype for p in prog.parameters() if p.is_floating_point()), dtype)
             if own == dtype:
                 raise self._unfit(prog, error) from error
-            self.note = f"; the model itself fails in {_short(dtype)}"
+            self.note = f"; the model itself fails in {short(dtype)}"
             try:
                 self._take(prog, own, redraw)
             except Exception as again:
@@ -207,11 +207,11 @@ class Subject:
 
     # -- calls ---------------------------------------------------------------------------------
 
-    def plain(self, video: Video) -> Any:
-        """The model's own answer."""
+    def plain(self, video: Video, model: nn.Module | None = None) -> Any:
+        """The model's own answer (or another model's)."""
         args, kwargs = self.args([x.clone() if isinstance(x, Tensor) else x for x in video])
         with torch.no_grad():
-            return self.model(*args, **kwargs)
+            return (model or self.model)(*args, **kwargs)
 
     def full(self, prog: nn.Module, video: Video) -> Any:
         """The whole video in one step."""
@@ -246,12 +246,13 @@ class Subject:
         norms = f"{self.redrawn} norm layers redrawn" if self.redrawn else "weights as they are"
         what = "the video given" if self.given is not None else "noise"
         return (
-            f"{self.frames} frames of {what} ({size}), {_short(self.dtype)}{self.note}, {norms}, "
+            f"{self.frames} frames of {what} ({size}), {short(self.dtype)}{self.note}, {norms}, "
             f"eval mode"
         )
 
 
-def _short(dtype: torch.dtype) -> str:
+def short(dtype: torch.dtype) -> str:
+    """Name of a dtype without its module."""
     return str(dtype).removeprefix("torch.")
 
 

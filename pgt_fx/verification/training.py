@@ -26,14 +26,19 @@ def exact_gradients(check: Check, subject: Subject, chunkings: int) -> Check:
     t = subject.length
     chunks = [t, max(1, t // 2), t]
     video = subject.video(sum(chunks), salt=14)
-    worst, detail = 0.0, f"steps {chunks}, zero and wait, {_count(subject)} parameters"
+    worst, which = 0.0, ""
+    detail = f"steps {chunks}, zero and wait, {_count(subject)} parameters"
     for prog in (subject.answering, subject.waiting):
         found = _gradients(subject, prog, video, chunks, "exact")
         wanted = _gradients(subject, prog, video, chunks, "together")
         if not wanted:
             return replace(check, detail="no output can be differentiated by a parameter")
-        worst = max(worst, _distance(found, wanted))
+        gap, name = _distance(found, wanted)
+        if gap > worst:
+            worst, which = gap, name
     bound = 10 * subject.exact_bound  # sums of many products, in another order
+    if worst > bound:
+        detail += f"; worst at {which}"
     return replace(check, ok=worst <= bound, measured=worst, bound=bound, detail=detail)
 
 
@@ -60,13 +65,15 @@ def replayed(check: Check, subject: Subject, chunkings: int) -> Check:
     if not gradients[1]:
         return replace(check, detail="no output can be differentiated by a parameter")
     drift = error(statistics[0], statistics[1]) if statistics[1] else 0.0
-    apart = _distance(gradients[0], gradients[1])
+    apart, which = _distance(gradients[0], gradients[1])
     bound = 10 * subject.exact_bound
     detail = (
         f"steps {chunks} of a batch of two; gradients differ by {apart:.0e}, "
         f"{len(statistics[1])} buffers by {drift:.0e}"
     )
     worst = max(apart, drift)
+    if worst > bound:
+        detail += f"; worst at {which if apart >= drift else _drifted(prog, statistics)}"
     return replace(check, ok=worst <= bound, measured=worst, bound=bound, detail=detail)
 
 
@@ -95,17 +102,27 @@ def _weighted(prog: nn.Module) -> Callable[[Any, Any], Tensor]:
     return loss
 
 
-def _distance(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> float:
-    """Greatest difference, relative to each gradient's magnitude; tiny ones to the greatest's."""
+def _distance(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> tuple[float, str]:
+    """Greatest difference, relative to each gradient's magnitude (tiny ones to the greatest's),
+    and the parameter that has it."""
     if found.keys() != wanted.keys():
-        return float("inf")
+        return float("inf"), min(found.keys() ^ wanted.keys())
     most = max(float(w.abs().max()) for w in wanted.values())
     if not most:
-        return 0.0
-    return max(
-        float((found[k] - w).abs().max()) / max(float(w.abs().max()), 1e-3 * most)
+        return 0.0, ""
+    gaps = {
+        k: float((found[k] - w).abs().max()) / max(float(w.abs().max()), 1e-3 * most)
         for k, w in wanted.items()
-    )
+    }
+    which = max(gaps, key=lambda k: gaps[k])
+    return gaps[which], which
+
+
+def _drifted(prog: nn.Module, statistics: list[list[Tensor]]) -> str:
+    """The buffer that differs most."""
+    names = [name for name, _ in prog.named_buffers()]
+    gaps = [error([a], [b]) for a, b in zip(*statistics, strict=True)]
+    return names[gaps.index(max(gaps))]
 
 
 def _count(subject: Subject) -> int:

@@ -1,0 +1,338 @@
+"""Where a promise is broken first: the operator and the line in the user's model to look at.
+
+What failed is run again with the value of every operator recorded, and compared with the run that
+it should equal. Graphs are in the order of execution, so the first value that differs is given by
+an operator whose operands were still right.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pgt_fx.capture.export import place
+from pgt_fx.verification import locality, repeat, stream
+from pgt_fx.verification.measure import error, random_chunks, same_bits
+from pgt_fx.verification.recording import (
+    Record,
+    captured_names,
+    recorded_full,
+    recorded_plain,
+    recorded_run,
+)
+from pgt_fx.verification.result import Check
+from pgt_fx.verification.subject import Subject
+
+Same = Callable[[Tensor, Tensor], bool]
+
+
+def locate(check: Check, subject: Subject, chunkings: int) -> str:
+    """The place to look at for a failed check; "" where none can be found."""
+    finder = FINDERS.get(check.id)
+    if finder is None:
+        return ""
+    try:
+        with torch.enable_grad():
+            return finder(check, subject, chunkings)
+    except Exception as error:
+        # The model is broken: that it can't be looked into must not hide what was found.
+        prog, name = getattr(error, "pgt_node", (None, ""))
+        return f"{place_of(prog, name)}: it raises" if prog is not None else ""
+
+
+# -- two runs that should be the same ------------------------------------------------------------
+
+
+def _first(
+    prog: Any, pairs: Iterable[tuple[Record, Record]], same: Same = same_bits, word: str = "differs"
+) -> str:
+    """The first operator, by step and by execution, whose values differ."""
+    order = [n.name for n in prog._program().emitted.graph.nodes]
+    for step, (a, b) in enumerate(pairs, 1):
+        for name in order:
+            x, y = a.get(name), b.get(name)
+            if x is None and y is None:
+                continue
+            if x is None or y is None or x.shape != y.shape or not same(x, y):
+                return f"{place_of(prog, name)}: the first value that {word}, in step {step}"
+    return ""
+
+
+def _one_way_forward(check: Check, subject: Subject, chunkings: int) -> str:
+    chunks = locality._steps(subject, 21)
+    other = subject.video(subject.frames, salt=7)
+    for _, prog in locality._policies(subject):
+        wanted = recorded_run(subject, prog, subject.main, chunks)
+        for cut in sorted({1, len(chunks) // 2, len(chunks) - 1}):
+            video = subject.joined(subject.main, other, sum(chunks[:cut]))
+            got = recorded_run(subject, prog, video, chunks)
+            word = f"changes when frames of step {cut + 1} do"
+            found = _first(prog, zip(got[:cut], wanted[:cut], strict=True), word=word)
+            if found:
+                return found
+    return ""
+
+
+def _rows_isolated(check: Check, subject: Subject, chunkings: int) -> str:
+    chunks = locality._steps(subject, 22)
+    clean, spoilt, _ = locality.spoilt(subject)
+
+    def rows(x: Tensor, y: Tensor) -> bool:
+        half = max(1, len(x) // 2) if x.dim() else 0
+        return same_bits(x[:half], y[:half]) if half else same_bits(x, y)
+
+    for _, prog in locality._policies(subject):
+        pair = (recorded_run(subject, prog, v, chunks) for v in (clean, spoilt))
+        found = _first(prog, zip(*pair, strict=True), rows, "takes from the other row")
+        if found:
+            return found
+    return ""
+
+
+def _deterministic(check: Check, subject: Subject, chunkings: int) -> str:
+    chunks = locality._steps(subject, 41)
+    for _, prog in locality._policies(subject):
+        pair = (recorded_run(subject, prog, subject.main, chunks) for _ in range(2))
+        found = _first(prog, zip(*pair, strict=True))
+        if found:
+            return found
+    return ""
+
+
+def _interrupted(between: Callable[[Any], object]) -> Callable[[Check, Subject, int], str]:
+    def find(check: Check, subject: Subject, chunkings: int) -> str:
+        chunks = locality._steps(subject, 42)
+        for _, prog in locality._policies(subject):
+            wanted = recorded_run(subject, prog, subject.main, chunks)
+            got = recorded_run(subject, prog, subject.main, chunks, between)
+            found = _first(prog, zip(got, wanted, strict=True))
+            if found:
+                return found
+        return ""
+
+    return find
+
+
+def _reset(check: Check, subject: Subject, chunkings: int) -> str:
+    chunks = random_chunks(subject.frames, subject.length, subject.rng(31))
+    second = subject.video(subject.frames, salt=10)
+    for _, prog in locality._policies(subject):
+        prog.__dict__["_state"] = {}
+        wanted = recorded_run(subject, prog, second, chunks, fresh=False)
+        prog.__dict__["_state"] = {}
+        with torch.no_grad():
+            subject.feed(prog, subject.cut(subject.main, chunks)[0], False)
+        got = recorded_run(subject, prog, second, chunks)
+        found = _first(prog, zip(got, wanted, strict=True), word="remembers the video before")
+        if found:
+            return found
+    return ""
+
+
+# -- steps beside the whole ----------------------------------------------------------------------
+
+
+def _exact_wait(check: Check, subject: Subject, chunkings: int) -> str:
+    prog, rng = subject.waiting, subject.rng(1)
+    if subject.reference is not None and not prog.report.clip_pools:
+        found = _unlike_model(subject, prog)
+        if found:
+            return found
+    whole = recorded_full(subject, prog, subject.main)
+    limits = (2 * subject.length, 3, subject.length)
+    for number in range(chunkings):
+        chunks = random_chunks(subject.frames, limits[number % 3], rng)
+        steps = recorded_run(subject, prog, subject.main, chunks)
+        for node in prog._program().emitted.graph.nodes:
+            wanted = whole.get(node.name)
+            if wanted is None or node.op == "placeholder":
+                continue
+            parts = [s[node.name] for s in steps if node.name in s]
+            why = _unlike(parts, wanted, subject.exact_bound)
+            if why:
+                where = place_of(prog, node.name)
+                return f"{where}: the first value that is not the whole's, {why}, steps {chunks}"
+    return ""
+
+
+def _unlike(parts: list[Tensor], wanted: Tensor, bound: float) -> str:
+    """How what the steps gave, put one after the other, differs from one step's value."""
+    if not parts:
+        return "none is given" if wanted.numel() else ""
+    if all(p.shape == wanted.shape for p in parts):  # without time: the last one counts
+        gap = error(parts[-1], wanted)
+        return f"by {gap:.0e}" if gap > bound else ""
+    for d in range(wanted.dim()):
+        others = [[n for k, n in enumerate(p.shape) if k != d] for p in (*parts, wanted)]
+        if all(o == others[-1] for o in others):
+            count = sum(p.shape[d] for p in parts)
+            if count != wanted.shape[d]:
+                return f"{count} elements instead of {wanted.shape[d]}"
+            gap = error(torch.cat(parts, d), wanted)
+            return f"by {gap:.0e}" if gap > bound else ""
+    return ""
+
+
+def _exact_zero(check: Check, subject: Subject, chunkings: int) -> str:
+    found = _exact_wait(check, subject, chunkings) or _full(check, subject, chunkings)
+    return found or _exact_tight(check, subject, chunkings)
+
+
+def _exact_tight(check: Check, subject: Subject, chunkings: int) -> str:
+    return "no operator: each gives what it should; it is the set that exact_frames names"
+
+
+def _full(check: Check, subject: Subject, chunkings: int) -> str:
+    return _unlike_model(subject, subject.answering)
+
+
+def _unlike_model(subject: Subject, prog: Any) -> str:
+    names = captured_names(prog)
+    for video in (subject.clip, subject.main)[: 1 if subject.refusal else 2]:
+        got, plain = recorded_full(subject, prog, video), recorded_plain(subject, prog, video)
+        for name, captured in names.items():
+            if name not in got or captured not in plain:
+                continue
+            gap = error(got[name], plain[captured])
+            if gap > subject.exact_bound:
+                return (
+                    f"{place_of(prog, name)}: the first value that is not the model's, by {gap:.0e}"
+                )
+    return ""
+
+
+# -- the state -----------------------------------------------------------------------------------
+
+
+def _state(check: Check, subject: Subject, chunkings: int) -> str:
+    """The entry that holds a graph, is a view, or grows."""
+    length = min(subject.length, 8)
+    piece = subject.video(length, salt=12)
+    for _, prog in locality._policies(subject):
+        prog.reset()
+        sizes: list[dict[str, int]] = []
+        for step in range(2 + 2 * stream.STEADY):
+            with torch.set_grad_enabled(step < 2):
+                subject.feed(prog, piece, False)
+            sizes.append({k: v.numel() for k, v in prog.state.items()})
+            faults = stream.unowned(prog.state)
+            if faults:
+                return slot_place(prog, faults[0].split(" ", 1)[0])
+        prog.reset()
+        growth = {k: n - sizes[stream.STEADY].get(k, 0) for k, n in sizes[-1].items()}
+        most = max(growth, key=lambda k: growth[k])
+        if growth[most] > 0:
+            return slot_place(prog, most)
+    return ""
+
+
+# -- what has no runs to compare -----------------------------------------------------------------
+
+
+def _parameter(check: Check, subject: Subject, chunkings: int) -> str:
+    """The first operator that reads the parameter named in the check's detail."""
+    prog = subject.answering
+    captured = prog._captured()
+    for node in captured.graph.nodes:
+        path = captured.tensors.get(node.name)
+        if path is not None and f" {path};" in f"{check.detail};" and node.users:
+            return str(place(next(iter(node.users))))
+    _, _, name = check.detail.partition("; worst at ")
+    return f"module {name.rpartition('.')[0]}" if name else ""
+
+
+def _slot(check: Check, subject: Subject, chunkings: int) -> str:
+    _, _, name = check.detail.partition("; worst in ")
+    return slot_place(subject.answering, name) if name else ""
+
+
+def _field(check: Check, subject: Subject, chunkings: int) -> str:
+    """The first operator that reads outside the field that the analysis gives it."""
+    from pgt_fx.verification.field import replaced_frame
+
+    prog = subject.answering
+    graph, names = prog.report.graph(), captured_names(prog)
+    before = recorded_full(subject, prog, subject.main)
+    other = subject.video(subject.frames, salt=16)
+    for leaf in subject.spec.paths:
+        total = int(subject.main[leaf].shape[subject.spec.times[leaf] or 0])
+        for frame in range(total):
+            after = recorded_full(subject, prog, replaced_frame(subject, leaf, frame, other))
+            for name, captured in names.items():
+                known = graph.nodes.get(captured, {})
+                if known.get("past") is None or name not in after:
+                    continue
+                dim = prog._analysis().axis(_named(prog, captured)).dim
+                for j in _changed(before[name], after[name], dim):
+                    own = int(j * _stride(known["stride"]))
+                    if own - frame > known["past"] or frame - own > known["future"]:
+                        return f"{place_of(prog, name)}: element {j} reads frame {frame}"
+    return "no operator: each stays within its field; it is the report's figure for the output"
+
+
+def _named(prog: Any, name: str) -> Any:
+    return next(n for n in prog._captured().graph.nodes if n.name == name)
+
+
+def _stride(text: str) -> float:
+    above, _, below = text.partition("/")
+    return int(above) / int(below or 1)
+
+
+def _changed(a: Tensor, b: Tensor, dim: int) -> list[int]:
+    gap = ((a != b) & ~(a.isnan() & b.isnan())).movedim(dim, 0).flatten(1).any(1)
+    return [int(j) for j in gap.nonzero().flatten()]
+
+
+# -- names ---------------------------------------------------------------------------------------
+
+
+def place_of(prog: Any, name: str) -> str:
+    """Operator, module and source line of a node of the step's graph."""
+    program = prog._program()
+    emitted = program.emitted
+    node = next(n for n in emitted.graph.nodes if n.name == name)
+    prefix = f"{program.markov_name}."
+    if node.op == "placeholder":
+        return "the clip itself, before any operator"
+    if node.op == "call_module" and not node.target.startswith(prefix):
+        return f"module {node.target}"
+    if node.op == "call_module":
+        return slot_place(prog, emitted.markov[node.target.removeprefix(prefix)].slot)
+    found = [n for n in prog._captured().graph.nodes if n.name == name]
+    return str(place(found[0])) if found else name
+
+
+def slot_place(prog: Any, slot: str) -> str:
+    """Operator, module and source line of what a state entry belongs to."""
+    program = prog._program()
+    known = program._slot_of(slot)
+    if known is None:
+        return f"state entry {slot!r}"
+    owner = program.emitted.owner.get(known)
+    if owner is None:
+        return f"state entry {slot!r}: held at the output"
+    return f"{place(_named(prog, owner))}, state entry {slot!r}"
+
+
+FINDERS: dict[str, Callable[[Check, Subject, int], str]] = {
+    "full-equals-model": _full,
+    "exact-wait": _exact_wait,
+    "exact-zero": _exact_zero,
+    "exact-tight": _exact_tight,
+    "one-way-forward": _one_way_forward,
+    "one-way-backward": _state,
+    "rows-isolated": _rows_isolated,
+    "state-bounded": _state,
+    "reset": _reset,
+    "deterministic": _deterministic,
+    "state-round-trip": _interrupted(repeat.through_a_file),
+    "mode-switching": _interrupted(repeat.there_and_back),
+    "receptive-field": _field,
+    "context": _slot,
+    "exact-gradients": _parameter,
+    "replayed": _parameter,
+}

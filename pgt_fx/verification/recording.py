@@ -1,0 +1,141 @@
+"""What every operator gave at every step, kept for a comparison."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+from unittest import mock
+
+import torch
+from torch import Tensor, fx, nn
+
+from pgt_fx.plan import AlignItem
+from pgt_fx.program import Program
+from pgt_fx.verification.subject import Subject, Video
+
+#: Node name -> what it gave, in the order of execution; one for each step.
+Record = dict[str, Any]
+
+
+class _Recorder(fx.Interpreter):
+    """Runs a graph node by node. Results are copied: operators may write into their operands."""
+
+    def __init__(self, module: fx.GraphModule, record: Record) -> None:
+        super().__init__(module)
+        self.record = record
+        self.at = ""
+
+    def run_node(self, n: fx.Node) -> Any:
+        self.at = n.name
+        value = super().run_node(n)
+        if isinstance(value, Tensor):
+            self.record[n.name] = value.detach().clone()
+        return value
+
+
+@contextmanager
+def recording() -> Iterator[list[Record]]:
+    """Every step that any program runs meanwhile is recorded."""
+    records: list[Record] = []
+    original = Program.module
+
+    def module(self: Program, work: Any = None) -> Any:
+        bound = original(self, work)
+
+        def call(*args: Any) -> Any:
+            records.append({})
+            recorder = _Recorder(bound, records[-1])
+            try:
+                return recorder.run(*args)
+            except Exception as error:
+                error.pgt_at = recorder.at  # type: ignore[attr-defined]
+                raise
+
+        return call
+
+    with mock.patch.object(Program, "module", module):
+        yield records
+
+
+@contextmanager
+def raising(prog: Any) -> Iterator[None]:
+    """An error says which node of which model raised it: ``error.pgt_node``."""
+    try:
+        yield
+    except Exception as error:
+        name = getattr(error, "pgt_at", "")
+        error.pgt_node = (prog, name) if name else (None, "")  # type: ignore[attr-defined]
+        raise
+
+
+def recorded_run(
+    subject: Subject,
+    prog: Any,
+    video: Video,
+    chunks: Sequence[int],
+    between: Callable[[Any], object] | None = None,
+    *,
+    fresh: bool = True,
+) -> list[Record]:
+    """The steps of a video; ``between`` is called between any two of them."""
+    if fresh:
+        prog.reset()
+    pieces = subject.cut(video, chunks)
+    with torch.no_grad(), raising(prog), recording() as records:
+        for number, piece in enumerate(pieces):
+            subject.feed(prog, piece, number == len(pieces) - 1)
+            if between is not None and number < len(pieces) - 1:
+                between(prog)
+    prog.reset()
+    return records
+
+
+def recorded_full(subject: Subject, prog: Any, video: Video) -> Record:
+    """The whole video in one step."""
+    with raising(prog), recording() as records:
+        subject.full(prog, video)
+    return records[0]
+
+
+def recorded_plain(subject: Subject, prog: Any, video: Video) -> Record:
+    """The graph as it was captured, before anything was rewritten."""
+    captured = prog._captured()
+    record: Record = {}
+    args: list[Any] = []
+    for node in captured.graph.nodes:
+        if node.op != "placeholder":
+            continue
+        if node.name in captured.inputs:
+            leaf = video[captured.inputs[node.name]]
+            args.append(leaf.clone() if isinstance(leaf, Tensor) else leaf)
+        elif node.name in captured.tensors:
+            args.append(_attribute(subject.model, captured.tensors[node.name]))
+        else:
+            args.append(captured.constants[node.name])
+    module = fx.GraphModule(nn.Module(), captured.graph)
+    with torch.no_grad():
+        _Recorder(module, record).run(*args)
+    return record
+
+
+def _attribute(model: nn.Module, path: str) -> Any:
+    for part in path.split("."):
+        model = getattr(model, part)
+    return model
+
+
+def captured_names(prog: Any) -> dict[str, str]:
+    """Node of the step's graph -> the captured node whose value it gives, where there is one."""
+    program = prog._program()
+    emitted, prefix = program.emitted, f"{program.markov_name}."
+    known = {n.name for n in prog._captured().graph.nodes}
+    out: dict[str, str] = {}
+    for node in emitted.graph.nodes:
+        if node.op == "call_module" and node.target.startswith(prefix):
+            slot = emitted.markov[node.target.removeprefix(prefix)].slot
+            if not isinstance(emitted.schedulable.items[slot], AlignItem):
+                out[node.name] = emitted.owner[slot]
+        elif node.op in ("call_function", "placeholder") and node.name in known:
+            out[node.name] = node.name
+    return out

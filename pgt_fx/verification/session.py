@@ -1,0 +1,146 @@
+"""One verification: what its checks share, made once; each check made when it is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cached_property
+from typing import Any
+
+import torch
+
+from pgt_fx.errors import PgtError, StateError
+from pgt_fx.progressive import Progressive
+from pgt_fx.verification.locate import locate
+from pgt_fx.verification.measure import error
+from pgt_fx.verification.promises import CHECKS, ROUNDED
+from pgt_fx.verification.result import Check, Verification
+from pgt_fx.verification.subject import Subject, first_line, short
+
+RAISED = (PgtError, RuntimeError, ValueError, TypeError, LookupError, AttributeError)
+
+#: How much more than the model itself a step may round: it adds the same numbers in another order,
+#: and gradients add more of them.
+SLACK = 20.0
+
+Measure = Callable[..., Check]
+
+
+class Session:
+    """The checks of one progressive model; arguments as for :func:`pgt_fx.verify`."""
+
+    def __init__(
+        self,
+        prog: Progressive,
+        chunkings: int = 5,
+        seed: int = 0,
+        dtype: torch.dtype = torch.float64,
+        redraw_norms: bool = True,
+        video: Any = None,
+        frames: int | None = None,
+    ) -> None:
+        self.chunkings = chunkings
+        self.subject = Subject(prog, dtype, seed, redraw_norms, video, frames)
+        self.name = type(prog._source.model).__name__
+        self.made: dict[str, Check] = {}
+        self.broken = _prepared(self.subject)
+
+    def check(self, name: str) -> Check:
+        """Make a check, once."""
+        if name not in self.made:
+            self.made[name] = self._sobered(self._make(name))
+        return self.made[name]
+
+    def verification(self) -> Verification:
+        """All checks made so far."""
+        order = [name for name, *_ in CHECKS if name in self.made]
+        checks = tuple(self.made[name] for name in order)
+        return Verification(self.name, self.subject.setting(), checks)
+
+    def _make(self, name: str) -> Check:
+        _, sentence, measure = next(c for c in CHECKS if c[0] == name)
+        if self.broken and name != "time-sensitive":
+            found = Check(name, sentence, False, "full() raised", detail=self.broken)
+            return replace(found, where=locate(found, self.subject, self.chunkings))
+        found = _guarded(name, sentence, measure, self.subject, self.chunkings)
+        if found.ok is False and name in ROUNDED and self.subject.dtype != torch.float64:
+            found = self._repeated(found, measure)
+        if found.ok is False:
+            found = replace(found, where=locate(found, self.subject, self.chunkings))
+        return found
+
+    # -- rounding ------------------------------------------------------------------------------
+
+    @cached_property
+    def _double(self) -> Subject | None:
+        """The same weights in float64; None where the model can't run in it."""
+        subject = self.subject
+        own = subject.answering
+        exact = Subject(own, torch.float64, subject.seed, False, subject.given, subject.frames)
+        if exact.dtype != torch.float64 or _prepared(exact):
+            return None
+        return exact
+
+    @cached_property
+    def _rounding(self) -> float:
+        """How far the model's own answer is from its answer in float64."""
+        if self._double is None:
+            return 0.0
+        return error(self.subject.clip_output, self._double.clip_output)
+
+    def _repeated(self, found: Check, measure: Measure) -> Check:
+        """A failure in low precision, measured again in float64 before it is called one."""
+        kind = short(self.subject.dtype)
+        exact = self._double
+        if exact is None:
+            detail = f"{found.detail}; could not be repeated: the model fails in float64"
+            return replace(found, detail=detail)
+        again = _guarded(found.id, found.sentence, measure, exact, self.chunkings)
+        if again.ok is False:
+            detail = f"{again.detail}; also in float64, so it is no rounding"
+            return replace(again, detail=detail)
+        if not isinstance(found.measured, float) or not isinstance(again.measured, float):
+            detail = f"{found.detail}; {found.measured} in {kind}, in float64: {again.measured}"
+            return replace(found, ok=again.ok, detail=detail)
+        allowed = SLACK * max(self._rounding, torch.finfo(self.subject.dtype).eps)
+        told = f"holds in float64 ({again.measured:.0e})"
+        own = f"the model itself rounds by {self._rounding:.0e}"
+        if found.measured <= allowed:
+            reason = f"{found.measured:.0e} in {kind} is rounding: {told}, and {own}"
+            return replace(found, ok=True, bound=allowed, detail=f"{found.detail}; {reason}")
+        detail = f"{found.detail}; {told}, but {found.measured:.0e} in {kind} is too much: {own}"
+        return replace(found, detail=detail)
+
+    # -- models to which time is all one -------------------------------------------------------
+
+    def _sobered(self, found: Check) -> Check:
+        """Comparisons that hold prove nothing of a model that ignores the order of frames."""
+        equalities = {"full-equals-model", "exact-wait", "exact-zero"}
+        if found.id not in equalities or not found.ok or self.check("time-sensitive").ok:
+            return found
+        return replace(found, ok=None, detail="equal, which proves nothing: see time-sensitive")
+
+
+def _prepared(subject: Subject) -> str:
+    """Why the progressive model can't even take the whole video in one step; "" if it can."""
+    try:
+        subject.prepare()
+    except RAISED as error:
+        return f"{type(error).__name__}: {first_line(error)}"
+    return ""
+
+
+def _guarded(name: str, sentence: str, measure: Measure, subject: Subject, chunkings: int) -> Check:
+    """A check; a step that raises breaks its promise."""
+    try:
+        with torch.enable_grad():  # also where the caller has switched it off
+            return measure(Check(name, sentence, None), subject, chunkings)
+    except StateError as error:
+        if "longer chunks" in str(error):
+            reason = f"the model's pools over time refuse short steps: {first_line(error)}"
+            return Check(name, sentence, None, detail=reason)
+        return Check(name, sentence, False, "raised", detail=f"StateError: {first_line(error)}")
+    except RAISED as error:
+        return Check(
+            name, sentence, False, "raised", detail=f"{type(error).__name__}: {first_line(error)}"
+        )
