@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 import pgt_fx
 from pgt_fx import video as video_file
-from pgt_fx import zoo  # type: ignore[attr-defined]
+from pgt_fx import zoo
 from pgt_fx.demo_story import Findings, Pass
 from pgt_fx.errors import ClipError
 from pgt_fx.progressive import Progressive

@@ -43,6 +43,7 @@ class Emitted:
         origin: slot -> captured node whose elements it carries.
         owner: slot -> name of the captured node that it serves.
         constants: tensors lifted by the capture, by attribute name.
+        made: node of the graph -> captured node whose value it gives.
     """
 
     graph: fx.Graph
@@ -53,6 +54,7 @@ class Emitted:
     origin: dict[str, fx.Node] = field(default_factory=dict)
     owner: dict[str, str] = field(default_factory=dict)
     constants: dict[str, Tensor] = field(default_factory=dict)
+    made: dict[str, str] = field(default_factory=dict)
 
 
 def emit(analysis: Analysis, options: Options, markov_name: str) -> Emitted:
@@ -88,6 +90,9 @@ class _Emitter:
         graph.eliminate_dead_code(is_impure_node=self._stateful)
         graph.lint()
         self._schedule()
+        known = {n.name for n in graph.nodes}
+        made = {new.name: node.name for node, new in self.env.items()}
+        self.out.made = {new: old for new, old in made.items() if new in known}
         return self.out
 
     def _foldable(self, node: fx.Node) -> bool:

@@ -35,7 +35,12 @@ SOURCE = """
 
     CLIP = torch.zeros(1, 3, 4, 6, 6)
     alone = Tiny
+    class Other(Tiny):
+        def forward(self, x):
+            return super().forward(x) + 1
+
     pair = lambda: (Tiny(), CLIP)
+    other = lambda: (Other(), CLIP)
     backwards = lambda: (Backwards(), CLIP)
     blind = lambda: (Blind(), CLIP)
     number = lambda: 3
@@ -190,3 +195,50 @@ def test_bad_usage(args: tuple[str, ...]) -> None:
     result = run(*args)
     assert result.exit_code == 2
     assert "Traceback" not in result.output
+
+
+def test_verify_writes_files_by_their_suffix(here: str, tmp_path: Path) -> None:
+    result = run(
+        "verify", f"{here}:pair", "--chunkings", "1", "--output", "a.xml", "--output", "a.md",
+        "--output", "a.json", "--output", "a.txt", "--save", "c.json",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert (tmp_path / "a.xml").read_text().count("<testcase") == 17
+    assert (tmp_path / "a.md").read_text().startswith("### Tiny: 15 promises hold")
+    assert json.loads((tmp_path / "a.json").read_text())["ok"] is True
+    assert "15 promises hold" in (tmp_path / "a.txt").read_text()
+    again = run("verify", "--certificate", "c.json")
+    assert again.exit_code == 0 and "still holds" in again.output
+    other = run("verify", f"{here}:other", "--certificate", "c.json")
+    assert other.exit_code == 1 and "built in another way" in other.output
+    (tmp_path / "c.json").write_text((tmp_path / "c.json").read_text()[:700])
+    broken = run("verify", "--certificate", "c.json")
+    assert broken.exit_code == 2 and "not whole" in said(broken)
+
+
+@pytest.mark.parametrize("form, start", [("json", "{"), ("junit", "<?xml"), ("markdown", "### ")])
+def test_verify_prints_other_formats(here: str, form: str, start: str) -> None:
+    args = ("--chunkings", "1", "--check", "reset", "--format", form)
+    result = run("verify", f"{here}:pair", *args)
+    assert result.exit_code == 0 and result.stdout.startswith(start), result.output
+
+
+def test_verify_causal(here: str) -> None:
+    result = run("verify", f"{here}:pair", "--causal")
+    assert result.exit_code == 1 and "no-future" in result.output and "conv3d" in result.output
+    assert run("verify", f"{here}:blind", "--causal").exit_code == 2
+
+
+@pytest.mark.parametrize(
+    "args, words",
+    [
+        (("--certificate", "none.json"), "No such file"),
+        ((), "which model?"),
+        (("r3d_18", "--causal", "--save", "c.json"), "--save: certificates are"),
+        (("r3d_18", "--certificate", "c.json", "--causal"), "goes with none of"),
+        (("r3d_18", "--output", "nowhere/a.xml"), "there is no folder"),
+    ],
+)
+def test_verify_refuses_bad_arguments(here: str, args: tuple[str, ...], words: str) -> None:
+    result = run("verify", *args)
+    assert result.exit_code == 2 and words in said(result), result.output

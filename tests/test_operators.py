@@ -16,7 +16,7 @@ from torch import Tensor, nn
 import pgt_fx
 from pgt_fx import MarkovOperator
 from pgt_fx.errors import ExactnessError, OptionError
-from pgt_fx.verification import strategies
+from pgt_fx.testing import strategies
 
 OPERATORS = [
     "mco",

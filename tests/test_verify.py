@@ -99,9 +99,11 @@ def test_a_sound_model_holds(kind: type[nn.Module]) -> None:
     found = verified(kind)
     assert [c.id for c in found.checks] == IDS
     assert found.ok, str(found)
-    # A pooled answer reads all frames: there is no field to measure. MCO hands on no context.
-    silent = ["context"] if kind is Dense else ["receptive-field", "context"]
+    # MCO hands on no context, and no answer pooled over a step is the whole video's.
+    silent = ["context"] if kind is Dense else ["exact-zero", "context"]
     assert [c.id for c in found.silent] == silent, str(found)
+    field = found["receptive-field"].detail
+    assert ("widest seen of " in field) == (kind is Pooled), field
     found.raise_if_failed()
 
 

@@ -52,7 +52,10 @@ class Recorder(TorchFunctionMode):
 @contextmanager
 def quiet() -> Iterator[None]:
     """Keeps torch from logging the traceback of a failure that is expected and handled."""
-    loggers = [logging.getLogger(name) for name in ("torch._subclasses", "torch.fx", "torch")]
+    loggers = [
+        logging.getLogger(name)
+        for name in ("torch._subclasses", "torch.fx", "torch", "torch.__trace")
+    ]
     levels = [logger.level for logger in loggers]
     try:
         for logger in loggers:

@@ -12,7 +12,7 @@ from typing import Any
 import typer
 from torch import nn
 
-from pgt_fx import zoo  # type: ignore[attr-defined]
+from pgt_fx import zoo
 
 
 def load(

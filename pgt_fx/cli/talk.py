@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from pgt_fx import zoo  # type: ignore[attr-defined]
+from pgt_fx import zoo
 from pgt_fx.errors import PgtError
 from pgt_fx.video import VideoError
 

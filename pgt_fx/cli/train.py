@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 import pgt_fx
-from pgt_fx import zoo  # type: ignore[attr-defined]
+from pgt_fx import zoo
 from pgt_fx.cli.models import load
 from pgt_fx.cli.talk import HOLDS, out, refusals, set_threads
 from pgt_fx.schedule import DPR

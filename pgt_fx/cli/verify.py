@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
 
+import torch
 import typer
 
 import pgt_fx
@@ -14,7 +19,6 @@ from pgt_fx.cli.talk import (
     UNCHECKED,
     VIOLATED,
     AsJson,
-    Model,
     Space,
     Threads,
     out,
@@ -22,32 +26,177 @@ from pgt_fx.cli.talk import (
     set_threads,
     spinner,
 )
+from pgt_fx.errors import OptionError, PgtError
+from pgt_fx.verification.causal import verify_causal
+from pgt_fx.verification.certificate import Certificate
+from pgt_fx.verification.certificate import load as load_certificate
+from pgt_fx.verification.result import Check, Verification
+
+
+class Format(StrEnum):
+    """How the result is printed."""
+
+    table = "table"
+    json = "json"
+    junit = "junit"
+    markdown = "markdown"
+
+
+class Precision(StrEnum):
+    """What is computed in."""
+
+    float64 = "float64"
+    float32 = "float32"
+    bfloat16 = "bfloat16"
 
 
 def verify(
-    model: Model,
-    space: Space = 64,
+    model: Annotated[
+        str | None,
+        typer.Argument(
+            help="A name of the zoo, or package.module:factory for one of your own. May be left "
+            "out with --certificate, which says what it is of."
+        ),
+    ] = None,
+    space: Space = None,
     json_: AsJson = False,
+    format_: Annotated[Format, typer.Option("--format", help="What to print.")] = Format.table,
+    output: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--output",
+            help="Write this file too: .xml JUnit, .json, .md Markdown, else a table. May be "
+            "repeated.",
+        ),
+    ] = None,
+    save: Annotated[
+        Path | None, typer.Option("--save", help="Write a certificate of what was checked.")
+    ] = None,
+    certificate: Annotated[
+        Path | None, typer.Option("--certificate", help="Check a certificate again.")
+    ] = None,
+    causal: Annotated[
+        bool, typer.Option("--causal", help="The model is meant to be causal: check it as it is.")
+    ] = False,
+    check: Annotated[
+        list[str] | None, typer.Option("--check", help="Only this promise; may be repeated.")
+    ] = None,
     features: Annotated[
         bool, typer.Option("--features", help="Only stem and stages of a model of the zoo.")
     ] = False,
     chunkings: Annotated[int, typer.Option(min=1, help="Random cuts of the video.")] = 5,
     seed: Annotated[int, typer.Option(help="Of the videos, cuts and redrawn norms.")] = 0,
+    dtype: Annotated[Precision, typer.Option(help="What to compute in.")] = Precision.float64,
     threads: Threads = None,
 ) -> None:
-    """Measure the promises: exactness, one-way time, isolation, bounded state, reset."""
+    """Measure the promises of a model; exit code 0: they hold, 1: violated, 2: not checked."""
     set_threads(threads)
+    form = Format.json if json_ else format_
+    if certificate is not None and (causal or save is not None or check):
+        raise typer.BadParameter("--certificate goes with none of --causal, --save, --check")
+    if causal and save is not None:
+        raise typer.BadParameter("--save: certificates are of progressive models, not of --causal")
+    if certificate is not None:
+        _again(certificate, model, form, output or [])
+    if model is None:
+        raise typer.BadParameter("which model? A name of the zoo, or package.module:factory")
+    outputs = output or []
+    for path in [*outputs, *([save] if save else [])]:
+        if not path.parent.is_dir():
+            raise typer.BadParameter(f"{path}: there is no folder {path.parent}")
+    given = {"model": model, "space": space or 64, "features": features}
     with refusals(), spinner("building") as step:
-        module, example = load(model, space, features=features)
-        step(f"turning {model} progressive")
-        prog = pgt_fx.transform(module, example)
-
-        def tell(what: str, number: int, total: int) -> None:
-            step(f"measuring {what}", number, total)
-
-        found = pgt_fx.verify(prog, chunkings=chunkings, seed=seed, progress=tell)
-    if json_:
-        typer.echo(json.dumps(found.to_dict(), indent=2, default=str))
-    else:
-        out().print(found)
+        module, example = load(model, space or 64, features=features)
+        kind = getattr(torch, dtype.value)
+        if causal:
+            step(f"measuring {model}")
+            with _told(model, outputs):
+                found = verify_causal(module, example, seed=seed, dtype=kind)
+        else:
+            step(f"turning {model} progressive")
+            with _told(model, outputs):
+                prog = pgt_fx.transform(module, example)
+                found = pgt_fx.verify(
+                    prog,
+                    checks=check or None,
+                    chunkings=chunkings,
+                    seed=seed,
+                    dtype=kind,
+                    progress=lambda what, n, of: step(f"measuring {what}", n, of),
+                )
+            found.record["model"]["given"] = given
+        if save is not None:
+            found.save(save)
+    _show(found, form, outputs)
     raise typer.Exit(HOLDS if found.ok else VIOLATED if found.violations else UNCHECKED)
+
+
+@contextmanager
+def _told(model: str, outputs: list[Path]) -> Iterator[None]:
+    """A model that can't be measured is told in the files too."""
+    try:
+        yield
+    except PgtError as error:
+        if not isinstance(error, OptionError):
+            told = f"{type(error).__name__}: {error}"
+            check = Check("converts", "the model can be made progressive", None, detail=told)
+            found = Verification(model, "nothing", (check,))
+            for path in outputs:
+                path.write_text(_text(found, _form(path)), encoding="utf-8")
+        raise
+
+
+def _show(found: Verification, form: Format, outputs: list[Path]) -> None:
+    for path in outputs:
+        path.write_text(_text(found, _form(path)), encoding="utf-8")
+    if form is Format.table:
+        out().print(found)
+    else:
+        typer.echo(_text(found, form), nl=False)
+
+
+def _form(path: Path) -> Format:
+    forms = {".xml": Format.junit, ".json": Format.json, ".md": Format.markdown}
+    return forms.get(path.suffix.lower(), Format.table)
+
+
+def _text(found: Verification, form: Format) -> str:
+    texts: dict[Format, Callable[[], str]] = {
+        Format.table: lambda: f"{found}\n",
+        Format.json: lambda: json.dumps(found.to_dict(), indent=2, default=str) + "\n",
+        Format.junit: found.to_junit,
+        Format.markdown: found.to_markdown,
+    }
+    return texts[form]()
+
+
+def _again(path: Path, model: str | None, form: Format, outputs: list[Path]) -> None:
+    """Check a certificate again; does not return."""
+    with refusals(), spinner("reading") as step:
+        try:
+            certificate = load_certificate(path)
+        except OSError as error:
+            raise typer.BadParameter(f"--certificate: {error.strerror}: {path}") from None
+        name, module, example = _certified(certificate, model)
+        step(f"turning {name} progressive")
+        prog = pgt_fx.transform(module, example, strict=False)
+        step(f"measuring {name}")
+        found, contradictions, notes = certificate.recheck(prog)
+    _show(found, form, outputs)
+    told = [f"contradicts the certificate: {x}" for x in contradictions]
+    told += [f"changed since: {x}" for x in notes]
+    if not contradictions:
+        told.append(f"the certificate of {certificate.data['created']} still holds")
+    for line in told:
+        typer.echo(line, err=form is not Format.table)
+    raise typer.Exit(VIOLATED if contradictions else HOLDS if found.ok else UNCHECKED)
+
+
+def _certified(certificate: Certificate, model: str | None) -> tuple[str, Any, Any]:
+    """Name, module and example of the model that a certificate is of."""
+    given = certificate.data["model"]["given"]
+    name = model or given.get("model")
+    if not isinstance(name, str):
+        raise typer.BadParameter("the certificate doesn't say how to make its model: name it")
+    module, example = load(name, given.get("space", 64), features=bool(given.get("features")))
+    return name, module, example

@@ -161,9 +161,8 @@ def exact_zero(check: Check, subject: Subject, chunkings: int) -> Check:
     if not named:
         return replace(
             check,
-            ok=True,
             measured="none named",
-            detail=f"{detail}; no output is exact at steps of {max(found.chunks)} frames",
+            detail=f"{detail}: at steps of {max(found.chunks)} frames there is nothing to compare",
         )
     return replace(
         check, ok=not wrong, measured=max(named), bound=subject.exact_bound, detail=detail

@@ -2,70 +2,123 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from fractions import Fraction
 from typing import Any
 
 from torch import Tensor
 
+from pgt_fx.analysis import Value
+from pgt_fx.reach import Reach, reaches
 from pgt_fx.verification.measure import leaves
+from pgt_fx.verification.recording import recorded_full
 from pgt_fx.verification.result import Check
-from pgt_fx.verification.subject import Subject, Video
+from pgt_fx.verification.subject import Subject
+from pgt_fx.verification.videos import Video
 
 #: Frames to change, in each input path: enough to see both ends of most fields.
 MOST = 24
 
 
+@dataclass(frozen=True)
+class Watched:
+    """A value with a time axis: the output, or what an output without one is pooled from.
+
+    Attributes:
+        name: node of the step's graph; "" for the output.
+        dim: its time dimension.
+        claims: per input path, what the analysis says of it.
+    """
+
+    name: str
+    dim: int
+    claims: dict[int, Reach]
+
+
 def receptive_field(check: Check, subject: Subject, chunkings: int) -> Check:
-    """One frame replaced by another: which outputs change, to the last bit, and whether the
+    """One frame replaced by another: which elements change, to the last bit, and whether the
     analysis has them in the frame's reach. Integer inputs and dead gradients count too."""
-    if not subject.dense or subject.dims[0] is None:
-        return replace(check, detail="the output has no time axis: it reads all frames")
-    report, dim = subject.answering.report, subject.dims[0]
+    watched = _watched(subject)
+    if not watched:
+        return replace(check, detail="neither the output nor what it is pooled from has time")
     other = subject.video(subject.frames, salt=16)
-    whole = leaves(subject.whole)[0]
-    if whole is None:
-        return replace(check, detail="no output")
-    faults, widest = [], 0
-    tried = 0
+    before = _values(subject, watched, subject.main)
+    faults: list[str] = []
+    tried = widest = 0
     for path, leaf in enumerate(subject.spec.paths):
-        claimed = report.receptive_field[path], report.look_ahead[path]
-        if claimed[0] is None or claimed[1] is None:
-            continue
-        stride = _number(report.stride[path])
         total = int(subject.main[leaf].shape[subject.spec.times[leaf] or 0])
-        every = max(1, -(-total // MOST))
-        reads: dict[int, list[int]] = {}
-        for frame in range(0, total, every):
+        reads: dict[tuple[int, int], list[int]] = {}
+        for frame in range(0, total, max(1, -(-total // MOST))):
             tried += 1
-            changed = subject.full(subject.answering, replaced_frame(subject, leaf, frame, other))
-            for j in _different(leaves(changed)[0], whole, dim):
-                reads.setdefault(j, []).append(frame)
-        past = claimed[0] - 1 - claimed[1]
-        for j, frames in reads.items():
-            own = int(j * stride)
+            after = _values(subject, watched, replaced_frame(subject, leaf, frame, other))
+            for k, one in enumerate(watched):
+                for j in different(after[k], before[k], one.dim):
+                    reads.setdefault((k, j), []).append(frame)
+        for (k, j), frames in reads.items():
+            claim = watched[k].claims.get(path)
+            if claim is None:
+                where = _of(watched[k], j)
+                faults.append(f"{where} reads path {path}, which the analysis says it does not")
+                continue
             widest = max(widest, max(frames) - min(frames) + 1)
-            if own - min(frames) > past or max(frames) - own > claimed[1]:
+            if claim.past is None or claim.future is None:
+                continue
+            own = int(j * claim.stride)
+            if own - min(frames) > claim.past or max(frames) - own > claim.future:
                 seen = f"{min(frames)} … {max(frames)}"
-                faults.append(f"output {j} (frame {own}) reads frames {seen} of path {path}")
-    if not tried:
-        return replace(check, detail="the report says that an output reads all of time")
-    claims = ", ".join(f"{f} ({a} ahead)" for f, a in _claims(report))
-    detail = f"{tried} frames changed one at a time; widest seen {widest}, analysed {claims}"
+                faults.append(f"{_of(watched[k], j)} (frame {own}) reads frames {seen} of {path}")
+    claims = ", ".join(_told(c) for one in watched for c in one.claims.values())
+    what = f" of {', '.join(w.name for w in watched)}" if watched[0].name else ""
+    detail = f"{tried} frames changed one at a time; widest seen{what} {widest}, analysed {claims}"
     if faults:
         found = f"{len(faults)} outside"
         return replace(check, ok=False, measured=found, detail=f"{faults[0]}; {detail}")
     if not widest:
-        return replace(check, detail=f"{detail}; no output changed")
+        return replace(check, detail=f"{detail}; nothing changed")
+    if all(c.field is None for one in watched for c in one.claims.values()):
+        return replace(check, detail=f"{detail}: there is no bound to hold")
     return replace(check, ok=True, measured="0 outside", detail=detail)
 
 
-def _claims(report: Any) -> list[tuple[Any, Any]]:
-    return list(zip(report.receptive_field, report.look_ahead, strict=True))
+def _watched(subject: Subject) -> list[Watched]:
+    prog = subject.answering
+    if subject.dims and subject.dims[0] is not None:
+        report = prog.report
+        claims = {}
+        rows = zip(report.receptive_field, report.look_ahead, report.stride, strict=True)
+        for path, (size, ahead, stride) in enumerate(rows):
+            past = None if size is None or ahead is None else size - 1 - ahead
+            claims[path] = Reach(Fraction(stride), past, ahead, size)
+        return [Watched("", subject.dims[0], claims)]
+    analysis = prog._analysis()
+    reach = reaches(analysis)
+    made = {old: new for new, old in prog._program().emitted.made.items()}
+    out = []
+    for name in sorted({n for v in analysis.values.values() for n in _pooled(v)}):
+        for source in analysis.operations[name].node.all_input_nodes:
+            if source.name in reach and source.name in made:
+                dim = analysis.axis(source).dim
+                out.append(Watched(made[source.name], dim, reach[source.name]))
+    return out
 
 
-def _number(text: str) -> float:
-    above, _, below = text.partition("/")
-    return int(above) / int(below or 1)
+def _pooled(value: Any) -> frozenset[str]:
+    return value.pooled if isinstance(value, Value) else frozenset()
+
+
+def _values(subject: Subject, watched: list[Watched], video: Video) -> list[Tensor | None]:
+    if not watched[0].name:
+        return [leaves(subject.full(subject.answering, video))[0]]
+    record = recorded_full(subject, subject.answering, video, {w.name for w in watched})
+    return [record.get(w.name) for w in watched]
+
+
+def _of(one: Watched, j: int) -> str:
+    return f"element {j} of {one.name}" if one.name else f"output {j}"
+
+
+def _told(claim: Reach) -> str:
+    return "all of time" if claim.field is None else f"{claim.field} ({claim.future} ahead)"
 
 
 def replaced_frame(subject: Subject, leaf: int, frame: int, other: Video) -> Video:
@@ -77,7 +130,10 @@ def replaced_frame(subject: Subject, leaf: int, frame: int, other: Video) -> Vid
     return video
 
 
-def _different(a: Tensor | None, b: Tensor, dim: int) -> list[int]:
+def different(a: Tensor | None, b: Tensor | None, dim: int) -> list[int]:
+    """Elements along ``dim`` that are not the same to the last bit."""
+    if b is None:
+        return []
     if a is None or a.shape != b.shape:
         return list(range(b.shape[dim]))
     changed = ((a != b) & ~(a.isnan() & b.isnan())).movedim(dim, 0).flatten(1).any(1)

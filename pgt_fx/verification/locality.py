@@ -11,7 +11,8 @@ from torch import Tensor
 
 from pgt_fx.verification.measure import leaves, random_chunks, same_bits
 from pgt_fx.verification.result import Check
-from pgt_fx.verification.subject import Subject, Video, count_tensors
+from pgt_fx.verification.subject import Subject, count_tensors
+from pgt_fx.verification.videos import Video
 
 
 def _steps(subject: Subject, salt: int) -> list[int]:

@@ -8,6 +8,7 @@ an operator whose operands were still right.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from fractions import Fraction
 from typing import Any
 
 import torch
@@ -15,10 +16,10 @@ from torch import Tensor
 
 from pgt_fx.capture.export import place
 from pgt_fx.verification import locality, repeat, stream
+from pgt_fx.verification.field import different, replaced_frame
 from pgt_fx.verification.measure import error, random_chunks, same_bits
 from pgt_fx.verification.recording import (
     Record,
-    captured_names,
     recorded_full,
     recorded_plain,
     recorded_run,
@@ -190,7 +191,7 @@ def _full(check: Check, subject: Subject, chunkings: int) -> str:
 
 
 def _unlike_model(subject: Subject, prog: Any) -> str:
-    names = captured_names(prog)
+    names = prog._program().emitted.made
     for video in (subject.clip, subject.main)[: 1 if subject.refusal else 2]:
         got, plain = recorded_full(subject, prog, video), recorded_plain(subject, prog, video)
         for name, captured in names.items():
@@ -251,10 +252,8 @@ def _slot(check: Check, subject: Subject, chunkings: int) -> str:
 
 def _field(check: Check, subject: Subject, chunkings: int) -> str:
     """The first operator that reads outside the field that the analysis gives it."""
-    from pgt_fx.verification.field import replaced_frame
-
     prog = subject.answering
-    graph, names = prog.report.graph(), captured_names(prog)
+    graph, names = prog.report.graph(), prog._program().emitted.made
     before = recorded_full(subject, prog, subject.main)
     other = subject.video(subject.frames, salt=16)
     for leaf in subject.spec.paths:
@@ -266,8 +265,8 @@ def _field(check: Check, subject: Subject, chunkings: int) -> str:
                 if known.get("past") is None or name not in after:
                     continue
                 dim = prog._analysis().axis(_named(prog, captured)).dim
-                for j in _changed(before[name], after[name], dim):
-                    own = int(j * _stride(known["stride"]))
+                for j in different(after[name], before[name], dim):
+                    own = int(j * Fraction(known["stride"]))
                     if own - frame > known["past"] or frame - own > known["future"]:
                         return f"{place_of(prog, name)}: element {j} reads frame {frame}"
     return "no operator: each stays within its field; it is the report's figure for the output"
@@ -275,16 +274,6 @@ def _field(check: Check, subject: Subject, chunkings: int) -> str:
 
 def _named(prog: Any, name: str) -> Any:
     return next(n for n in prog._captured().graph.nodes if n.name == name)
-
-
-def _stride(text: str) -> float:
-    above, _, below = text.partition("/")
-    return int(above) / int(below or 1)
-
-
-def _changed(a: Tensor, b: Tensor, dim: int) -> list[int]:
-    gap = ((a != b) & ~(a.isnan() & b.isnan())).movedim(dim, 0).flatten(1).any(1)
-    return [int(j) for j in gap.nonzero().flatten()]
 
 
 # -- names ---------------------------------------------------------------------------------------
@@ -302,8 +291,7 @@ def place_of(prog: Any, name: str) -> str:
         return f"module {node.target}"
     if node.op == "call_module":
         return slot_place(prog, emitted.markov[node.target.removeprefix(prefix)].slot)
-    found = [n for n in prog._captured().graph.nodes if n.name == name]
-    return str(place(found[0])) if found else name
+    return str(place(_named(prog, emitted.made[name]))) if name in emitted.made else name
 
 
 def slot_place(prog: Any, slot: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 from unittest import mock
@@ -10,9 +10,9 @@ from unittest import mock
 import torch
 from torch import Tensor, fx, nn
 
-from pgt_fx.plan import AlignItem
 from pgt_fx.program import Program
-from pgt_fx.verification.subject import Subject, Video
+from pgt_fx.verification.subject import Subject
+from pgt_fx.verification.videos import Video
 
 #: Node name -> what it gave, in the order of execution; one for each step.
 Record = dict[str, Any]
@@ -21,21 +21,23 @@ Record = dict[str, Any]
 class _Recorder(fx.Interpreter):
     """Runs a graph node by node. Results are copied: operators may write into their operands."""
 
-    def __init__(self, module: fx.GraphModule, record: Record) -> None:
+    def __init__(
+        self, module: fx.GraphModule, record: Record, only: Collection[str] | None = None
+    ) -> None:
         super().__init__(module)
-        self.record = record
+        self.record, self.only = record, only
         self.at = ""
 
     def run_node(self, n: fx.Node) -> Any:
         self.at = n.name
         value = super().run_node(n)
-        if isinstance(value, Tensor):
+        if isinstance(value, Tensor) and (self.only is None or n.name in self.only):
             self.record[n.name] = value.detach().clone()
         return value
 
 
 @contextmanager
-def recording() -> Iterator[list[Record]]:
+def recording(only: Collection[str] | None = None) -> Iterator[list[Record]]:
     """Every step that any program runs meanwhile is recorded."""
     records: list[Record] = []
     original = Program.module
@@ -45,7 +47,7 @@ def recording() -> Iterator[list[Record]]:
 
         def call(*args: Any) -> Any:
             records.append({})
-            recorder = _Recorder(bound, records[-1])
+            recorder = _Recorder(bound, records[-1], only)
             try:
                 return recorder.run(*args)
             except Exception as error:
@@ -91,9 +93,11 @@ def recorded_run(
     return records
 
 
-def recorded_full(subject: Subject, prog: Any, video: Video) -> Record:
-    """The whole video in one step."""
-    with raising(prog), recording() as records:
+def recorded_full(
+    subject: Subject, prog: Any, video: Video, only: Collection[str] | None = None
+) -> Record:
+    """The whole video in one step; ``only`` some nodes, None: all."""
+    with raising(prog), recording(only) as records:
         subject.full(prog, video)
     return records[0]
 
@@ -123,19 +127,3 @@ def _attribute(model: nn.Module, path: str) -> Any:
     for part in path.split("."):
         model = getattr(model, part)
     return model
-
-
-def captured_names(prog: Any) -> dict[str, str]:
-    """Node of the step's graph -> the captured node whose value it gives, where there is one."""
-    program = prog._program()
-    emitted, prefix = program.emitted, f"{program.markov_name}."
-    known = {n.name for n in prog._captured().graph.nodes}
-    out: dict[str, str] = {}
-    for node in emitted.graph.nodes:
-        if node.op == "call_module" and node.target.startswith(prefix):
-            slot = emitted.markov[node.target.removeprefix(prefix)].slot
-            if not isinstance(emitted.schedulable.items[slot], AlignItem):
-                out[node.name] = emitted.owner[slot]
-        elif node.op in ("call_function", "placeholder") and node.name in known:
-            out[node.name] = node.name
-    return out

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from dataclasses import asdict, dataclass
+import os
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from rich.console import Console, Group
@@ -12,7 +13,7 @@ from rich.text import Text
 
 from pgt_fx.errors import VerificationError
 
-_WORD = {True: "holds", False: "VIOLATED", None: "not checked"}
+WORD = {True: "holds", False: "VIOLATED", None: "not checked"}
 _STYLE = {True: "green", False: "bold red", None: "yellow"}
 
 
@@ -39,11 +40,11 @@ class Check:
     where: str = ""
 
     def __str__(self) -> str:
-        figure = f"{_figure(self.measured)} (bound {_figure(self.bound)})" if self.bound else ""
-        if not figure:
-            figure = _figure(self.measured)
+        shown = figure(self.measured)
+        if self.bound:
+            shown += f" (bound {figure(self.bound)})"
         look = f"look at {self.where}" if self.where else ""
-        parts = [f"{_WORD[self.ok]:12}{self.id}: {self.sentence}", figure, self.detail, look]
+        parts = [f"{WORD[self.ok]:12}{self.id}: {self.sentence}", shown, self.detail, look]
         return "; ".join(p for p in parts if p)
 
 
@@ -55,11 +56,13 @@ class Verification:
         model: class of the model.
         setting: how it was measured, in words.
         checks: in the order in which they were made.
+        record: what a certificate says beside the checks: settings, versions, fingerprints.
     """
 
     model: str
     setting: str
     checks: tuple[Check, ...]
+    record: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def violations(self) -> tuple[Check, ...]:
@@ -73,8 +76,10 @@ class Verification:
 
     @property
     def decided(self) -> bool:
-        """Whether the measurements could have shown a fault: the model answers to time."""
-        return bool(self.violations) or self["time-sensitive"].ok is True
+        """Whether the measurements could have shown a fault: the model answers to time, and more
+        than that was measured."""
+        held = [c.id for c in self.checks if c.ok]
+        return bool(self.violations) or ("time-sensitive" in held and len(held) > 1)
 
     @property
     def ok(self) -> bool:
@@ -101,7 +106,7 @@ class Verification:
             shown = self.violations
         else:
             head = f"{self.model}: nothing could be checked ({self.setting})"
-            shown = (self["time-sensitive"],)
+            shown = self.silent
         raise VerificationError("\n".join([head, *(f"  {c}" for c in shown)]))
 
     def to_dict(self) -> dict[str, Any]:
@@ -114,13 +119,34 @@ class Verification:
             "checks": [asdict(c) for c in self.checks],
         }
 
+    def to_markdown(self) -> str:
+        """A table for a pull request or a job summary."""
+        from pgt_fx.verification.formats import to_markdown
+
+        return to_markdown(self)
+
+    def to_junit(self) -> str:
+        """XML as test reporters read it: one test case for each check."""
+        from pgt_fx.verification.formats import to_junit
+
+        return to_junit(self)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write a certificate (JSON): what was checked, on what, with figures and fingerprints;
+        see :mod:`pgt_fx.verification.certificate`."""
+        from pgt_fx.verification.certificate import save
+
+        save(self, path)
+
     @property
     def summary(self) -> str:
         """One sentence."""
         if self.violations:
             return f"{len(self.violations)} of {len(self.checks)} promises are violated."
         if not self.decided:
-            return "Nothing could be checked: the order of the frames makes no difference."
+            blind = any(c.id == "time-sensitive" and not c.ok for c in self.checks)
+            why = ": the order of the frames makes no difference" if blind else ""
+            return f"Nothing could be checked{why}."
         held = sum(c.ok is True for c in self.checks)
         rest = f"; {len(self.silent)} could not be checked" if self.silent else ""
         return f"{held} promises hold{rest}."
@@ -139,8 +165,8 @@ class Verification:
         table.add_column("bound", overflow="fold")
         table.add_column("promise", overflow="fold", ratio=2)
         for c in self.checks:
-            result = Text(_WORD[c.ok], style=_STYLE[c.ok])
-            table.add_row(c.id, result, _figure(c.measured), _figure(c.bound), c.sentence)
+            result = Text(WORD[c.ok], style=_STYLE[c.ok])
+            table.add_row(c.id, result, figure(c.measured), figure(c.bound), c.sentence)
         notes = [f"  {c.id}: {c.detail}" for c in self.checks if c.detail]
         looks = [f"  {c.id}: {c.where}" for c in self.checks if c.where]
         style = "green" if self.ok else "bold red" if self.violations else "yellow"
@@ -157,5 +183,6 @@ class Verification:
         return "\n".join(line.rstrip() for line in stream.getvalue().splitlines())
 
 
-def _figure(value: str | float) -> str:
+def figure(value: str | float) -> str:
+    """A measured figure or a bound as text."""
     return value if isinstance(value, str) else f"{value:.1e}"

@@ -14,8 +14,10 @@ from pgt_fx.progressive import Progressive
 from pgt_fx.verification.locate import locate
 from pgt_fx.verification.measure import error
 from pgt_fx.verification.promises import CHECKS, ROUNDED
+from pgt_fx.verification.record import record_of
 from pgt_fx.verification.result import Check, Verification
-from pgt_fx.verification.subject import Subject, first_line, short
+from pgt_fx.verification.subject import Subject
+from pgt_fx.verification.videos import first_line, short
 
 RAISED = (PgtError, RuntimeError, ValueError, TypeError, LookupError, AttributeError)
 
@@ -39,7 +41,15 @@ class Session:
         video: Any = None,
         frames: int | None = None,
     ) -> None:
-        self.chunkings = chunkings
+        self.prog, self.chunkings = prog, chunkings
+        self.settings = {
+            "chunkings": chunkings,
+            "seed": seed,
+            "dtype": short(dtype),
+            "redraw_norms": redraw_norms,
+            "frames": frames,
+            "video": "noise" if video is None else "given",
+        }
         self.subject = Subject(prog, dtype, seed, redraw_norms, video, frames)
         self.name = type(prog._source.model).__name__
         self.made: dict[str, Check] = {}
@@ -55,7 +65,14 @@ class Session:
         """All checks made so far."""
         order = [name for name, *_ in CHECKS if name in self.made]
         checks = tuple(self.made[name] for name in order)
-        return Verification(self.name, self.subject.setting(), checks)
+        prog = self.prog
+        evaluated = self.subject.answering.replace(
+            operator=prog.options.operator,
+            future=prog.options.future,
+            pooling=prog.options.pooling,
+        )
+        record = record_of(prog, evaluated, {**self.settings, "checks": order})
+        return Verification(self.name, self.subject.setting(), checks, record)
 
     def _make(self, name: str) -> Check:
         _, sentence, measure = next(c for c in CHECKS if c[0] == name)

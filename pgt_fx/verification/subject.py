@@ -3,28 +3,24 @@
 from __future__ import annotations
 
 import copy
-import random
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
-from pgt_fx.capture.inputs import as_call, resized
-from pgt_fx.errors import ClipError, VerificationError
+from pgt_fx.errors import VerificationError
 from pgt_fx.progressive import Progressive
 from pgt_fx.verification.measure import leaves, time_dims
 from pgt_fx.verification.redraw import redraw_norms
+from pgt_fx.verification.videos import Video, Videos, device_of, first_line, short
 
 #: Greatest relative error that passes for rounding, and what is certainly more than rounding.
 BOUNDS = {torch.float64: (1e-9, 1e-13), torch.float32: (1e-4, 1e-6)}
 OTHER_BOUNDS = (5e-2, 1e-2)
 
-Video = list[Any]  # leaves of a clip, as the spec numbers them
 
-
-class Subject:
+class Subject(Videos):
     """One model under measurement, in eval mode.
 
     Attributes:
@@ -45,14 +41,9 @@ class Subject:
         video: Any,
         frames: int | None,
     ) -> None:
-        self.seed, self.redrawn = seed, 0
-        self.spec = prog._source.spec
-        self.length = min(self.spec.lengths)
-        self._leaves = prog._source.leaves
-        self._device = next((p.device for p in prog.parameters()), torch.device("cpu"))
-        self.given = None if video is None else self._read(video)
-        self.frames = self._frames(frames)
-        self.note = ""
+        source = prog._source
+        super().__init__(source.spec, source.leaves, device_of(prog), seed, dtype, video, frames)
+        self.redrawn, self.note = 0, ""
         self._copies(prog, dtype, redraw)
         # From here on it is the progressive model that may fail; contract.py makes checks of that.
 
@@ -98,22 +89,6 @@ class Subject:
             f"example: {type(error).__name__}: {first_line(error)}"
         )
 
-    def _frames(self, wanted: int | None) -> int:
-        if self.given is not None:
-            there = self.count(self.given)
-            if wanted is not None and wanted > there:
-                raise ClipError(f"frames={wanted}: the video given has {there}")
-            return wanted or there
-        if wanted is None:
-            t = self.length
-            return max(6, 2 * t + 3 if t <= 16 else t + t // 2 + 3)
-        if wanted < 3:
-            raise ClipError(f"frames={wanted}: expected at least 3")
-        return wanted
-
-    def _read(self, video: Any) -> Video:
-        return self.spec.flatten(*as_call(video))
-
     def _time_dims(self) -> list[int | None]:
         """Where time lies in the output: what differs between two lengths of video."""
         shorter = self.full(self.answering, self.clip)
@@ -128,82 +103,6 @@ class Subject:
             return self.plain(self.main), ""
         except Exception as error:
             return None, f"{type(error).__name__}: {first_line(error)}"
-
-    # -- videos --------------------------------------------------------------------------------
-
-    @property
-    def ratio(self) -> tuple[int, ...]:
-        return self.spec.ratio
-
-    def rng(self, salt: int) -> random.Random:
-        return random.Random(self.seed * 1009 + salt)
-
-    def count(self, video: Video) -> int:
-        """Frames of a video in the path with the fewest."""
-        return min(int(video[i].shape[self.spec.times[i] or 0]) for i in self.spec.paths)
-
-    def video(self, frames: int, *, batch: int = 1, salt: int = 0) -> Video:
-        """A video of standard normal noise, or the start of the video that was given."""
-        enough = self.given is not None and self.count(self.given) >= frames
-        if self.given is not None and enough and batch == 1 and salt == 2:
-            return [self._cast(x) for x in self.cut(self.given, [frames])[0]]
-        source = self._leaves
-        scaled = iter(self.ratio)
-        lengths = {i: frames * r for i, r in zip(self.spec.paths, scaled, strict=True)}
-        out = resized(self.spec, source, batch=batch, time=lambda n: n, space=lambda n: n)
-        generator = torch.Generator().manual_seed(self.seed * 1000 + salt)
-        for i in self.spec.paths:
-            shape = list(out[i].shape)
-            shape[self.spec.times[i] or 0] = lengths[i]
-            out[i] = self._noise(shape, source[i].dtype, generator)
-        return [self._cast(x) for x in out]
-
-    def _noise(self, shape: list[int], dtype: torch.dtype, generator: torch.Generator) -> Tensor:
-        if dtype.is_floating_point:
-            return torch.randn(shape, generator=generator, dtype=torch.float64)
-        return torch.randint(0, 2, shape, generator=generator).to(dtype)
-
-    def _cast(self, x: Any) -> Any:
-        if not isinstance(x, Tensor):
-            return x
-        x = x.to(self._device)
-        return x.to(self.dtype) if x.is_floating_point() else x
-
-    def cut(self, video: Video, chunks: Sequence[int]) -> list[Video]:
-        """Views of successive pieces; lengths are of the path with the fewest frames."""
-        pieces, start = [], 0
-        for n in chunks:
-            piece = list(video)
-            for i, r in zip(self.spec.paths, self.ratio, strict=True):
-                piece[i] = video[i].narrow(self.spec.times[i] or 0, start * r, n * r)
-            pieces.append(piece)
-            start += n
-        return pieces
-
-    def joined(self, first: Video, second: Video, frames: int) -> Video:
-        """``frames`` frames of one video, then the rest of another one."""
-        out = list(first)
-        for i, r in zip(self.spec.paths, self.ratio, strict=True):
-            dim, n = self.spec.times[i] or 0, frames * r
-            rest = second[i].narrow(dim, n, second[i].shape[dim] - n)
-            out[i] = torch.cat([first[i].narrow(dim, 0, n), rest], dim)
-        return out
-
-    def shuffled(self, video: Video) -> Video:
-        """The frames in another order, the same in proportion for every path."""
-        order = list(range(self.count(video)))
-        self.rng(5).shuffle(order)
-        if order == sorted(order):
-            order.reverse()
-        out = list(video)
-        for i, r in zip(self.spec.paths, self.ratio, strict=True):
-            index = torch.tensor([n * r + k for n in order for k in range(r)])
-            out[i] = video[i].index_select(self.spec.times[i] or 0, index.to(video[i].device))
-        return out
-
-    def args(self, video: Video) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """Call arguments, in containers of their own."""
-        return pytree.tree_unflatten(list(video), self.spec.spec)
 
     # -- calls ---------------------------------------------------------------------------------
 
@@ -249,16 +148,6 @@ class Subject:
             f"{self.frames} frames of {what} ({size}), {short(self.dtype)}{self.note}, {norms}, "
             f"eval mode"
         )
-
-
-def short(dtype: torch.dtype) -> str:
-    """Name of a dtype without its module."""
-    return str(dtype).removeprefix("torch.")
-
-
-def first_line(error: BaseException) -> str:
-    text = str(error).strip().splitlines()
-    return text[0][:200] if text else ""
 
 
 def count_tensors(output: Any) -> int:

@@ -16,7 +16,8 @@ from pgt_fx.training.gradients import backward
 from pgt_fx.verification.locality import _loss
 from pgt_fx.verification.measure import error
 from pgt_fx.verification.result import Check
-from pgt_fx.verification.subject import Subject, Video
+from pgt_fx.verification.subject import Subject
+from pgt_fx.verification.videos import Video
 
 
 def exact_gradients(check: Check, subject: Subject, chunkings: int) -> Check:

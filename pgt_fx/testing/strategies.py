@@ -20,7 +20,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from pgt_fx.verification.graphs import (
+from pgt_fx.testing.graphs import (
     HORIZON,
     MAX_CHANNELS,
     MAX_MINIMUM,

@@ -1,0 +1,256 @@
+"""Whether a model that is meant to be causal is: no output knows a frame of its future.
+
+Works on the model as it is; nothing is captured or transformed.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pgt_fx.capture.guess import guess_example
+from pgt_fx.capture.inputs import TimeDim, read_example
+from pgt_fx.errors import PgtError, VerificationError
+from pgt_fx.verification.calls import Call, calls_of
+from pgt_fx.verification.measure import error, leaves, same_bits
+from pgt_fx.verification.redraw import redraw_norms
+from pgt_fx.verification.result import Check, Verification
+from pgt_fx.verification.subject import BOUNDS, OTHER_BOUNDS
+from pgt_fx.verification.videos import Video, Videos, device_of, first_line, short
+
+
+def verify_causal(
+    model: nn.Module,
+    example: Any = None,
+    *,
+    time_dim: TimeDim = None,
+    seed: int = 0,
+    dtype: torch.dtype = torch.float64,
+    redraw: bool = True,
+    frames: int | None = None,
+) -> Verification:
+    """Measure that no output of a plain model depends on later frames. It works on a copy.
+
+    An output element is due once the model, given only the frames so far, has as many elements.
+    From then on no later frame may change it, to the last bit; and it must be what the model gives
+    for the frames so far.
+
+    Args:
+        model: any module; it need not be one that can be transformed.
+        example, time_dim: as for :func:`pgt_fx.transform`.
+        seed, dtype, frames: of the videos.
+        redraw: give norm layers generic weights and statistics first.
+
+    Returns:
+        a verification with the checks "time-sensitive", "no-future" and "prefix".
+
+    Raises:
+        VerificationError: the model fails on a clip like the example.
+        ClipError: for a bad example.
+    """
+    if example is None:
+        example = guess_example(model)
+    spec, clip = read_example(example, time_dim)
+    given = [
+        torch.empty_like(x, device="meta") if isinstance(x, Tensor) and t is not None else x
+        for x, t in zip(clip, spec.times, strict=True)
+    ]
+    videos = Videos(spec, given, device_of(model), seed, dtype, None, frames)
+    subject = _Causal(copy.deepcopy(model).eval().to(dtype), videos, redraw)
+    checks = [
+        _guarded(Check(name, sentence, None), measure, subject)
+        for name, sentence, measure in CHECKS
+    ]
+    return Verification(type(model).__name__, subject.setting(), tuple(checks))
+
+
+class _Causal:
+    """A plain model and its answers to whole videos, disturbed ones and cut ones."""
+
+    def __init__(self, model: nn.Module, videos: Videos, redraw: bool) -> None:
+        self.model, self.videos = model, videos
+        self.bound, _ = BOUNDS.get(videos.dtype, OTHER_BOUNDS)
+        self.redrawn = 0
+        try:
+            if redraw:
+                clip = videos.video(videos.length, batch=2, salt=11)
+                generator = torch.Generator().manual_seed(videos.seed)
+                self.redrawn = redraw_norms(model, generator, lambda: self.answer(clip))
+            self.video = videos.video(videos.frames, salt=2)
+            self.whole, self.refusal = self._whole()
+        except Exception as error:
+            raise VerificationError(
+                f"{type(model).__name__}: the model itself fails on a clip like the example: "
+                f"{type(error).__name__}: {first_line(error)}"
+            ) from error
+        self.frames = videos.count(self.video)
+
+    def _whole(self) -> tuple[Any, str]:
+        """The answer to a long video, or to one of the clip's length."""
+        try:
+            return self.answer(self.video), ""
+        except Exception as error:
+            self.video = self.videos.video(self.videos.length, salt=2)
+            return self.answer(self.video), first_line(error)
+
+    def answer(self, video: Video) -> Any:
+        """What the model gives."""
+        args, kwargs = self.videos.args([x.clone() if isinstance(x, Tensor) else x for x in video])
+        with torch.no_grad():
+            return self.model(*args, **kwargs)
+
+    def prefix(self, cut: int) -> Video:
+        return self.videos.cut(self.video, [cut])[0]
+
+    def disturbed(self, cut: int) -> Video:
+        other = self.videos.video(self.frames, salt=7)
+        return self.videos.joined(self.video, other, cut)
+
+    @property
+    def cuts(self) -> list[int]:
+        return sorted({max(1, self.frames // 3), self.frames // 2, self.frames - 1} - {0})
+
+    def setting(self) -> str:
+        norms = f"{self.redrawn} norm layers redrawn" if self.redrawn else "weights as they are"
+        return f"{self.frames} frames of noise, {short(self.videos.dtype)}, {norms}, eval mode"
+
+
+def _due(whole: Tensor, part: Tensor | None) -> tuple[int, int] | None:
+    """Time dimension and number of elements due; None for a value without a time axis."""
+    if part is not None and part.dim() == whole.dim():
+        pairs = enumerate(zip(whole.shape, part.shape, strict=True))
+        dims = [d for d, (a, b) in pairs if a != b]
+        return (dims[0], part.shape[dims[0]]) if len(dims) == 1 else None
+    return None
+
+
+def _time_sensitive(check: Check, subject: _Causal) -> Check:
+    videos = subject.videos
+    change = error(subject.answer(videos.shuffled(subject.video)), subject.whole)
+    bound = 10 * subject.bound
+    detail = "" if change > bound else "the order of the frames makes no difference to this model"
+    ok = True if change > bound else None
+    return replace(check, ok=ok, measured=change, bound=f"> {bound:.0e}", detail=detail)
+
+
+def _parts(subject: _Causal, cut: int) -> tuple[list[Tensor | None], str]:
+    """Outputs for the frames before a cut; None for each, with the reason, where there is none."""
+    try:
+        return leaves(subject.answer(subject.prefix(cut))), ""
+    except Exception as error:
+        return [None] * len(leaves(subject.whole)), first_line(error)
+
+
+def _no_future(check: Check, subject: _Causal) -> Check:
+    compared, moved, faults = 0, False, []
+    reason = ""
+    for cut in subject.cuts:
+        parts, why = _parts(subject, cut)
+        reason = reason or why
+        after = leaves(subject.answer(subject.disturbed(cut)))
+        for whole, other, part in zip(leaves(subject.whole), after, parts, strict=True):
+            found = None if whole is None else _due(whole, part)
+            if whole is None or other is None or found is None:
+                continue
+            dim, count = found
+            compared += count
+            a, b = whole.narrow(dim, 0, count), other.narrow(dim, 0, count)
+            rest = whole.shape[dim] - count
+            moved |= not same_bits(whole.narrow(dim, count, rest), other.narrow(dim, count, rest))
+            if not same_bits(a, b):
+                first = int(((a != b).movedim(dim, 0).flatten(1).any(1)).nonzero()[0])
+                faults.append((cut, first))
+    if not compared:
+        detail = "no output has a time axis: each reads all frames"
+        if reason:
+            detail = f"the model takes no shorter video ({reason}), so nothing says what is due"
+        return replace(check, detail=detail)
+    detail = f"{compared} output elements, frames changed from {_list(subject.cuts)} on"
+    if faults:
+        cut, first = faults[0]
+        told = f"output {first} changes when frames from {cut} on do; {detail}"
+        where = _leak(subject, cut)
+        found_ = f"{len(faults)} differ"
+        return replace(check, ok=False, measured=found_, detail=told, where=where)
+    if not moved:
+        return replace(check, detail=f"{detail}; the frames changed no output at all")
+    return replace(check, ok=True, measured="0 bits differ", detail=detail)
+
+
+def _prefix(check: Check, subject: _Causal) -> Check:
+    worst, compared, where = 0.0, 0, ""
+    for cut in subject.cuts:
+        parts, why = _parts(subject, cut)
+        if why:
+            return replace(check, detail=f"the model takes no {cut} frames: {why}")
+        for whole, part in zip(leaves(subject.whole), parts, strict=True):
+            found = None if whole is None else _due(whole, part)
+            if whole is None or part is None or found is None:
+                continue
+            compared += found[1]
+            gap = error(part, whole.narrow(found[0], 0, found[1]))
+            if gap > worst:
+                worst, where = gap, f"; worst for the first {cut} frames"
+    if not compared:
+        return replace(check, detail="no output has a time axis: each reads all frames")
+    ok = worst <= subject.bound
+    detail = f"{compared} output elements{where}"
+    return replace(check, ok=ok, measured=worst, bound=subject.bound, detail=detail)
+
+
+def _leak(subject: _Causal, cut: int) -> str:
+    """The first call whose elements up to the cut change with frames behind it."""
+    runs: list[list[Call]] = []
+    for video in (subject.video, subject.disturbed(cut), subject.prefix(cut)):
+        with calls_of(subject.model) as calls:
+            subject.answer(video)
+        runs.append(calls)
+    if len({len(r) for r in runs}) != 1:
+        return ""
+    over_all = ""
+    for whole, other, part in zip(*runs, strict=True):
+        for a, b, c in zip(whole.outputs, other.outputs, part.outputs, strict=False):
+            found = _due(a, c)
+            if found is None:
+                if a.shape == b.shape and not same_bits(a, b):
+                    over_all = over_all or str(whole.place)
+                continue
+            dim, count = found
+            if not same_bits(a.narrow(dim, 0, count), b.narrow(dim, 0, count)):
+                pooled = f"; it uses {over_all}, which depends on all frames" * bool(over_all)
+                return f"{whole.place}{pooled}"
+    return ""
+
+
+def _list(cuts: list[int]) -> str:
+    return " and ".join(map(str, cuts))
+
+
+Measure = Callable[[Check, _Causal], Check]
+
+CHECKS: tuple[tuple[str, str, Measure], ...] = (
+    (
+        "time-sensitive",
+        "shuffling the frames changes the model's output (else nothing below could show a fault)",
+        _time_sensitive,
+    ),
+    ("no-future", "no output that is due depends, to the last bit, on later frames", _no_future),
+    ("prefix", "the first frames alone give the first outputs", _prefix),
+)
+
+
+def _guarded(check: Check, measure: Measure, subject: _Causal) -> Check:
+    try:
+        return measure(check, subject)
+    except (PgtError, RuntimeError, ValueError, TypeError, LookupError, AttributeError) as error:
+        return replace(
+            check,
+            ok=False,
+            measured="raised",
+            detail=f"{type(error).__name__}: {first_line(error)}",
+        )

@@ -1,0 +1,72 @@
+"""Small models that the tests of the command line, of the plugin and of the workflow check."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+CLIP = torch.zeros(1, 3, 8)
+
+
+class Net(nn.Module):
+    """A convolution that looks one frame each way, or two back."""
+
+    def __init__(self, pad: tuple[int, int]) -> None:
+        super().__init__()
+        self.conv, self.norm, self.drop = nn.Conv1d(3, 4, 3), nn.BatchNorm1d(4), nn.Dropout(0.2)
+        self.pad = pad
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.drop(self.norm(self.conv(F.pad(x, self.pad)))).tanh()
+
+
+class Leaky(nn.Module):
+    """Causal but for one line."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.first, self.last = nn.Conv1d(3, 4, 3), nn.Conv1d(4, 4, 3, stride=2)
+        self.norm, self.kind = nn.GroupNorm(2, 4), kind
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(F.pad(x, (2, 0))).tanh()
+        if self.kind == "pad":
+            x = self.first(F.pad(x[:, :3], (1, 1)))
+        if self.kind == "norm":
+            x = self.norm(x)
+        if self.kind == "gate":
+            gate = x.mean(2, keepdim=True).sigmoid()
+            x = x * gate
+        if self.kind == "flip":
+            x = x + x.flip(2)
+        if self.kind == "roll":
+            x = x + torch.roll(x, -1, 2)
+        return self.last(F.pad(x, (2, 0)))
+
+
+class Flip(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.flip(2)
+
+
+def both_ways() -> tuple[nn.Module, Tensor]:
+    torch.manual_seed(0)
+    return Net((1, 1)), CLIP
+
+
+def causal() -> tuple[nn.Module, Tensor]:
+    torch.manual_seed(0)
+    return Net((2, 0)), CLIP
+
+
+def refused() -> tuple[nn.Module, Tensor]:
+    return Flip(), CLIP
+
+
+def blind() -> tuple[nn.Module, Tensor]:
+    return nn.AdaptiveAvgPool1d(1), CLIP
+
+
+def whole() -> tuple[nn.Module, Tensor]:
+    return nn.Sequential(nn.Conv1d(3, 4, 3), nn.AdaptiveAvgPool1d(1), nn.Flatten()), CLIP

@@ -1,0 +1,149 @@
+"""Certificates: written, read, checked again, and refused when they are not what was written."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from mutants import CLIP, MUTANTS, Subject
+
+import pgt_fx
+from pgt_fx.verification.certificate import CertificateError, _digest, load
+
+CHECKS = {"full-equals-model", "exact-wait", "exact-zero", "one-way-forward", "context"}
+
+
+def model(seed: int = 0, wide: bool = False) -> torch.nn.Module:
+    torch.manual_seed(seed)
+    made = Subject().eval()
+    if wide:
+        made.branch = torch.nn.Conv1d(6, 6, 5, padding=2)
+    return made
+
+
+def transformed(seed: int = 0, wide: bool = False, **options: Any) -> pgt_fx.Progressive:
+    return pgt_fx.transform(model(seed, wide), CLIP, time_dim=2, **options)
+
+
+@pytest.fixture
+def written(tmp_path: Path) -> Path:
+    found = pgt_fx.verify(transformed(), checks=CHECKS, chunkings=2, seed=3)
+    assert found.ok
+    path = tmp_path / "certificate.json"
+    found.save(path)
+    return path
+
+
+def test_it_says_what_was_checked_on_what_and_how(written: Path) -> None:
+    data = json.loads(written.read_text())
+    assert data["settings"]["seed"] == 3 and data["settings"]["chunkings"] == 2
+    assert data["settings"]["dtype"] == "float64"
+    assert set(data["settings"]["checks"]) == {*CHECKS, "time-sensitive"}
+    assert data["versions"]["torch"] == torch.__version__
+    assert data["ok"] is True and len(data["checks"]) == len(CHECKS) + 1
+    assert all(c["sentence"] and ("measured" in c) for c in data["checks"])
+    assert len(data["model"]["structure"]) == len(data["model"]["weights"]) == 64
+
+
+def test_the_same_model_still_holds_with_the_same_figures(written: Path) -> None:
+    certificate = load(written)
+    found, contradictions, notes = certificate.recheck(transformed())
+    assert not contradictions and not notes
+    assert [c.measured for c in found.checks] == [
+        c.measured for c in certificate.verification.checks
+    ]
+
+
+def test_other_weights_are_noted_and_another_model_contradicts(written: Path) -> None:
+    certificate = load(written)
+    _, contradictions, notes = certificate.recheck(transformed(seed=1))
+    assert not contradictions and notes == ["the weights are others than those certified"]
+    _, contradictions, _ = certificate.recheck(transformed(wide=True))
+    assert any("built in another way" in c for c in contradictions)
+
+
+def test_a_fault_that_came_in_since_contradicts(written: Path) -> None:
+    mutant = next(m for m in MUTANTS if m.name == "dilation left out of the past")
+    with mutant.plant():
+        _, contradictions, _ = load(written).recheck(transformed())
+    assert any(c.startswith("exact-wait held, and now") for c in contradictions)
+
+
+def test_options_are_those_of_the_certificate(tmp_path: Path) -> None:
+    path = tmp_path / "c.json"
+    pgt_fx.verify(transformed(operator="pmco"), checks={"context"}, chunkings=1).save(path)
+    found, contradictions, notes = load(path).recheck(transformed())
+    assert found["context"].ok and not contradictions and not notes
+
+
+def edited(path: Path, change: Any, *, signed: bool = False) -> Path:
+    data = json.loads(path.read_text())
+    change(data)
+    if signed:
+        data["digest"] = _digest(data)
+    path.write_text(json.dumps(data))
+    return path
+
+
+def check_of(data: dict[str, Any], name: str) -> dict[str, Any]:
+    return next(c for c in data["checks"] if c["id"] == name)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda d: d["settings"].update(seed=4),
+        lambda d: check_of(d, "exact-wait").update(measured=0.0),
+        lambda d: d["model"].update(weights="0" * 64),
+        lambda d: d["checks"].pop(),
+        lambda d: d.pop("digest"),
+    ],
+    ids=["seed", "figure", "weights", "check left out", "no digest"],
+)
+def test_a_changed_one_is_refused(written: Path, change: Any) -> None:
+    with pytest.raises(CertificateError, match="changed after it was written"):
+        load(edited(written, change))
+
+
+@pytest.mark.parametrize(
+    "change, why",
+    [
+        (lambda d: check_of(d, "exact-wait").update(measured=1.0), "measured 1.0e"),
+        (lambda d: d.update(ok=False), "verdict is not that of its checks"),
+        (lambda d: d["checks"].pop(), "other checks than its settings"),
+        (lambda d: d["settings"].update(seed="x"), "settings.seed: expected int, found str"),
+        (lambda d: d["checks"][0].update(ok="yes"), r"checks\[0\].ok: expected true"),
+        (lambda d: d.pop("versions"), "versions: expected dict"),
+    ],
+)
+def test_one_that_contradicts_itself_is_refused_whatever_its_digest(
+    written: Path, change: Any, why: str
+) -> None:
+    with pytest.raises(CertificateError, match=why):
+        load(edited(written, change, signed=True))
+
+
+def test_a_truncated_one_is_refused_at_every_length(written: Path) -> None:
+    text = written.read_text().rstrip()
+    for length in [0, 1, *range(40, len(text), 211), len(text) - 1]:
+        written.write_text(text[:length])
+        with pytest.raises(CertificateError):
+            load(written)
+
+
+@pytest.mark.parametrize("text", ["[]", "{}", '{"format": "pgt_fx certificate", "version": 9}'])
+def test_other_json_is_no_certificate(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "x.json"
+    path.write_text(text)
+    with pytest.raises(CertificateError, match=r"not a certificate|of version 9"):
+        load(path)
+
+
+def test_a_verification_made_by_hand_has_no_certificate(tmp_path: Path) -> None:
+    found = pgt_fx.verify(transformed(), checks={"reset"})
+    bare = type(found)(found.model, found.setting, found.checks)
+    with pytest.raises(CertificateError, match="no record"):
+        bare.save(tmp_path / "c.json")
