@@ -41,14 +41,6 @@ NOISE = 1e-13
 DIMS = pytest.mark.parametrize("dims", [1, 3], ids=["features", "videos"])
 
 
-def example_frames(spec: Spec) -> int:
-    """A length at which no value has fewer than four elements: a capture fixes sizes of 1."""
-    frames = strategies.minimum_frames(spec) + 16
-    while min(n or 0 for n in strategies.lengths(spec, frames)) < 4:
-        frames += 1
-    return frames
-
-
 def draw_case(
     data: st.DataObject, dims: int, accept: Callable[[Spec], bool] | None = None
 ) -> tuple[Spec, nn.Module, Tensor, Tensor]:
@@ -65,7 +57,7 @@ def draw_case(
 
 
 def transform(spec: Spec, model: nn.Module, **options: Any) -> Any:
-    example = strategies.video(spec, example_frames(spec), seed=9)
+    example = strategies.video(spec, strategies.example_frames(spec), seed=9)
     return pgt_fx.transform(model, example, time_dim=2, **options)
 
 
@@ -163,7 +155,7 @@ def test_wait_is_no_later_than_the_look_ahead(data: st.DataObject) -> None:
     )
     least = strategies.minimum_frames(spec)
     now = data.draw(st.integers(least, least + 30), label="frames so far")
-    total = now + 4 * example_frames(spec)
+    total = now + 4 * strategies.example_frames(spec)
     model, x = strategies.build(spec), strategies.video(spec, total)
     assume(sensitive_to_time(model, x))
     other = x.clone()

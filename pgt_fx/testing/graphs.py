@@ -329,6 +329,14 @@ def minimum_frames(spec: Spec, horizon: int = HORIZON) -> int:
     return least
 
 
+def example_frames(spec: Spec) -> int:
+    """A length at which no value has fewer than four elements: a capture fixes sizes of 1."""
+    frames = minimum_frames(spec) + 16
+    while min(n or 0 for n in lengths(spec, frames)) < 4:
+        frames += 1
+    return frames
+
+
 def channel_counts(spec: Spec) -> list[int]:
     """Channels of every value."""
     channels = [spec["channels"]]
@@ -367,6 +375,3 @@ def generic(spec: Spec) -> bool:
     names = ops(spec)
     zeros = any(n.get("fill") == "zeros" for n in spec["nodes"])
     return not names & {"relu", "max"} and not ("mul" in names and zeros)
-
-
-# ---------------------------------------------------------------------- drawing

@@ -1,0 +1,46 @@
+"""``pgt-fx fuzz``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pgt_fx.cli.talk import HOLDS, UNCHECKED, VIOLATED, AsJson, Threads, set_threads, spinner
+
+
+def fuzz(
+    minutes: Annotated[float, typer.Option(min=0.0, help="How long.")] = 30.0,
+    seed: Annotated[int, typer.Option(help="Of the first batch of graphs.")] = 0,
+    output: Annotated[
+        Path, typer.Option("--output", help="Folder for files that show what failed.")
+    ] = Path(),
+    json_: AsJson = False,
+    threads: Threads = 1,
+) -> None:
+    """Random graphs, cuts, dtypes and options; what fails is shrunk and written to a file."""
+    set_threads(threads)
+    try:
+        import hypothesis  # noqa: F401
+    except ImportError:
+        typer.echo("drawing random graphs needs Hypothesis: pip install hypothesis", err=True)
+        raise typer.Exit(UNCHECKED) from None
+    from pgt_fx.testing.fuzz import Campaign
+    from pgt_fx.testing.fuzz import fuzz as run
+
+    if not output.is_dir():
+        raise typer.BadParameter(f"--output: there is no folder {output}")
+    with spinner("drawing") as step:
+
+        def tell(campaign: Campaign) -> None:
+            done = campaign.seconds / 60
+            text = f"{campaign.checked} graphs, {len(campaign.failures)} failures"
+            step(text, min(done, minutes), minutes)
+
+        campaign = run(minutes, seed, output, tell)
+    typer.echo(json.dumps(campaign.to_dict(), indent=2) if json_ else str(campaign))
+    if campaign.failures:
+        raise typer.Exit(VIOLATED)
+    raise typer.Exit(HOLDS if campaign.checked else UNCHECKED)
