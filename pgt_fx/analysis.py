@@ -213,7 +213,8 @@ class _Walk:
                 "use a mean over time in place of a sum and a division",
             )
         tensors = list(result) if isinstance(result, (list, tuple)) else [result]
-        for tensor in tensors:
+        behind = self._behind_a_blocker(node)  # told where it was made
+        for tensor in tensors if not behind else ():
             if isinstance(tensor, Tensor) and any(
                 self.analysis.captured.has_time(s) for s in tensor.shape
             ):
@@ -223,7 +224,7 @@ class _Walk:
                     "compute it outside the model and pass it as an input with a time axis",
                 )
         values = [
-            Value(plain([_hint(s) for s in t.shape]), None, pooled)
+            Value(plain([_hint(s) for s in t.shape]), None, pooled, guessed=behind)
             if isinstance(t, Tensor)
             else Value(None, None, pooled)
             for t in tensors

@@ -21,10 +21,6 @@ class ClipError(PgtError, ValueError):
     """An example or a chunk has the wrong structure, rank, size, dtype or length."""
 
 
-class CaptureError(PgtError, RuntimeError):
-    """The model could not be captured as a graph whose time axis is symbolic."""
-
-
 class StateError(PgtError, RuntimeError):
     """A step was asked for that the state does not allow (video over, another batch size …)."""
 
@@ -57,6 +53,18 @@ class Place:
         where = f" in {self.module}" if self.module else ""
         source = f" ({self.source}: {self.line})" if self.source else ""
         return f"{self.op}{where}{source}"
+
+
+class CaptureError(PgtError, RuntimeError):
+    """The model could not be captured as a graph whose time axis is symbolic.
+
+    Attributes:
+        place: the operator and the line of the model that stand in the way, where they are known.
+    """
+
+    def __init__(self, message: str, place: Place | None = None) -> None:
+        self.place = place
+        super().__init__(f"{place}\n    {message}" if place is not None else message)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-import os
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -22,6 +21,7 @@ from torch.export import Dim
 from torch.utils import _pytree as pytree
 
 from pgt_fx.capture.inputs import ClipSpec, resized
+from pgt_fx.capture.lines import OURS, place_of, short, watching
 from pgt_fx.capture.probe import clip_pools, probe, quiet, unchanged
 from pgt_fx.capture.spelling import Spelling
 from pgt_fx.errors import CaptureError, Place
@@ -83,23 +83,25 @@ def capture(
         CaptureError: when the model doesn't run, or runs at the clip's length alone.
     """
     sample, numbers = _sizes(model, spec, leaves, pools)
-    program, calls = _export(model, spec, sample, numbers)
+    program, calls, fixed = _export(model, spec, sample, numbers)
     if _space_fixed(program, spec, leaves, sample):
         # An operator holds the space fixed: then at the clip's size, not at the sample's.
         sample, numbers = _sizes(model, spec, leaves, pools, wide=False)
-        program, calls = _export(model, spec, sample, numbers)
-    return _captured(program, model, spec, calls, tuple(numbers))
+        program, calls, fixed = _export(model, spec, sample, numbers)
+    return _captured(program, model, spec, calls, tuple(numbers), fixed)
 
 
 def _export(
     model: nn.Module, spec: ClipSpec, sample: Sequence[Any], numbers: Sequence[int]
-) -> tuple[Any, dict[str, ModuleCall]]:
+) -> tuple[Any, dict[str, ModuleCall], Place | None]:
+    """The exported program, its module calls, and the call that fixed the number of frames."""
     args, kwargs = pytree.tree_unflatten(list(sample), spec.spec)
     with (
         quiet(),
         unchanged(model),
         warnings.catch_warnings(),
         _recorded(model) as calls,
+        watching(model, spec.times) as lines,
         Spelling(numbers),
     ):
         warnings.simplefilter("ignore")
@@ -113,8 +115,8 @@ def _export(
                     strict=False,
                 )
         except Exception as error:
-            raise CaptureError(_explain(error)) from error
-    return program, calls
+            raise CaptureError(_explain(error), place_of(error)) from error
+    return program, calls, lines.fixed
 
 
 def _space_fixed(
@@ -199,7 +201,8 @@ def _sizes(
                 at_clip = probe(model, spec.spec, list(leaves))
                 if at_clip.error is not None:
                     raise CaptureError(
-                        f"the model does not run on its example clip: {at_clip.error}"
+                        f"the model does not run on its example clip: {at_clip.error}",
+                        place_of(at_clip.error),
                     ) from at_clip.error
             numbers = clip_pools(at_clip.pools, run.pools)
             if numbers and probe(model, spec.spec, sample, numbers).error is None:
@@ -207,13 +210,16 @@ def _sizes(
             if run.error is None:
                 return sample, []
     if probe(model, spec.spec, list(leaves)).error is not None:
-        raise CaptureError(f"the model does not run on its example clip: {error}") from error
+        raise CaptureError(
+            f"the model does not run on its example clip: {error}", place_of(error)
+        ) from error
     lengths = ", ".join(str(tuple(s(t) for t in spec.lengths)) for s in stretches)
     raise CaptureError(
         f"the model runs at {spec.lengths} frames and at no other length tried ({lengths}): "
         f"{type(error).__name__}: {' '.join(str(error).split())[:300]}\n"
         "A table, a layer or a reshape in it has one entry per frame of the clip. Pass the part of "
-        "the model in front of it, or replace it by one that takes any length."
+        "the model in front of it, or replace it by one that takes any length.",
+        place_of(error),
     ) from error
 
 
@@ -315,7 +321,7 @@ def place(node: fx.Node) -> Place:
         return Place(
             name.replace("::", "."),
             module_path(node),
-            f"{'/'.join(file.split('/')[-2:])}:{number}",
+            f"{short(file)}:{number}",
             line.strip(),
         )
     return Place(name.replace("::", "."), module_path(node))
@@ -327,6 +333,7 @@ def _captured(
     spec: ClipSpec,
     calls: dict[str, ModuleCall],
     numbers: tuple[int, ...],
+    fixed_by: Place | None,
 ) -> Captured:
     signature = program.graph_signature
     tensors = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
@@ -361,9 +368,11 @@ def _captured(
             lengths.append(int(length.node.hint))
     if fixed:
         raise CaptureError(
-            f"the captured graph holds the number of frames fixed at {fixed[0]}: some operator of "
-            "the model compares it with a constant or reshapes by it. Pass the part of the model "
-            "in front of that operator, or make it take any length."
+            f"the captured graph holds the number of frames fixed at {fixed[0]}: "
+            f"{'this line' if fixed_by else 'some operator of the model'} takes the frames apart "
+            "one by one, compares their number with a constant, or reshapes by it. Pass the part "
+            "of the model in front of it, or make it take any length.",
+            fixed_by,
         )
     _refuse_branches(program, frozenset(symbols), tuple(lengths))
     return Captured(
@@ -413,14 +422,10 @@ def _refuse_branches(program: Any, symbols: frozenset[sympy.Symbol], sample: Seq
                 for s, v in table.items()
             }
             if expr.xreplace(at) == sympy.false:
-                where = f"{'/'.join(file.split('/')[-2:])}:{frame.lineno}"
+                where = f"{short(file)}:{frame.lineno}"
                 raise CaptureError(
                     f"{where}: {line}\n    the model branches in Python on the number of frames "
                     f"({expr} held in the capture, and does not at {n} frames), so that no one "
                     "graph is the model. Write the branch with tensor operators, or leave it "
                     "outside the model"
                 )
-
-
-# Frames of torch and of this package are not the model's own.
-OURS = tuple(os.path.dirname(f) + os.sep for f in (torch.__file__, os.path.dirname(__file__)))

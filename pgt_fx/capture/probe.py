@@ -17,6 +17,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
+from pgt_fx.capture.lines import Lines
 from pgt_fx.capture.spelling import POOLS, Spelling
 
 
@@ -104,7 +105,7 @@ def probe(model: nn.Module, spec: Any, leaves: Sequence[Any], pools: Sequence[in
         args, kwargs = pytree.tree_unflatten(faked, spec)
         try:
             # The mode entered last sees a call first: the recorder sees the model's own.
-            with Spelling(pools), recorder:
+            with Spelling(pools), Lines(), recorder:
                 model(*args, **kwargs)
         except Exception as error:
             return Probe(error, recorder.pools)

@@ -30,10 +30,17 @@ def contraction(op: OpView) -> Outcome:
                 "sums over all of time, and nothing that depends on time is left",
                 "spell it as a mean or sum over time",
             )
-        return StepOnly((*batch, rows, columns), "sums over all of time")
+        # Of a map of frames by frames the rows are summed: what is left are its columns' frames.
+        layout = tuple(map(_first, (*batch, rows, columns)))
+        return StepOnly(layout, "sums over all of time")
     if summed:
         return StepOnly((*batch, rows, _second(columns)), "sums over all of time")
     return StepOnly((*batch, rows, _second(columns)), "relates every frame to every other")
+
+
+def _first(dim: Dim) -> Dim:
+    """The dimension with its time marked as the first axis."""
+    return tuple(Factor(f.size, f.symbolic, min(f.time, 1), f.batch) for f in dim)
 
 
 def _second(dim: Dim) -> Dim:

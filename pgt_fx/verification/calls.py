@@ -5,22 +5,17 @@ No graph is captured: the model runs as it is, so this works on models that can'
 
 from __future__ import annotations
 
-import linecache
-import os
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode, resolve_name
+from torch.overrides import TorchFunctionMode
 
+from pgt_fx.capture.lines import calling_place
 from pgt_fx.errors import Place
 from pgt_fx.verification.measure import leaves
-
-_TORCH = os.path.dirname(torch.__file__) + os.sep
 
 
 @dataclass(frozen=True)
@@ -69,23 +64,6 @@ class _Recorder(TorchFunctionMode):
         out = func(*args, **(kwargs or {}))
         given = tuple(x.detach().clone() for x in leaves(out) if x is not None)
         if given:
-            source, line = _line()
-            module = self.inside[-1] if self.inside else ""
-            self.calls.append(Call(Place(_name(func), module, source, line), given))
+            place = calling_place(func, self.inside[-1] if self.inside else "")
+            self.calls.append(Call(place, given))
         return out
-
-
-def _name(func: Any) -> str:
-    return resolve_name(func) or getattr(func, "__name__", str(func))
-
-
-def _line() -> tuple[str, str]:
-    """The innermost line that is neither torch's nor this package's own."""
-    frame = sys._getframe(1)
-    while frame is not None:
-        path = frame.f_code.co_filename
-        if path != __file__ and not path.startswith(_TORCH):
-            text = linecache.getline(path, frame.f_lineno).strip()
-            return f"{'/'.join(path.split(os.sep)[-2:])}:{frame.f_lineno}", text
-        frame = frame.f_back  # type: ignore[assignment]
-    return "", ""

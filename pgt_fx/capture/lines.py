@@ -1,0 +1,128 @@
+"""Lines of the user's model: which call failed, which one fixed the number of frames."""
+
+from __future__ import annotations
+
+import linecache
+import os
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.fx.proxy
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode, resolve_name
+from torch.utils import _pytree as pytree
+
+from pgt_fx.errors import Place
+
+# Frames of torch and of this package are not the model's own.
+OURS = tuple(os.path.dirname(f) + os.sep for f in (torch.__file__, os.path.dirname(__file__)))
+
+
+def short(path: str) -> str:
+    """The last two parts of a path: it is the user who knows where their files are."""
+    return "/".join(path.split(os.sep)[-2:])
+
+
+def calling_place(func: Any, module: str = "") -> Place:
+    """Where the innermost line of the user's own that is running now stands."""
+    name = resolve_name(func) or getattr(func, "__name__", str(func))
+    frame = sys._getframe(1)
+    while frame is not None:
+        path = frame.f_code.co_filename
+        if not path.startswith(OURS) and path != "<string>":  # torch makes code of its own
+            line = linecache.getline(path, frame.f_lineno).strip()
+            return Place(name, module, f"{short(path)}:{frame.f_lineno}", line)
+        frame = frame.f_back  # type: ignore[assignment]
+    return Place(name, module)
+
+
+def place_of(error: BaseException | None) -> Place | None:
+    """Where an error was raised, if :class:`Lines` saw it."""
+    return getattr(error, "pgt_place", None)
+
+
+class Lines(TorchFunctionMode):
+    """Notes the call in which an error is raised, and the first call after which a size that was
+    symbolic is a number.
+
+    Attributes:
+        fixed: that call; None while all watched sizes are symbolic.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.watched: list[Any] = []
+        self.fixed: Place | None = None
+
+    def watch(self, sizes: list[Any]) -> None:
+        """Sizes to look at; numbers among them are no news."""
+        self.watched = [s for s in sizes if isinstance(s, torch.SymInt) and not _is_number(s)]
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        # Python between two calls may have fixed it: then it is the line of the next call, or
+        # close to it.
+        self._look(func)
+        try:
+            out = func(*args, **(kwargs or {}))
+        except Exception as error:
+            if place_of(error) is None:
+                error.pgt_place = calling_place(func)  # type: ignore[attr-defined]
+            raise
+        self._look(func)
+        return out
+
+    def _look(self, func: Any) -> None:
+        if self.watched and self.fixed is None and any(map(_is_number, self.watched)):
+            self.fixed = calling_place(func)
+
+
+def _is_number(size: torch.SymInt) -> bool:
+    return not size.node.expr.free_symbols
+
+
+@contextmanager
+def watching(model: nn.Module, times: tuple[int | None, ...]) -> Iterator[Lines]:
+    """:class:`Lines` over a capture of ``model``, watching the time axes of its inputs."""
+    lines = Lines()
+
+    def entered(module: nn.Module, args: Any, kwargs: Any) -> None:
+        if not lines.watched:
+            flat = pytree.tree_leaves((args, kwargs))
+            pairs = zip(flat, times, strict=False)
+            lines.watch([x.shape[t] for x, t in pairs if isinstance(x, Tensor) and t is not None])
+
+    handle = model.register_forward_pre_hook(entered, with_kwargs=True)
+    try:
+        with _all_frames(), lines:
+            yield lines
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def _all_frames() -> Iterator[None]:
+    """Let the graph's stack traces keep the user's helper functions: torch keeps the frames of
+    functions called ``forward`` alone, and the line that matters is often in another one."""
+    tracer = torch.fx.proxy.TracerBase
+    original = getattr(tracer, "_filter_traceback_frames", None)
+    if original is None:  # a torch that filters elsewhere: its own frames will do
+        yield
+        return
+
+    def frames(self: Any, summary: traceback.StackSummary) -> traceback.StackSummary:
+        names = [frame.name for frame in summary]
+        if "forward" not in names:
+            return original(self, summary)
+        inner = list(summary)[names.index("forward") :]
+        kept = [f for f in inner if f.name == "forward" or not f.filename.startswith(OURS)]
+        return traceback.StackSummary.from_list(kept)
+
+    tracer._filter_traceback_frames = frames  # type: ignore[method-assign, assignment]
+    try:
+        yield
+    finally:
+        tracer._filter_traceback_frames = original  # type: ignore[method-assign]

@@ -1,0 +1,251 @@
+"""Models with one operator each that can't be made progressive; the line says ``# blocked``.
+
+Written the way people write them: what is wrong with each is only that it mixes time in a way that
+has no bounded window and no state, or that depends on the data or on the number of frames.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+T = 8
+
+
+@torch.library.custom_op("pgt_fx_tests::flicker", mutates_args=())
+def flicker(x: Tensor) -> Tensor:
+    """An operator from somebody's extension: nothing is known of it."""
+    return x - x.roll(1, 2)
+
+
+@flicker.register_fake
+def _(x: Tensor) -> Tensor:
+    return torch.empty_like(x)
+
+
+@dataclass(frozen=True)
+class Blocker:
+    """A model and the operator at which it must be refused."""
+
+    model: type[nn.Module]
+    op: str
+
+
+BLOCKERS: list[Blocker] = []
+
+
+def blocker(op: str) -> Callable[[type[nn.Module]], type[nn.Module]]:
+    def register(model: type[nn.Module]) -> type[nn.Module]:
+        BLOCKERS.append(Blocker(model, op))
+        return model
+
+    return register
+
+
+class Net(nn.Module):
+    """Features (N, 4, T) from a clip (N, 3, T); subclasses mix time in ``mix``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv1d(3, 4, 3, padding=1)
+        self.head = nn.Conv1d(4, 5, 1)
+        self.make()
+
+    def make(self) -> None:
+        """Layers of a subclass."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.mix(self.stem(x)))
+
+    def mix(self, x: Tensor) -> Tensor:
+        raise NotImplementedError
+
+
+@blocker("flip")
+class BothDirections(Net):
+    def mix(self, x: Tensor) -> Tensor:
+        return x + x.flip(2)  # blocked
+
+
+@blocker("sort")
+class RankPooling(Net):
+    def mix(self, x: Tensor) -> Tensor:
+        return x.sort(2).values  # blocked
+
+
+@blocker("topk")
+class BestFrames(Net):
+    def mix(self, x: Tensor) -> Tensor:
+        return x - x.topk(3, 2).values.mean(2, keepdim=True)  # blocked
+
+
+@blocker("argmax")
+class KeyFrame(Net):
+    def mix(self, x: Tensor) -> Tensor:
+        best = x.argmax(2, keepdim=True)  # blocked
+        return x * best
+
+
+@blocker("gather")
+class Resorted(Net):
+    def mix(self, x: Tensor) -> Tensor:
+        order = (x * 100).long() % 4
+        return x.gather(2, order)  # blocked
+
+
+@blocker("index_select")
+class Jumps(Net):
+    def mix(self, x: Tensor) -> Tensor:
+        first = x[:1, :1].mean((0, 1)).long() % 4
+        return x.index_select(2, first)  # blocked
+
+
+@blocker("roll")
+class NextFrame(Net):
+    def mix(self, x: Tensor) -> Tensor:
+        return x - torch.roll(x, -1, 2)  # blocked
+
+
+@blocker("flicker")
+class Extension(Net):
+    def mix(self, x: Tensor) -> Tensor:
+        return flicker(x)  # blocked
+
+
+@blocker("fft")
+class Spectrum(Net):
+    def mix(self, x: Tensor) -> Tensor:
+        return torch.fft.fft(x, dim=2).abs()  # blocked
+
+
+@blocker("add")
+class Position(Net):
+    def make(self) -> None:
+        self.table = nn.Parameter(torch.randn(4, T))
+
+    def mix(self, x: Tensor) -> Tensor:
+        return x + self.table  # blocked
+
+
+@blocker("arange")
+class Counter(Net):
+    def mix(self, x: Tensor) -> Tensor:
+        return x + torch.arange(x.shape[2]) / 10  # blocked
+
+
+@blocker("cumsum")
+class SoFar(Net):
+    def mix(self, x: Tensor) -> Tensor:
+        return x.cumsum(2)  # blocked
+
+
+@blocker("cummax")
+class Peak(Net):
+    def mix(self, x: Tensor) -> Tensor:
+        return x.cummax(2).values  # blocked
+
+
+@blocker("median")
+class Background(Net):
+    def mix(self, x: Tensor) -> Tensor:
+        return x - x.median(2, keepdim=True).values  # blocked
+
+
+@blocker("linear")
+class MixerMLP(Net):
+    def make(self) -> None:
+        self.tokens = nn.Linear(T, T)
+
+    def mix(self, x: Tensor) -> Tensor:
+        return x + self.tokens(x)  # blocked
+
+
+@blocker("linear")
+class FlatHead(Net):
+    def make(self) -> None:
+        self.flat = nn.Linear(4 * T, 4)
+
+    def mix(self, x: Tensor) -> Tensor:
+        return self.flat(x.flatten(1)).unsqueeze(2)  # blocked
+
+
+@blocker("gru")
+class Recurrent(Net):
+    def make(self) -> None:
+        self.rnn = nn.GRU(4, 4, batch_first=True)
+
+    def mix(self, x: Tensor) -> Tensor:
+        return self.rnn(x.transpose(1, 2))[0].transpose(1, 2)  # blocked
+
+
+@blocker("unbind")
+class Unrolled(Net):
+    def mix(self, x: Tensor) -> Tensor:
+        frames = x.unbind(2)  # blocked
+        return torch.stack([a - b for a, b in pairwise(frames)], 2)
+
+
+@blocker("scatter")
+class Placed(Net):
+    def mix(self, x: Tensor) -> Tensor:
+        where = (x * 10).long() % 4
+        return torch.zeros_like(x).scatter(2, where, x)  # blocked
+
+
+@blocker("linalg_vector_norm")
+class UnitEnergy(Net):
+    def mix(self, x: Tensor) -> Tensor:
+        return F.normalize(x, dim=2)  # blocked
+
+
+@blocker("interpolate")
+class EightFrames(Net):
+    def mix(self, x: Tensor) -> Tensor:
+        return F.interpolate(x, size=T)  # blocked
+
+
+@blocker("nonzero")
+class Active(Net):
+    def mix(self, x: Tensor) -> Tensor:
+        moving = x.abs().mean((0, 1)) > 0.1
+        return x[:, :, moving]  # blocked
+
+
+@blocker("kthvalue")
+class Quantile(Net):
+    def mix(self, x: Tensor) -> Tensor:
+        return x - x.kthvalue(2, 2, keepdim=True).values  # blocked
+
+
+@blocker("select")
+class FifthFrame(Net):
+    def mix(self, x: Tensor) -> Tensor:
+        return x - x[:, :, 5].unsqueeze(2)  # blocked
+
+
+@blocker("div")
+class PerLength(Net):
+    def mix(self, x: Tensor) -> Tensor:
+        return x / x.shape[2]  # blocked
+
+
+@blocker("stft")
+class ShortTime(Net):
+    def mix(self, x: Tensor) -> Tensor:
+        one = torch.ones(4)
+        wave = torch.stft(
+            x[:, 0], 4, 1, window=one, return_complex=True, pad_mode="constant"
+        )  # blocked
+        return wave.abs().mean(1, keepdim=True).expand(-1, 4, -1)
+
+
+@blocker("grid_sample")
+class Warp(Net):
+    def mix(self, x: Tensor) -> Tensor:
+        where = torch.stack([x[:, 0].tanh(), x[:, 1].tanh()], -1).unsqueeze(1)
+        return F.grid_sample(x.unsqueeze(2), where, align_corners=False)[:, :, 0]  # blocked

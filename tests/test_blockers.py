@@ -1,0 +1,70 @@
+"""Models that can't be made progressive are refused, with the operator and the line."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+
+import pytest
+import torch
+from blockers import BLOCKERS, Blocker, Net, T
+from torch import Tensor
+
+import pgt_fx
+from pgt_fx.errors import BlockedError, CaptureError, Place
+
+CLIP = torch.zeros(1, 3, T)
+
+
+def refused_at(blocker: Blocker) -> tuple[Place, str]:
+    """Where a model is refused, and the whole message."""
+    torch.manual_seed(0)
+    try:
+        pgt_fx.transform(blocker.model().eval(), CLIP, time_dim=2)
+    except BlockedError as error:
+        assert len(error.blockers) == 1, str(error)
+        assert error.blockers[0].reason and error.blockers[0].remedy
+        return error.blockers[0].place, str(error)
+    except CaptureError as error:
+        assert error.place is not None, str(error)
+        return error.place, str(error)
+    raise AssertionError(f"{blocker.model.__name__} was accepted")
+
+
+@pytest.mark.parametrize("blocker", BLOCKERS, ids=lambda b: b.model.__name__)
+def test_the_operator_and_the_line_are_named(blocker: Blocker) -> None:
+    place, message = refused_at(blocker)
+    lines, first = inspect.getsourcelines(blocker.model)
+    number = first + next(i for i, line in enumerate(lines) if "# blocked" in line)
+    assert place.source == f"{Path(__file__).parent.name}/blockers.py:{number}", message
+    assert "# blocked" in place.line
+    # An index by a mask is `nonzero` to torch: the operator stands in the message.
+    assert blocker.op in place.op or blocker.op in message, message
+    assert place.source in message and place.op in message
+
+
+def test_there_are_twenty() -> None:
+    assert len(BLOCKERS) >= 20 and len({b.model for b in BLOCKERS}) == len(BLOCKERS)
+
+
+def test_without_what_is_marked_the_model_is_accepted() -> None:
+    """Else any other reason for a refusal would do."""
+
+    class Plain(Net):
+        def mix(self, x: Tensor) -> Tensor:
+            return x
+
+    assert pgt_fx.transform(Plain().eval(), CLIP, time_dim=2).report.latency == 1
+
+
+def test_a_map_of_frames_by_frames_is_computed_within_the_step() -> None:
+    class SelfSimilarity(Net):
+        def mix(self, x: Tensor) -> Tensor:
+            return torch.bmm(x, torch.bmm(x.transpose(1, 2), x))
+
+    torch.manual_seed(0)
+    prog = pgt_fx.transform(SelfSimilarity().eval(), CLIP, time_dim=2)
+    assert [r.verdict for r in prog.report.rows] == ["exact", "step", "step"]
+    assert not any(prog.exact_frames([8, 8]))
+    found = pgt_fx.verify(prog)
+    assert found.ok and found["full-equals-model"].ok, str(found)
