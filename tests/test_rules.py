@@ -174,7 +174,9 @@ def test_a_refusal_says_what_where_why_and_what_to_do(info: OpInfo) -> None:
     if isinstance(caught.value, BlockedError):
         (blocker,) = caught.value.blockers
         assert blocker.place.op and blocker.place.module.startswith("op"), text
-        assert "opmodules.py:" in blocker.place.source and blocker.place.line, text
+        # The innermost line of the user's own: here the lambda that calls the operator.
+        file = blocker.place.source.split(":")[0]
+        assert file in ("tests/opinfos.py", "tests/opmodules.py") and blocker.place.line, text
         assert len(blocker.reason) > 10 and len(blocker.remedy) > 10, text
 
 
