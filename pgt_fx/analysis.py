@@ -105,12 +105,24 @@ def analyze_graph(captured: Captured, spec: ClipSpec, future: str) -> Analysis:
     Raises:
         BlockedError: listing every operator that mixes time and has no rule.
     """
+    analysis, blockers = walk_graph(captured, spec, future)
+    if blockers:
+        raise BlockedError(list(blockers.values()))
+    return analysis
+
+
+def walk_graph(
+    captured: Captured, spec: ClipSpec, future: str
+) -> tuple[Analysis, dict[str, Blocker]]:
+    """Walk the graph to its end, blockers or not.
+
+    Returns:
+        the analysis, whose timelines behind a blocker are guessed, and the blockers by node name.
+    """
     walk = _Walk(Analysis(captured, spec, future))
     for node in captured.graph.nodes:
         walk.visit(node)
-    if walk.blockers:
-        raise BlockedError(walk.blockers)
-    return walk.analysis
+    return walk.analysis, walk.blockers
 
 
 REMEDY = "replace it by an operator with a finite window, or leave it outside the model"
@@ -119,7 +131,7 @@ REMEDY = "replace it by an operator with a finite window, or leave it outside th
 class _Walk:
     def __init__(self, analysis: Analysis) -> None:
         self.analysis = analysis
-        self.blockers: list[Blocker] = []
+        self.blockers: dict[str, Blocker] = {}
         self.paths = {leaf: k for k, leaf in enumerate(analysis.spec.paths)}
         self.ratio = analysis.spec.ratio
 
@@ -134,7 +146,7 @@ class _Walk:
             except (Refusal, LayoutError) as refusal:
                 remedy = getattr(refusal, "remedy", "") or REMEDY
                 if isinstance(refusal, Refusal) or not self._behind_a_blocker(node):
-                    self.blockers.append(Blocker(place(node), str(refusal), remedy))
+                    self.blockers[node.name] = Blocker(place(node), str(refusal), remedy)
                 self.analysis.values[node.name] = self._after_refusal(node)
 
     def _input(self, node: fx.Node) -> Value:
@@ -356,7 +368,7 @@ class _Walk:
                 "outputs of the steps, put one after the other, are in another order"
             )
             remedy = "return it with time on an axis of its own, or outermost in the merged one"
-            self.blockers.append(Blocker(place(node), reason, remedy))
+            self.blockers[f"{node.name} (output)"] = Blocker(place(node), reason, remedy)
 
 
 def _hint(s: Any) -> int:

@@ -8,20 +8,19 @@ from fractions import Fraction
 from typing import Any
 
 import networkx as nx
-import sympy
-import torch
 from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
-from torch import Tensor, fx
+from torch import fx
 
 from pgt_fx.analysis import Analysis, Operation, Value, analyze_graph
 from pgt_fx.emit import Emitted
 from pgt_fx.errors import ExactnessError, Place
+from pgt_fx.flow import network
 from pgt_fx.options import Options
-from pgt_fx.plan import AlignItem, PoolItem, WindowItem, plan
 from pgt_fx.reach import Reach, reaches
 from pgt_fx.rules import Local, Reduced, StepOnly, Windowed
+from pgt_fx.state_size import state_bytes
 from pgt_fx.timeline import recalls
 
 EXACT, STEP, RUNNING, TRAINING = "exact", "step", "running", "step (training)"
@@ -216,7 +215,7 @@ def make_report(analysis: Analysis, options: Options, emitted: Emitted, model: s
     """Collect the report of a model under some options."""
     reach = reaches(analysis)
     gates = _gates(analysis)
-    by_slot = _state_bytes(analysis, emitted)
+    by_slot = state_bytes(analysis, emitted)
     rows = []
     for operation in analysis.operations.values():
         if isinstance(operation.outcome, Local) and not operation.joins:
@@ -246,7 +245,7 @@ def make_report(analysis: Analysis, options: Options, emitted: Emitted, model: s
         state_bytes=total,
         exact=exact,
         clip_pools=len(analysis.captured.global_pools),
-        _graph=_network(analysis, reach),
+        _graph=network(analysis, reach),
         _strict=options.strict,
     )
 
@@ -375,90 +374,3 @@ def _latency(analysis: Analysis, output: fx.Node | None) -> int | None:
             for j in range(counts[n - 1], counts[n]):
                 worst = max(worst, n - 1 - int(j * period))
     return worst
-
-
-def _state_bytes(analysis: Analysis, emitted: Emitted) -> dict[str, int]:
-    """Bytes carried per slot once a stream is under way, at the example's size and batch 1."""
-    ratio = analysis.spec.ratio
-    sizes = _example_sizes(analysis)
-    lengths: dict[str, int] = {}
-    for n in range(160, 160 + 32):
-        before, after = (tuple(m * r for r in ratio) for m in (n, n + 1))
-        work = plan(emitted.schedulable, before, after, False)
-        for slot, due in work.due.items():
-            keep = getattr(due, "keep", (0, 1))
-            lengths[slot] = max(lengths.get(slot, 0), keep[1] - keep[0])
-    out: dict[str, int] = {}
-    for slot, item in emitted.schedulable.items.items():
-        node = emitted.origin[slot]
-        reduced = isinstance(item, PoolItem) and item.running
-        per_element = _element_bytes(analysis, node, sizes, pooled=reduced)
-        law_is_free = isinstance(item, (WindowItem, AlignItem)) and lengths.get(slot, 0) <= 0
-        out[slot] = 0 if law_is_free else per_element * max(0, lengths.get(slot, 0))
-    for slot, owner in emitted.owner.items():
-        out[f"@{owner}"] = out.get(f"@{owner}", 0) + out[slot]
-    return out
-
-
-def _example_sizes(analysis: Analysis) -> dict[sympy.Symbol, int]:
-    """Size symbols of the capture -> the example's sizes, with a batch of one."""
-    out: dict[sympy.Symbol, int] = {}
-    for node in analysis.captured.graph.nodes:
-        leaf = analysis.captured.inputs.get(node.name) if node.op == "placeholder" else None
-        if leaf is None or not isinstance(node.meta.get("val"), Tensor):
-            continue
-        shape = analysis.spec.shapes[leaf] or ()
-        for d, s in enumerate(node.meta["val"].shape):
-            if isinstance(s, torch.SymInt) and isinstance(s.node.expr, sympy.Symbol):
-                out[s.node.expr] = 1 if d == 0 else shape[d]
-    return out
-
-
-def _element_bytes(
-    analysis: Analysis, node: fx.Node, sizes: dict[sympy.Symbol, int], *, pooled: bool
-) -> int:
-    """Bytes of one element along time (of the whole value when it is pooled)."""
-    value = node.meta["val"]
-    layout = analysis.value(node).layout or ()
-    count = 1
-    for dim, s in zip(layout, value.shape, strict=True):
-        timed = any(f.time for f in dim)
-        if timed and not pooled:
-            for factor in dim:
-                if factor.batch:
-                    continue
-                count *= 1 if factor.time else factor.size
-            continue
-        expr = s.node.expr.xreplace(sizes) if isinstance(s, torch.SymInt) else s
-        count *= int(expr) if getattr(expr, "is_number", True) else int(s.node.hint)
-    return count * value.element_size()
-
-
-def _network(analysis: Analysis, reach: dict[str, dict[int, Reach]]) -> nx.DiGraph:
-    graph = nx.DiGraph()
-    for node in analysis.captured.graph.nodes:
-        if node.name not in analysis.values or node.name in analysis.captured.tensors:
-            continue
-        operation = analysis.operations.get(node.name)
-        attributes: dict[str, Any] = {"op": str(node.target), "verdict": "input"}
-        if operation is not None:
-            attributes |= {
-                "op": operation.place.op,
-                "module": operation.place.module,
-                "source": operation.place.source,
-                "verdict": type(operation.outcome).__name__.lower(),
-            }
-        elif node.op != "placeholder":
-            attributes["verdict"] = "no time"
-        found = max(reach.get(node.name, {}).values(), key=lambda r: r.field or 0, default=None)
-        if found is not None:
-            attributes |= {
-                "stride": str(found.stride),
-                "past": found.past,
-                "future": found.future,
-            }
-        graph.add_node(node.name, **attributes)
-        for operand in node.all_input_nodes:
-            if operand.name in graph:
-                graph.add_edge(operand.name, node.name)
-    return graph

@@ -237,10 +237,8 @@ class PerLength(Net):
 @blocker("stft")
 class ShortTime(Net):
     def mix(self, x: Tensor) -> Tensor:
-        one = torch.ones(4)
-        wave = torch.stft(
-            x[:, 0], 4, 1, window=one, return_complex=True, pad_mode="constant"
-        )  # blocked
+        how = {"window": torch.ones(4), "return_complex": True, "pad_mode": "constant"}
+        wave = torch.stft(x[:, 0], 4, 1, **how)  # blocked
         return wave.abs().mean(1, keepdim=True).expand(-1, 4, -1)
 
 

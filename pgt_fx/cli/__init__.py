@@ -10,6 +10,7 @@ import typer
 
 from pgt_fx.cli.analyze import analyze
 from pgt_fx.cli.demo import demo
+from pgt_fx.cli.doctor import doctor
 from pgt_fx.cli.erf import erf
 from pgt_fx.cli.fuzz import fuzz
 from pgt_fx.cli.train import train
@@ -21,7 +22,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (demo, analyze, verify, train, erf, fuzz):
+for command in (demo, analyze, verify, doctor, train, erf, fuzz):
     app.command()(command)
 
 

@@ -1,0 +1,43 @@
+"""``pgt-fx doctor MODEL``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pgt_fx.cli.models import load
+from pgt_fx.cli.talk import HOLDS, VIOLATED, AsJson, Model, Space, out, refusals, spinner
+from pgt_fx.doctor import examine
+
+
+def doctor(
+    model: Model,
+    space: Space = None,
+    features: Annotated[
+        bool, typer.Option("--features", help="Only stem and stages of a model of the zoo.")
+    ] = False,
+    html: Annotated[
+        Path | None, typer.Option("--html", help="Write a page with the graph drawn too.")
+    ] = None,
+    json_: AsJson = False,
+) -> None:
+    """Why a model is refused, or late: which operators, at which lines, and what to change.
+
+    Exit code 0: it can be made progressive; 1: something stands in the way.
+    """
+    if html is not None and not html.parent.is_dir():
+        raise typer.BadParameter(f"--html: there is no folder {html.parent}")
+    with refusals(), spinner("examining") as step:
+        module, example = load(model, space, features=features)
+        step(f"examining {model}")
+        found = examine(module, example)
+    if html is not None:
+        html.write_text(found.to_html(), encoding="utf-8")
+    if json_:
+        typer.echo(json.dumps(found.to_dict(), indent=2))
+    else:
+        out().print(found)
+    raise typer.Exit(VIOLATED if found.verdict == "refused" else HOLDS)

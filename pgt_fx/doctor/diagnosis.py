@@ -1,0 +1,314 @@
+"""The diagnosis of a model: refused, late, or ready to stream, and why."""
+
+from __future__ import annotations
+
+import io
+import math
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from rich.console import Console, Group
+from rich.table import Table
+from rich.text import Text
+from torch import nn
+
+from pgt_fx.analysis import Analysis, Operation, Value, walk_graph
+from pgt_fx.capture.inputs import TimeDim
+from pgt_fx.compiler import capture_source
+from pgt_fx.doctor import advice
+from pgt_fx.doctor.delay import LookAhead, delay, look_aheads
+from pgt_fx.doctor.picture import Picture, picture
+from pgt_fx.errors import CaptureError, Place
+from pgt_fx.options import Options
+from pgt_fx.progressive import Progressive
+from pgt_fx.reach import reaches
+from pgt_fx.report import size
+from pgt_fx.rules import Reduced, StepOnly
+from pgt_fx.state_size import state_bytes
+
+
+@dataclass(frozen=True)
+class Ahead:
+    """An operator that looks into the future.
+
+    Attributes:
+        name: dotted path in the model, or the operator.
+        what: the operator in short words.
+        frames: how far ahead it looks, by itself.
+        saves: frames by which the outputs would come earlier if it alone looked back only.
+        state_bytes: what it carries, for a batch of one at the example's size; None where the
+            model is refused.
+        source, line: where in the model.
+        change: what to do.
+    """
+
+    name: str
+    what: str
+    frames: int
+    saves: int
+    state_bytes: int | None
+    source: str
+    line: str
+    change: str
+
+
+@dataclass(frozen=True)
+class Mixing:
+    """An operator that needs all of time, or that can't be converted at all.
+
+    Attributes:
+        name: dotted path in the model, or the operator.
+        verdict: "refused", "step" (computed within each step), "running" (exact at the end of the
+            video with pooling="running").
+        reason: why.
+        source, line: where in the model.
+        change: what to do.
+    """
+
+    name: str
+    what: str
+    verdict: str
+    reason: str
+    source: str
+    line: str
+    change: str
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What was found.
+
+    Attributes:
+        model: class of the model.
+        clip: sizes of the example.
+        verdict: "refused" | "within steps" | "late" | "causal".
+        latency: frames that an exact output waits for; None where none is exact, or not known.
+        best: the same if every operator of ``ahead`` looked back only.
+        state_bytes: carried between steps.
+        ahead: operators that look into the future, in the order of the model.
+        mixing: operators that need all of time or are refused, in the order of the model.
+        picture: the graph, coloured by verdict; None where the model could not be captured.
+    """
+
+    model: str
+    clip: list[tuple[int, ...]]
+    verdict: str
+    latency: int | None
+    best: int | None
+    state_bytes: int | None
+    ahead: tuple[Ahead, ...] = ()
+    mixing: tuple[Mixing, ...] = ()
+    picture: Picture | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def summary(self) -> str:
+        """One sentence or two."""
+        refused = sum(m.verdict == "refused" for m in self.mixing)
+        if self.verdict == "refused":
+            where = (
+                f"{refused} operator{'s' * (refused > 1)} stand{'s' * (refused == 1)} in the way"
+            )
+            return f"It can't be made progressive: {where}."
+        if self.verdict == "within steps":
+            inside = sum(m.verdict == "step" for m in self.mixing)
+            who = "1 operator mixes" if inside == 1 else f"{inside} operators mix"
+            return (
+                f"It runs progressively; {who} all of time, computed within each step, so that "
+                "its outputs depend on how the video is cut."
+            )
+        state = f"a state of {size(self.state_bytes or 0)}"
+        if self.verdict == "causal":
+            return f"It streams exactly, without delay, with {state}."
+        late = f"{self.latency} frame{'s' * (self.latency != 1)}"
+        return (
+            f"It streams exactly, {late} late, with {state}; it would be {self.best} late if "
+            "every operator below looked back only."
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data (JSON-able)."""
+        plain = {k: v for k, v in self.__dict__.items() if k not in ("picture", "ahead", "mixing")}
+        return {
+            **plain,
+            "summary": self.summary,
+            "ahead": [asdict(a) for a in self.ahead],
+            "mixing": [asdict(m) for m in self.mixing],
+        }
+
+    def to_html(self) -> str:
+        """A page that needs nothing else."""
+        from pgt_fx.doctor.page import page
+
+        return page(self)
+
+    def __rich__(self) -> Group:
+        clip = ", ".join("×".join(map(str, s)) for s in self.clip)
+        parts: list[Any] = [Text(f"{self.model}, clip {clip}", style="bold"), Text(self.summary)]
+        if self.mixing:
+            parts += [Text(""), _mixing_table(self.mixing)]
+        if self.ahead:
+            parts += [Text(""), _ahead_table(self.ahead)]
+        for number, (change, names) in enumerate(self.changes.items(), 1):
+            parts += [Text(""), Text(f"{number}. {change}", style="bold"), Text(_names(names))]
+        return Group(*parts)
+
+    @property
+    def changes(self) -> dict[str, list[str]]:
+        """What to change, and the operators that it is about."""
+        rows: list[Mixing | Ahead] = [*self.mixing, *self.ahead]
+        out: dict[str, list[str]] = {}
+        for row in rows:
+            if row.change and row.name not in out.setdefault(row.change, []):
+                out[row.change].append(row.name)
+        return out
+
+    def __str__(self) -> str:
+        stream = io.StringIO()
+        Console(file=stream, width=140, color_system=None).print(self)
+        return "\n".join(line.rstrip() for line in stream.getvalue().splitlines())
+
+
+def _names(names: list[str]) -> str:
+    more = f" and {len(names) - 12} more" if len(names) > 12 else ""
+    return "   " + ", ".join(names[:12]) + more
+
+
+def _held(count: int | None) -> str:
+    return "" if count is None else size(count)
+
+
+def _ahead_table(rows: tuple[Ahead, ...]) -> Table:
+    table = Table(
+        title=f"{len(rows)} look into the future", title_justify="left", box=None,
+        header_style="bold",
+    )  # fmt: skip
+    for name in ("operator", "what", "frames ahead", "would save", "state", "line"):
+        table.add_column(name, overflow="fold", justify="right" if name[:0] == "a" else "left")
+    for r in rows:
+        cells = (r.name, r.what, f"+{r.frames}", str(r.saves), _held(r.state_bytes), r.source)
+        table.add_row(*cells)
+    return table
+
+
+def _mixing_table(rows: tuple[Mixing, ...]) -> Table:
+    title = f"{len(rows)} need all of time, or can't be converted"
+    table = Table(title=title, title_justify="left", box=None, header_style="bold")
+    for name in ("operator", "what", "verdict", "reason", "line"):
+        table.add_column(name, overflow="fold")
+    styles = {"refused": "bold red", "step": "yellow", "running": "green"}
+    for r in rows:
+        verdict = Text(r.verdict, style=styles[r.verdict])
+        where = f"{r.source}: {r.line}" if r.verdict == "refused" else r.source
+        table.add_row(r.name, r.what, verdict, r.reason, where)
+    return table
+
+
+def examine(
+    model: nn.Module, example: Any = None, *, time_dim: TimeDim = None, clip_pools: str = "auto"
+) -> Diagnosis:
+    """Look at a model; nothing is converted and nothing raised for a model that can't be.
+
+    Args:
+        model, example, time_dim, clip_pools: as for :func:`pgt_fx.transform`.
+
+    Raises:
+        ClipError, OptionError: for bad arguments.
+    """
+    source = capture_source(model, example, time_dim, clip_pools)
+    clip = [tuple(s) for s in source.spec.shapes if s is not None]
+    name = type(model).__name__
+    training = model.training
+    model.eval()
+    try:
+        captured = source.captured(False)
+        analysis, blockers = walk_graph(captured, source.spec, "wait")
+        state: dict[str, int] = {}
+        latency, total = None, None
+        if not blockers:
+            options = Options(future="wait", pooling="running", strict=False)
+            prog = Progressive(source, options)
+            state = state_bytes(prog._analysis(), prog._program().emitted)
+            latency, total = prog.report.latency, prog.report.state_bytes
+    except CaptureError as error:
+        return _not_captured(name, clip, error)
+    finally:
+        model.train(training)
+    reach = reaches(analysis)
+    looks = look_aheads(analysis, reach)
+    late = delay(analysis, looks)
+    ahead = tuple(
+        _ahead(analysis.operations[n], look, late - delay(analysis, looks, [n]), state)
+        for n, look in looks.items()
+    )
+    gates = _gated(analysis)
+    mixing = [
+        _mixed(operation, operation.node.name in gates)
+        for operation in analysis.operations.values()
+        if isinstance(operation.outcome, (Reduced, StepOnly))
+    ]
+    refused = [
+        Mixing(
+            _name(b.place), b.place.op.removeprefix("aten."), "refused", b.reason,
+            b.place.source, b.place.line, b.remedy,
+        )
+        for b in blockers.values()
+    ]  # fmt: skip
+    verdict = "refused" if refused else _verdict(mixing, late)
+    best = 0 if latency is not None else None
+    frames = {n: math.ceil(look.frames) for n, look in looks.items()}
+    drawn = picture(analysis, blockers, frames, gates)
+    rows = (*refused, *(m for m in mixing if m is not None))
+    return Diagnosis(name, clip, verdict, latency, best, total, ahead, rows, drawn)
+
+
+def _verdict(mixing: list[Mixing], late: int) -> str:
+    if any(m.verdict == "step" for m in mixing):
+        return "within steps"
+    return "late" if late else "causal"
+
+
+def _ahead(operation: Operation, look: LookAhead, saves: int, state: dict[str, int]) -> Ahead:
+    where = operation.place
+    what = getattr(operation.outcome, "what", "")
+    held = state.get(f"@{operation.node.name}", 0) if state else None
+    change = advice.for_look_ahead(operation, look.pad)
+    frames = math.ceil(look.frames)
+    return Ahead(_name(where), what, frames, saves, held, where.source, where.line, change)
+
+
+def _mixed(operation: Operation, gated: bool) -> Mixing:
+    where, outcome = operation.place, operation.outcome
+    verdict = "running" if isinstance(outcome, Reduced) and not gated else "step"
+    reason = getattr(outcome, "reason", "")
+    if isinstance(outcome, Reduced):
+        reason = "is taken over all of time" + (" and combined with single frames" * gated)
+    what = getattr(outcome, "what", "") or where.op.removeprefix("aten.")
+    change = advice.for_mixing(operation, gated)
+    return Mixing(_name(where), what, verdict, reason, where.source, where.line, change)
+
+
+def _gated(analysis: Analysis) -> set[str]:
+    """Reductions over time whose result is combined with single frames again."""
+    out: set[str] = set()
+    for value in analysis.values.values():
+        for one in value if isinstance(value, list) else [value]:
+            if isinstance(one, Value) and one.clock is not None:
+                out |= one.pooled
+    return out
+
+
+def _name(where: Place) -> str:
+    return where.module or where.op.removeprefix("aten.")
+
+
+def _not_captured(name: str, clip: list[tuple[int, ...]], error: CaptureError) -> Diagnosis:
+    place = error.place or Place("")
+    text = str(error)
+    if error.place is not None:
+        text = text.split("\n", 1)[-1].strip()
+    reason, _, change = text.partition("\n")
+    row = Mixing(
+        _name(place) or "capture", place.op or "capture", "refused", reason, place.source,
+        place.line, change.strip() or "write it with tensor operators, or leave it outside",
+    )  # fmt: skip
+    return Diagnosis(name, clip, "refused", None, None, None, (), (row,))

@@ -1,0 +1,69 @@
+"""How many bytes each operator carries from step to step."""
+
+from __future__ import annotations
+
+import sympy
+import torch
+from torch import Tensor, fx
+
+from pgt_fx.analysis import Analysis
+from pgt_fx.emit import Emitted
+from pgt_fx.plan import AlignItem, PoolItem, WindowItem, plan
+
+
+def state_bytes(analysis: Analysis, emitted: Emitted) -> dict[str, int]:
+    """Bytes carried per slot once a stream is under way, at the example's size and batch 1; under
+    ``"@" + name`` those of all slots of a captured node."""
+    ratio = analysis.spec.ratio
+    sizes = _example_sizes(analysis)
+    lengths: dict[str, int] = {}
+    for n in range(160, 160 + 32):
+        before, after = (tuple(m * r for r in ratio) for m in (n, n + 1))
+        work = plan(emitted.schedulable, before, after, False)
+        for slot, due in work.due.items():
+            keep = getattr(due, "keep", (0, 1))
+            lengths[slot] = max(lengths.get(slot, 0), keep[1] - keep[0])
+    out: dict[str, int] = {}
+    for slot, item in emitted.schedulable.items.items():
+        node = emitted.origin[slot]
+        reduced = isinstance(item, PoolItem) and item.running
+        per_element = _element_bytes(analysis, node, sizes, pooled=reduced)
+        law_is_free = isinstance(item, (WindowItem, AlignItem)) and lengths.get(slot, 0) <= 0
+        out[slot] = 0 if law_is_free else per_element * max(0, lengths.get(slot, 0))
+    for slot, owner in emitted.owner.items():
+        out[f"@{owner}"] = out.get(f"@{owner}", 0) + out[slot]
+    return out
+
+
+def _example_sizes(analysis: Analysis) -> dict[sympy.Symbol, int]:
+    """Size symbols of the capture -> the example's sizes, with a batch of one."""
+    out: dict[sympy.Symbol, int] = {}
+    for node in analysis.captured.graph.nodes:
+        leaf = analysis.captured.inputs.get(node.name) if node.op == "placeholder" else None
+        if leaf is None or not isinstance(node.meta.get("val"), Tensor):
+            continue
+        shape = analysis.spec.shapes[leaf] or ()
+        for d, s in enumerate(node.meta["val"].shape):
+            if isinstance(s, torch.SymInt) and isinstance(s.node.expr, sympy.Symbol):
+                out[s.node.expr] = 1 if d == 0 else shape[d]
+    return out
+
+
+def _element_bytes(
+    analysis: Analysis, node: fx.Node, sizes: dict[sympy.Symbol, int], *, pooled: bool
+) -> int:
+    """Bytes of one element along time (of the whole value when it is pooled)."""
+    value = node.meta["val"]
+    layout = analysis.value(node).layout or ()
+    count = 1
+    for dim, s in zip(layout, value.shape, strict=True):
+        timed = any(f.time for f in dim)
+        if timed and not pooled:
+            for factor in dim:
+                if factor.batch:
+                    continue
+                count *= 1 if factor.time else factor.size
+            continue
+        expr = s.node.expr.xreplace(sizes) if isinstance(s, torch.SymInt) else s
+        count *= int(expr) if getattr(expr, "is_number", True) else int(s.node.hint)
+    return count * value.element_size()
