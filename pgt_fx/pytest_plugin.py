@@ -1,8 +1,8 @@
 """``pytest --pgt-model package.module:factory``: one test for each promise of a model.
 
-The factory makes an ``nn.Module``, or a pair of one and an example clip; names of the zoo will do
-as well. ``--pgt-causal`` takes models that are meant to be causal as they are. Options may stand in
-the project's configuration:
+The factory makes an ``nn.Module``, a pair of one and an example clip, or what ``pgt_fx.transform``
+returned, with options of its own; names of the zoo will do as well. ``--pgt-causal`` takes models
+that are meant to be causal as they are. Options may stand in the project's configuration:
 
     [tool.pytest.ini_options]
     pgt_models = ["package.module:factory"]
@@ -143,11 +143,11 @@ class Progressive(ModelTests):
         return [name for name, *_ in CHECKS]
 
     def make(self) -> Any:
-        from pgt_fx.compiler import transform
+        from pgt_fx.cli.models import progressive
         from pgt_fx.verification.session import Session
 
         settings = self.settings()
-        prog = transform(*self.load())
+        prog = progressive(*self.load())
         return Session(prog, self.config.getoption("--pgt-chunkings"), **settings)
 
     def check(self, name: str) -> Check:

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+import pgt_fx
+
 CLIP = torch.zeros(1, 3, 8)
 
 
@@ -70,3 +72,21 @@ def blind() -> tuple[nn.Module, Tensor]:
 
 def whole() -> tuple[nn.Module, Tensor]:
     return nn.Sequential(nn.Conv1d(3, 4, 3), nn.AdaptiveAvgPool1d(1), nn.Flatten()), CLIP
+
+
+def transformed() -> nn.Module:
+    torch.manual_seed(0)
+    layers = nn.Conv1d(3, 4, 3, padding=1), nn.Tanh(), nn.Conv1d(4, 4, 3, padding=1)
+    return pgt_fx.transform(nn.Sequential(*layers), CLIP, operator="pmco")
+
+
+def channels_last() -> tuple[nn.Module, Tensor]:
+    class Last(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = both_ways()[0]
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.net(x.transpose(1, 2)).transpose(1, 2)
+
+    return Last(), torch.zeros(1, 8, 3)

@@ -528,15 +528,18 @@ def caught(found: Verification) -> set[str]:
 def table(markdown: bool) -> str:
     """Mutant × check: X where it is caught, (X) by the check that ought to."""
     names = [c[0] for c in CHECKS[1:]]
-    rows = []
-    for one in MUTANTS:
-        ids = caught(verify(one))
-        marks = ["(X)" if n == one.check and n in ids else "X" if n in ids else "" for n in names]
-        rows.append([one.name, *marks])
+    found = [(one, caught(verify(one))) for one in MUTANTS]
     if markdown:
-        head = ["mutant", *names]
-        lines = [head, ["---"] * len(head), *rows]
-        return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+        lines = ["| planted fault | caught by | and by |", "|---|---|---|"]
+        for one, ids in found:
+            ought = f"`{one.check}`" if one.check in ids else f"**not** by `{one.check}`"
+            others = ", ".join(f"`{n}`" for n in names if n in ids - {one.check})
+            lines.append(f"| {one.name} | {ought} | {others} |")
+        return "\n".join(lines)
+    rows = [
+        [one.name, *("(X)" * (n == one.check) or "X" if n in ids else "" for n in names)]
+        for one, ids in found
+    ]
     legend = [f"{chr(97 + i)} = {n}" for i, n in enumerate(names)]
     width = max(len(r[0]) for r in rows)
     lines = [" " * width + " " + "".join(f"{chr(97 + i):^4}" for i in range(len(names)))]

@@ -242,3 +242,29 @@ def test_verify_causal(here: str) -> None:
 def test_verify_refuses_bad_arguments(here: str, args: tuple[str, ...], words: str) -> None:
     result = run("verify", *args)
     assert result.exit_code == 2 and words in said(result), result.output
+
+
+def test_a_factory_may_transform_its_model_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(Path(__file__).parent)
+    args = ("--chunkings", "1", "--check", "context")
+    result = run("verify", "models_for_ci:transformed", *args)
+    assert result.exit_code == 0 and "2 promises hold" in result.output, result.output
+
+
+@pytest.mark.parametrize("command", ["verify", "doctor", "analyze"])
+def test_the_time_dimension_can_be_given(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(Path(__file__).parent)
+    name = "models_for_ci:channels_last"
+    assert run(command, name, "--time-dim", "1").exit_code == 0
+    assert run(command, name).exit_code != 0
+
+
+def test_a_certificate_knows_the_time_dimension(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(Path(__file__).parent)
+    path = str(tmp_path / "c.json")
+    args = ("--time-dim", "1", "--check", "reset", "--save", path)
+    assert run("verify", "models_for_ci:channels_last", *args).exit_code == 0
+    again = run("verify", "--certificate", path)
+    assert again.exit_code == 0 and "still holds" in again.output, again.output

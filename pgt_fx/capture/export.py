@@ -20,7 +20,7 @@ from torch import Tensor, fx, nn
 from torch.export import Dim
 from torch.utils import _pytree as pytree
 
-from pgt_fx.capture.inputs import ClipSpec, resized
+from pgt_fx.capture.inputs import ClipSpec, axis_hint, resized
 from pgt_fx.capture.lines import OURS, place_of, short, watching
 from pgt_fx.capture.probe import clip_pools, probe, quiet, unchanged
 from pgt_fx.capture.spelling import Spelling
@@ -218,7 +218,7 @@ def _sizes(
         f"the model runs at {spec.lengths} frames and at no other length tried ({lengths}): "
         f"{type(error).__name__}: {' '.join(str(error).split())[:300]}\n"
         "A table, a layer or a reshape in it has one entry per frame of the clip. Pass the part of "
-        "the model in front of it, or replace it by one that takes any length.",
+        "the model in front of it, or replace it by one that takes any length." + axis_hint(spec),
         place_of(error),
     ) from error
 

@@ -160,6 +160,23 @@ def read_example(example: Any, time_dim: TimeDim = None) -> tuple[ClipSpec, list
     return ClipSpec(spec, shapes, dtypes, tuple(times)), leaves
 
 
+#: Sizes of an axis that is taken for channels where the layout must be told from the shape.
+CHANNELS = (1, 2, 3, 4)
+
+
+def axis_hint(spec: ClipSpec) -> str:
+    """A word on the time axis, where it was guessed between two that look alike."""
+    for i in spec.paths:
+        shape = spec._shape(i)
+        if len(shape) == 5 and shape[1] in CHANNELS and shape[2] in CHANNELS:
+            other = 1 if spec._time(i) == 2 else 2
+            return (
+                f" Or time is another axis: of the clip {shape} axis {spec._time(i)} was taken for "
+                f"time; if it is axis {other}, pass time_dim={other}."
+            )
+    return ""
+
+
 def _time_of(x: Tensor, wanted: int | None) -> int | None:
     if wanted is not None:
         if not -x.dim() <= wanted < x.dim():
@@ -168,8 +185,7 @@ def _time_of(x: Tensor, wanted: int | None) -> int | None:
             raise ClipError(f"time_dim={wanted}: the example has {x.dim()} dimensions")
         return wanted % x.dim()
     if x.dim() == 5:
-        channels = {1, 2, 3, 4}
-        if x.shape[2] in channels and x.shape[1] not in channels:
+        if x.shape[2] in CHANNELS and x.shape[1] not in CHANNELS:
             return 1
         return 2
     if x.dim() == 3 and x.is_floating_point():

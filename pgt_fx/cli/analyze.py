@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.syntax import Syntax
 
 import pgt_fx
 from pgt_fx.cli.models import load
-from pgt_fx.cli.talk import AsJson, Model, Space, out, refusals, spinner
+from pgt_fx.cli.talk import AsJson, Model, Space, TimeDim, out, refusals, spinner
 
 
 def analyze(
     model: Model,
     json_: AsJson = False,
     space: Space = None,
+    time_dim: TimeDim = None,
     code: Annotated[bool, typer.Option(help="Print the generated code of one step too.")] = False,
 ) -> None:
     """What a model does along time: receptive field, stride, look-ahead, state, verdicts."""
@@ -25,7 +26,8 @@ def analyze(
         step(f"analyzing {model}")
         # Of the policies the one under which outputs can be the model's own, so that the report
         # says whether they are.
-        prog = pgt_fx.transform(module, example, future="wait", pooling="running", strict=False)
+        options: dict[str, Any] = {"future": "wait", "pooling": "running", "strict": False}
+        prog = pgt_fx.transform(module, example, time_dim=time_dim, **options)
         report, listing = prog.report, prog.code if code else ""
     if json_:
         data = report.to_dict() | ({"code": listing} if code else {})

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from pgt_fx.cli.models import load
-from pgt_fx.cli.talk import HOLDS, VIOLATED, AsJson, Model, Space, out, refusals, spinner
+from pgt_fx.cli.talk import HOLDS, VIOLATED, AsJson, Model, Space, TimeDim, out, refusals, spinner
 from pgt_fx.doctor import examine
 
 
@@ -23,6 +23,7 @@ def doctor(
         Path | None, typer.Option("--html", help="Write a page with the graph drawn too.")
     ] = None,
     json_: AsJson = False,
+    time_dim: TimeDim = None,
 ) -> None:
     """Why a model is refused, or late: which operators, at which lines, and what to change.
 
@@ -33,7 +34,7 @@ def doctor(
     with refusals(), spinner("examining") as step:
         module, example = load(model, space, features=features)
         step(f"examining {model}")
-        found = examine(module, example)
+        found = examine(module, example, time_dim=time_dim)
     if html is not None:
         html.write_text(found.to_html(), encoding="utf-8")
     if json_:

@@ -13,6 +13,8 @@ import typer
 from torch import nn
 
 from pgt_fx import zoo
+from pgt_fx.compiler import transform
+from pgt_fx.progressive import Progressive
 
 
 def load(
@@ -47,6 +49,13 @@ def load(
             "and an example clip"
         )
     return made.eval(), example
+
+
+def progressive(module: nn.Module, example: Any, time_dim: int | None = None) -> Progressive:
+    """What is to be measured: a factory may have transformed its model itself, with options."""
+    if isinstance(module, Progressive):
+        return module
+    return transform(module, example, strict=False, time_dim=time_dim)
 
 
 def _import(name: str) -> Any:

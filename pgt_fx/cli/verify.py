@@ -13,7 +13,7 @@ import torch
 import typer
 
 import pgt_fx
-from pgt_fx.cli.models import load
+from pgt_fx.cli.models import load, progressive
 from pgt_fx.cli.talk import (
     HOLDS,
     UNCHECKED,
@@ -21,6 +21,7 @@ from pgt_fx.cli.talk import (
     AsJson,
     Space,
     Threads,
+    TimeDim,
     out,
     refusals,
     set_threads,
@@ -87,6 +88,7 @@ def verify(
     chunkings: Annotated[int, typer.Option(min=1, help="Random cuts of the video.")] = 5,
     seed: Annotated[int, typer.Option(help="Of the videos, cuts and redrawn norms.")] = 0,
     dtype: Annotated[Precision, typer.Option(help="What to compute in.")] = Precision.float64,
+    time_dim: TimeDim = None,
     threads: Threads = None,
 ) -> None:
     """Measure the promises of a model; exit code 0: they hold, 1: violated, 2: not checked."""
@@ -104,18 +106,18 @@ def verify(
     for path in [*outputs, *([save] if save else [])]:
         if not path.parent.is_dir():
             raise typer.BadParameter(f"{path}: there is no folder {path.parent}")
-    given = {"model": model, "space": space or 64, "features": features}
+    given = {"model": model, "space": space or 64, "features": features, "time_dim": time_dim}
     with refusals(), spinner("building") as step:
         module, example = load(model, space or 64, features=features)
         kind = getattr(torch, dtype.value)
         if causal:
             step(f"measuring {model}")
             with _told(model, outputs):
-                found = verify_causal(module, example, seed=seed, dtype=kind)
+                found = verify_causal(module, example, time_dim=time_dim, seed=seed, dtype=kind)
         else:
             step(f"turning {model} progressive")
             with _told(model, outputs):
-                prog = pgt_fx.transform(module, example)
+                prog = progressive(module, example, time_dim)
                 found = pgt_fx.verify(
                     prog,
                     checks=check or None,
@@ -178,8 +180,9 @@ def _again(path: Path, model: str | None, form: Format, outputs: list[Path]) -> 
         except OSError as error:
             raise typer.BadParameter(f"--certificate: {error.strerror}: {path}") from None
         name, module, example = _certified(certificate, model)
+        given_dim = certificate.data["model"]["given"].get("time_dim")
         step(f"turning {name} progressive")
-        prog = pgt_fx.transform(module, example, strict=False)
+        prog = progressive(module, example, given_dim)
         step(f"measuring {name}")
         found, contradictions, notes = certificate.recheck(prog)
     _show(found, form, outputs)

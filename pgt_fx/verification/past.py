@@ -18,7 +18,8 @@ from pgt_fx.verification.subject import Subject
 
 
 def context(check: Check, subject: Subject, chunkings: int) -> Check:
-    """Every windowed operator is watched: what it was given, and what it handed on.
+    """Operators of kernel 3, stride 1 and padding 1, the paper's, are watched: what each was given,
+    and what it handed on.
 
     c_p = (1-m)·g(what it saw in step p) + m·c_{p-1} (PGT paper, section 3.2).
     """
@@ -32,7 +33,7 @@ def context(check: Check, subject: Subject, chunkings: int) -> Check:
         subject.run(prog, subject.main, chunks)
     detail = f"{watch.compared} contexts of {len(watch.names)} operators, steps {chunks}"
     if not watch.compared:
-        return replace(check, detail=f"{detail}: no operator has a past")
+        return replace(check, detail=f"{detail}: none of kernel 3, stride 1, padding 1")
     bound = subject.exact_bound
     detail += f"; worst in {watch.where}" if watch.worst > bound else ""
     return replace(check, ok=watch.worst <= bound, measured=watch.worst, bound=bound, detail=detail)
