@@ -40,7 +40,7 @@ def written(tmp_path: Path) -> Path:
 def test_it_says_what_was_checked_on_what_and_how(written: Path) -> None:
     data = json.loads(written.read_text())
     assert data["settings"]["seed"] == 3 and data["settings"]["chunkings"] == 2
-    assert data["settings"]["dtype"] == "float64"
+    assert data["settings"]["dtype"] == "float64" and data["settings"]["device"] == "cpu"
     assert set(data["settings"]["checks"]) == {*CHECKS, "time-sensitive"}
     assert data["versions"]["torch"] == torch.__version__
     assert data["ok"] is True and len(data["checks"]) == len(CHECKS) + 1

@@ -115,6 +115,9 @@ class Certificate:
             out.append("it was measured on a video of its own; this time on noise")
         if self.data["model"]["weights"] != found.record["model"]["weights"]:
             out.append("the weights are others than those certified")
+        before, now = (r["settings"].get("device") for r in (self.data, found.record))
+        if before != now:
+            out.append(f"it was measured on {before}, this time on {now}")
         versions = found.record["versions"]
         for name, was in self.data["versions"].items():
             if versions.get(name) != was:

@@ -7,6 +7,7 @@ an operator whose operands were still right.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable
 from fractions import Fraction
 from typing import Any
@@ -41,7 +42,9 @@ def locate(check: Check, subject: Subject, chunkings: int) -> str:
     except Exception as error:
         # The model is broken: that it can't be looked into must not hide what was found.
         prog, name = getattr(error, "pgt_node", (None, ""))
-        return f"{place_of(prog, name)}: it raises" if prog is not None else ""
+        with contextlib.suppress(Exception):
+            return f"{place_of(prog, name)}: it raises" if prog is not None else ""
+        return ""
 
 
 # -- two runs that should be the same ------------------------------------------------------------

@@ -17,7 +17,7 @@ from pgt_fx.verification.promises import CHECKS, ROUNDED
 from pgt_fx.verification.record import record_of
 from pgt_fx.verification.result import Check, Verification
 from pgt_fx.verification.subject import Subject
-from pgt_fx.verification.videos import first_line, short
+from pgt_fx.verification.videos import device_of, first_line, short
 
 RAISED = (PgtError, RuntimeError, ValueError, TypeError, LookupError, AttributeError)
 
@@ -49,6 +49,7 @@ class Session:
             "redraw_norms": redraw_norms,
             "frames": frames,
             "video": "noise" if video is None else "given",
+            "device": str(device_of(prog)),
         }
         self.subject = Subject(prog, dtype, seed, redraw_norms, video, frames)
         self.name = type(prog._source.model).__name__
