@@ -16,10 +16,11 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode, resolve_name
 from torch.utils import _pytree as pytree
 
+import pgt_fx
 from pgt_fx.errors import Place
 
 # Frames of torch and of this package are not the model's own.
-OURS = tuple(os.path.dirname(f) + os.sep for f in (torch.__file__, os.path.dirname(__file__)))
+OURS = tuple(os.path.dirname(f) + os.sep for f in (torch.__file__, pgt_fx.__file__))
 
 
 def short(path: str) -> str:
