@@ -56,7 +56,7 @@ def test_a_sound_case_holds(dtype: str, options: dict[str, str], head: str) -> N
     "name, future, words",
     [
         ("tail shifted by one element", "wait", "differs by"),
-        ("padding put again at every step", "wait", ""),
+        ("padding put again at every step", "wait", "chunks"),
         ("uninitialised memory in the tail", "wait", "other bits"),
         ("state is a view of the activation", "wait", "is a view"),
         ("exact set too wide", "zero", "is named exact"),

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from hypothesis import assume, event, given, settings
 from hypothesis import strategies as st
 from oracles import ends, error_per_frame, relative_error, sensitive_to_time, stitch
-from test_random_graphs import EXACT, NOISE, draw_chunks, example_frames
+from test_random_graphs import EXACT, NOISE, draw_chunks
 from torch import Tensor, nn
 
 import pgt_fx
@@ -154,7 +154,7 @@ def test_exact_frames_account_for_the_changed_context(operator: Any, data: st.Da
     frames = least + data.draw(st.integers(0, 40), label="extra frames")
     model, x = strategies.build(spec), strategies.video(spec, frames)
     assume(frames > 1 and sensitive_to_time(model, x))
-    example = strategies.video(spec, example_frames(spec), seed=9)
+    example = strategies.video(spec, strategies.example_frames(spec), seed=9)
     prog = pgt_fx.transform(model, example, time_dim=2, operator=operator)
     with torch.no_grad():
         whole = model(x)

@@ -11,7 +11,7 @@ import torch
 import pgt_fx
 from pgt_fx import zoo
 
-FAST = ("r3d_18",)
+FAST = ("slow_r50",)
 NAMES = [pytest.param(name, marks=[] if name in FAST else pytest.mark.slow) for name in zoo.names()]
 
 
