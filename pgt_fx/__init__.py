@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pgt_fx import errors
     from pgt_fx.compiler import analyze, transform
-    from pgt_fx.options import MarkovOperator
+    from pgt_fx.options import AttentionMemory, MarkovOperator
     from pgt_fx.progressive import Progressive
     from pgt_fx.report import Report
     from pgt_fx.schedule import DPR, Schedule
@@ -22,6 +22,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "DPR",
+    "AttentionMemory",
     "MarkovOperator",
     "Progressive",
     "Report",
@@ -35,6 +36,7 @@ __all__ = [
 #: Name -> module that has it. Fetched when first used: the pytest plugin is loaded in every test
 #: run of an environment, and must not import torch for those that have nothing to do with it.
 _FROM = {
+    "AttentionMemory": "pgt_fx.options",
     "DPR": "pgt_fx.schedule",
     "MarkovOperator": "pgt_fx.options",
     "Progressive": "pgt_fx.progressive",

@@ -4,99 +4,45 @@ verdict. No tensor is computed.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 
+from pgt_fx.capture.attention import NOTE
 from pgt_fx.capture.export import Captured, place
 from pgt_fx.capture.inputs import ClipSpec
-from pgt_fx.errors import BlockedError, Blocker, Place
-from pgt_fx.layout import Axis, Factor, Layout, LayoutError, axis_of, plain, time_dims
-from pgt_fx.rules import RULES, OpView, Outcome, Reduced, Refusal, StepOnly, Windowed
-from pgt_fx.timeline import Clock, InputClock, JoinClock, LawClock, moments, same
+from pgt_fx.capture.lengths import STEPS, Lengths
+from pgt_fx.errors import BlockedError, Blocker
+from pgt_fx.layout import Factor, Layout, LayoutError, plain, time_dims
+from pgt_fx.rules import (
+    RULES,
+    Concatenated,
+    Local,
+    OpView,
+    Outcome,
+    Reduced,
+    Refusal,
+    Scanned,
+    StepOnly,
+    Windowed,
+)
+from pgt_fx.rules.pointwise import CLIP_TABLE, LENGTH_TABLE
+from pgt_fx.rules.registry import MergedTime
+from pgt_fx.tables import Table, check_shifts, read_table
+from pgt_fx.timeline import (
+    Clock,
+    ConcatClock,
+    InputClock,
+    JoinClock,
+    LawClock,
+    Part,
+    moments,
+    same,
+)
+from pgt_fx.values import Analysis, Operation, SizeAtHand, Value
 
-
-@dataclass
-class Value:
-    """Timeline of one value of the graph.
-
-    Attributes:
-        layout: axes; None where the value is no tensor.
-        clock: how many elements exist when; None for a value without a time axis.
-        pooled: names of the reductions over time that the value depends on, through which it
-            has one element per step.
-        guessed: behind a blocker: the timeline was made up to go on looking for more.
-    """
-
-    layout: Layout | None
-    clock: Clock | None = None
-    pooled: frozenset[str] = frozenset()
-    guessed: bool = False
-
-    @property
-    def timed(self) -> bool:
-        return self.clock is not None
-
-
-@dataclass
-class Operation:
-    """What the analysis found of one node.
-
-    Attributes:
-        outcome: what the rule answered.
-        value: timeline of the result; a list for several results.
-        joins: operands with time whose clocks differ: each gets an aligner.
-        place: where in the user's model.
-    """
-
-    node: fx.Node
-    outcome: Outcome
-    value: Value | list[Value]
-    place: Place
-    joins: tuple[fx.Node, ...] = ()
-    joined: Clock | None = None
-
-
-@dataclass
-class Analysis:
-    """Timelines of all values, operations in order, and the model's outputs.
-
-    Attributes:
-        values: node name -> timeline (a list for several results).
-        operations: node name -> operation, for nodes with at least one operand that has time.
-        outputs: nodes (or constants) that the model returns, flat.
-    """
-
-    captured: Captured
-    spec: ClipSpec
-    future: str
-    values: dict[str, Value | list[Value]] = field(default_factory=dict)
-    operations: dict[str, Operation] = field(default_factory=dict)
-    outputs: list[Any] = field(default_factory=list)
-
-    def value(self, node: fx.Node) -> Value:
-        """Timeline of a node with a single result."""
-        found = self.values[node.name]
-        if isinstance(found, list):
-            raise Refusal("several results are used as one")
-        return found
-
-    def timed(self, node: fx.Node) -> bool:
-        """Whether a node has a time axis, in one of its results at least."""
-        found = self.values[node.name]
-        return any(v.timed for v in (found if isinstance(found, list) else [found]))
-
-    def streams(self, node: fx.Node) -> list[fx.Node]:
-        """Operands with time."""
-        return [n for n in node.all_input_nodes if self.timed(n)]
-
-    def axis(self, node: fx.Node) -> Axis:
-        layout = self.value(node).layout
-        if layout is None:
-            raise LayoutError("no tensor")
-        return axis_of(layout)
+__all__ = ["Analysis", "Operation", "SizeAtHand", "Value", "analyze_graph", "walk_graph"]
 
 
 def analyze_graph(captured: Captured, spec: ClipSpec, future: str) -> Analysis:
@@ -122,7 +68,26 @@ def walk_graph(
     walk = _Walk(Analysis(captured, spec, future))
     for node in captured.graph.nodes:
         walk.visit(node)
+    walk.analysis.lengths = _lengths(walk.analysis)
     return walk.analysis, walk.blockers
+
+
+def _lengths(analysis: Analysis) -> Lengths:
+    """Lengths of video at which the model's Python goes the way that was captured, and at which
+    every view that takes frames in groups finds whole groups."""
+    allowed, clip = analysis.captured.lengths, min(analysis.spec.lengths)
+    groups: list[tuple[Clock, int]] = []
+    for operation in analysis.operations.values():
+        outcome = operation.outcome
+        if isinstance(outcome, Windowed) and outcome.groups and operation.clock is not None:
+            groups.append((operation.clock, outcome.groups))
+    for step in STEPS:
+        lengths = range(clip % step or step, 129, step)
+        at = [tuple(n * r for r in analysis.spec.ratio) for n in lengths if n >= allowed.least]
+        if all(clock.at(n, True).total % size == 0 for n in at for clock, size in groups):
+            step = max(step, allowed.step)
+            return Lengths(allowed.least, step, clip % step)
+    return allowed
 
 
 REMEDY = "replace it by an operator with a finite window, or leave it outside the model"
@@ -183,16 +148,103 @@ class _Walk:
                 "register one with pgt_fx.rules.rule, or move the operator out of the model",
             )
         view = OpView(node, lambda n: self._layout(n))
-        outcome = rule(view)
+        try:
+            outcome = rule(view)
+        except MergedTime as merged:
+            self._set_apart(node, merged)
+            self._call(node)
+            return
+        if isinstance(outcome, Concatenated):
+            self._concatenation(node, outcome)
+            return
+        tables = tuple(n for n in dict.fromkeys(view.tensors) if self._table(n))
+        outcome = self._beside_tables(node, outcome, tables)
         self._sizes_without_time(node, outcome)
         joins, clock = self._join(node, view, outcome)
-        operation = Operation(node, outcome, Value(None), place(node))
+        operation = Operation(node, outcome, Value(None), place(node), tables=tables, clock=clock)
         if joins:
             operation.joins, operation.joined = joins, clock
         operation.value = self._result(node, outcome, clock, pooled)
         self.analysis.values[node.name] = operation.value
         self.analysis.operations[node.name] = operation
         self._check(node, operation.value)
+
+    def _set_apart(self, node: fx.Node, merged: MergedTime) -> None:
+        """Write the elements merged with time as elements of time, in front of the operator."""
+        operand, dim = merged.operand, merged.dim
+        graph, value = self.analysis.captured.graph, operand.meta["val"]
+        with graph.inserting_before(node):
+            parts = graph.call_function(
+                torch.ops.aten.unflatten.int, (operand, dim, [-1, merged.entries])
+            )
+            whole = graph.call_function(torch.ops.pgt_fx.interleave.default, (parts, dim))
+        count = value.shape[dim] // merged.entries
+        parts.meta = {**node.meta, "val": value.unflatten(dim, (count, merged.entries))}
+        whole.meta = {**node.meta, "val": value}
+        node.replace_input_with(operand, whole)
+        self.visit(parts)
+        self.visit(whole)
+
+    def _concatenation(self, node: fx.Node, outcome: Concatenated) -> None:
+        """Parts of known length, then a stream: a clock of its own, and nothing to align."""
+        parts = tuple(self._part(n, k) for n, k in zip(outcome.parts, outcome.lengths, strict=True))
+        clock = ConcatClock(parts)
+        streams = [self.analysis.value(n) for n in outcome.parts]
+        pooled = frozenset().union(*(v.pooled for v in streams if v.timed))
+        value = Value(outcome.layout, clock, pooled)
+        self.analysis.values[node.name] = value
+        self.analysis.operations[node.name] = Operation(
+            node, outcome, value, place(node), clock=clock
+        )
+        self._check(node, value)
+
+    def _part(self, node: fx.Node, length: int | None) -> Part:
+        value = self.analysis.value(node)
+        if value.timed or not value.pooled:
+            return Part(value.clock, length)
+        clocks = []
+        for name in value.pooled:
+            operation = self.analysis.operations[name]
+            if not isinstance(operation.outcome, Reduced) or operation.outcome.how != "first":
+                raise Refusal(
+                    "puts a value that is pooled over time in front of the frames",
+                    "pool over a constant number of frames",
+                )
+            clocks += [self.analysis.value(s).clock for s in self.analysis.streams(operation.node)]
+        if len(clocks) != 1 or clocks[0] is None:
+            raise Refusal("puts a value made of several frames in front of the frames")
+        self.analysis.apart |= value.pooled
+        return Part(clocks[0], length, first=True)
+
+    def _table(self, node: fx.Node) -> Table | None:
+        found = self.analysis.values[node.name]
+        return None if isinstance(found, list) else found.table
+
+    def _beside_tables(
+        self, node: fx.Node, outcome: Outcome, tables: tuple[fx.Node, ...]
+    ) -> Outcome:
+        """What an operator with a table among its operands does from step to step."""
+        kinds = {found.kind for n in tables if (found := self._table(n)) is not None}
+        if kinds and not isinstance(outcome, (Local, Scanned, StepOnly)):
+            raise Refusal(
+                "a table made from the number of frames stands where a weight or the video should",
+                "combine it with the video by an elementwise operator",
+            )
+        if kinds & {"clip", "prefix"} and isinstance(outcome, (Local, Scanned)):
+            keys = outcome.keys if isinstance(outcome, Scanned) else ()
+            restarts = isinstance(outcome, Local) and "clip" not in kinds
+            reason = LENGTH_TABLE if "clip" in kinds else CLIP_TABLE
+            outcome = StepOnly(
+                outcome.layout, reason, args=outcome.args, keys=keys, restarts=restarts
+            )
+        remembers = isinstance(outcome, Scanned) or bool(getattr(outcome, "keys", ()))
+        if NOTE in node.meta or remembers:
+            for n in tables:
+                found = self._table(n)
+                if found is not None and found.kind == "pairs":
+                    layout = self._layout(n) or ()
+                    check_shifts(node.meta[NOTE].constants, n, layout)
+        return outcome
 
     def _written_to_time(self, node: fx.Node) -> bool:
         """Whether an operator that writes through a view writes into a tensor with time."""
@@ -226,15 +278,27 @@ class _Walk:
             )
         tensors = list(result) if isinstance(result, (list, tuple)) else [result]
         behind = self._behind_a_blocker(node)  # told where it was made
-        for tensor in tensors if not behind else ():
-            if isinstance(tensor, Tensor) and any(
-                self.analysis.captured.has_time(s) for s in tensor.shape
-            ):
+        timed = any(
+            self.analysis.captured.has_time(s)
+            for t in tensors
+            if isinstance(t, Tensor)
+            for s in t.shape
+        )
+        tables = [t for n in node.all_input_nodes if (t := self._table(n)) is not None]
+        if timed and not behind:
+            if pooled:
                 raise Refusal(
-                    "makes a tensor with one entry per frame of the video (a position table, a "
-                    "mask, a counter)",
-                    "compute it outside the model and pass it as an input with a time axis",
+                    "makes a tensor with one entry per frame from a value pooled over time"
                 )
+            layout, table = read_table(self.analysis.captured, node, tables, self._layout)
+            self.analysis.values[node.name] = Value(layout, table=table)
+            return
+        if tables and not behind:
+            raise Refusal(
+                "takes all entries of a table with one per frame together: what comes out depends "
+                "on the length of the video",
+                "keep one entry per frame",
+            )
         values = [
             Value(plain([_hint(s) for s in t.shape]), None, pooled, guessed=behind)
             if isinstance(t, Tensor)
@@ -259,10 +323,25 @@ class _Walk:
             items = given if isinstance(given, (list, tuple)) else [given]
             for item in items:
                 if isinstance(item, fx.Node) and item.meta.get("pgt_time"):
+                    at = self._keys_at_hand(node, outcome, item)
+                    if at is not None and given is item:
+                        outcome.args[argument.name] = SizeAtHand(at)
+                        continue
                     raise Refusal(
                         f"its argument {argument.name} is computed from the length of the video",
                         "derive it from the shape of the tensor at hand, or use a reduction",
                     )
+
+    def _keys_at_hand(self, node: fx.Node, outcome: Outcome, item: fx.Node) -> int | None:
+        """The dimension of an attention map whose number of keys a size is (a mean over them)."""
+        layout = getattr(outcome, "layout", None)
+        size, value = item.meta["val"], node.meta["val"]
+        if not isinstance(layout, tuple) or not isinstance(value, Tensor):
+            return None
+        for d in time_dims(layout, 2):
+            if isinstance(size, torch.SymInt) and str(value.shape[d]) == str(size):
+                return d
+        return None
 
     def _join(
         self, node: fx.Node, view: OpView, outcome: Outcome
@@ -275,7 +354,13 @@ class _Walk:
         for clock in found:
             if not any(same(clock, other, self.ratio) for other in distinct):
                 distinct.append(clock)
-        commit = isinstance(outcome, (Reduced, StepOnly)) and self._provisional(found[0])
+        if len(distinct) > 1 and any(time_dims(self._layout(n) or (), 2) for n in operands):
+            raise Refusal(
+                "the values of an attention are later than its queries and keys",
+                "compute all three from one tensor without convolutions along time between them",
+            )
+        commits = isinstance(outcome, (Reduced, Scanned, StepOnly))
+        commit = commits and self._provisional(found[0])
         if len(distinct) == 1 and not commit:
             return (), found[0]
         return tuple(operands), JoinClock(tuple(distinct), commit=commit)
@@ -296,7 +381,7 @@ class _Walk:
         for layout in layouts:
             timed = layout is not None and bool(time_dims(layout, 1))
             extra = pooled
-            if layout is not None and not timed and isinstance(outcome, StepOnly):
+            if layout is not None and not timed and isinstance(outcome, (Scanned, StepOnly)):
                 extra = pooled | {node.name}
             values.append(Value(layout, clock if timed else None, extra))
         return values if isinstance(outcome.layout, list) else values[0]
@@ -341,11 +426,12 @@ class _Walk:
             if not isinstance(tensor, Tensor):
                 values.append(Value(None))
                 continue
+            at = [d for d, s in enumerate(tensor.shape) if self.analysis.captured.has_time(s)]
             dims = tuple(
-                (Factor(_hint(s), True, int(self.analysis.captured.has_time(s))),)
-                for s in tensor.shape
+                (Factor(_hint(s), True, min(2, 1 + at.index(d)) if d in at else 0),)
+                for d, s in enumerate(tensor.shape)
             )
-            timed = operands and len(time_dims(dims)) == 1
+            timed = operands and len(time_dims(dims, 1)) == 1
             values.append(Value(dims, operands[0].clock if timed else None, guessed=True))
         return values if isinstance(result, (list, tuple)) else values[0]
 

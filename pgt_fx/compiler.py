@@ -24,6 +24,7 @@ def transform(
     time_dim: TimeDim = None,
     clip_pools: str = "auto",
     strict: bool = True,
+    attention: Any = "step",
 ) -> Progressive:
     """Turn a video model into a progressive one. The model is not changed; weights are shared.
 
@@ -42,6 +43,9 @@ def transform(
         clip_pools: a pool over exactly the clip is a "window" like any other, or "global": a pool
             over all of time. "auto": window where the model runs at other lengths, else global.
         strict: with ``future="wait"``, refuse what can't be exact; False: report it.
+        attention: what attention over time without a causal mask sees: the "step", or a "memory"
+            of the keys and values of the clip before beside it; ``AttentionMemory(clips)`` for
+            another size. With a causal mask it is exact, whatever is said here.
 
     Returns:
         a :class:`~pgt_fx.progressive.Progressive` in the model's mode (train or eval).
@@ -52,7 +56,7 @@ def transform(
         ExactnessError: ``future="wait"`` with operators that no bounded state reproduces.
         OptionError, ClipError: for bad arguments.
     """
-    options = Options(operator, future, pooling, strict)  # type: ignore[arg-type]
+    options = Options(operator, future, pooling, strict, attention)  # type: ignore[arg-type]
     source = capture_source(model, example, time_dim, clip_pools)
     prog = Progressive(source, options)
     prog._captured()  # capture

@@ -126,11 +126,54 @@ def align_due(before: Count, after: Count, out_before: Count, out_after: Count) 
 
 
 @dataclass(frozen=True)
+class ConcatDue:
+    """The work of values put one after the other: what each part holds and hands on."""
+
+    parts: tuple[Due, ...]
+
+    @property
+    def outs(self) -> int:
+        return sum(part.outs for part in self.parts)
+
+    @property
+    def keep(self) -> tuple[int, int]:
+        """``(0, n)``: how many elements are held back in all."""
+        return 0, sum(part.keep[1] - part.keep[0] for part in self.parts)
+
+
+@dataclass(frozen=True)
 class PoolDue:
     """One running reduction's work in one step: elements reduced before, and in this step."""
 
     before: int
     new: int
+
+
+@dataclass(frozen=True)
+class MemoryDue:
+    """The work of an attention's memory, or of a table beside one, in one step.
+
+    Attributes:
+        before: elements of earlier steps.
+        new: elements that arrive.
+        keys: elements that the step sees: the remembered ones and the new.
+        keep: ``(0, n)``: how many of the last ones to carry.
+    """
+
+    before: int
+    new: int
+    keys: int
+    keep: tuple[int, int]
+
+
+def memory_due(before: Count, after: Count, size: int | None) -> MemoryDue:
+    """A memory of ``size`` elements (None: of all) in the step between two moments."""
+
+    def held(n: int) -> int:
+        return n if size is None else min(n, size)
+
+    new = after.total - before.sure
+    return MemoryDue(before.sure, new, held(before.sure) + new, (0, held(after.sure)))
 
 
 def _divisors(law: Law, first: int, end: int, n: int, mean: str) -> tuple[int, ...]:

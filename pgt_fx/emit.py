@@ -6,55 +6,48 @@ calls that mix no time become calls of the user's own modules; the rest stays.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import fx, nn
 
-from pgt_fx.analysis import Analysis, Operation, Value
+from pgt_fx.analysis import Analysis, Operation, SizeAtHand, Value
+from pgt_fx.arguments import argument, arguments, listed, template
+from pgt_fx.capture.clip_tables import clip_rows
 from pgt_fx.capture.export import module_path, place
 from pgt_fx.capture.fold import Region, fold
+from pgt_fx.capture.recurrent import run_layers
+from pgt_fx.emitted import Emitted, identifier, note
 from pgt_fx.layout import axis_of, time_dims
 from pgt_fx.markov.align import MarkovAlign
+from pgt_fx.markov.concat import MarkovConcat
 from pgt_fx.markov.head import MarkovHead
+from pgt_fx.markov.memory import MarkovMemory, causal_mask
 from pgt_fx.markov.pool import MarkovPool
-from pgt_fx.markov.template import Hole, Template
+from pgt_fx.markov.scan import MarkovRecurrent, MarkovScan
+from pgt_fx.markov.table import MarkovTable
 from pgt_fx.markov.window import MarkovWindow
 from pgt_fx.options import Options
-from pgt_fx.plan import AlignItem, Item, Node, PoolItem, Schedulable, WindowItem
-from pgt_fx.rules import Local, Reduced, StepOnly, Windowed
+from pgt_fx.plan import (
+    AlignItem,
+    ConcatItem,
+    Item,
+    MemoryItem,
+    Node,
+    PoolItem,
+    ScanItem,
+    TableItem,
+    WindowItem,
+)
+from pgt_fx.remember import memory_size, remembers, table_memory
+from pgt_fx.rules import Concatenated, Local, Reduced, Scanned, StepOnly, Windowed
 from pgt_fx.rules.shift import SpacePad
-from pgt_fx.timeline import Clock, JoinClock, same
+from pgt_fx.tables import table_graph
+from pgt_fx.timeline import Clock, ConcatClock, JoinClock, same
 
 STEP = "step"
-
-
-@dataclass
-class Emitted:
-    """The graph of one step, with what is needed to plan and to run it.
-
-    Attributes:
-        graph: fx graph; ``self`` in its code is the user's model with a ``markov`` module added.
-        markov: the Markov operators by attribute name.
-        schedulable: for :func:`pgt_fx.plan.plan`.
-        notes: node name -> what to print beside it.
-        outputs: per output of the model, the time dimension (None without one).
-        origin: slot -> captured node whose elements it carries.
-        owner: slot -> name of the captured node that it serves.
-        constants: tensors lifted by the capture, by attribute name.
-        made: node of the graph -> captured node whose value it gives.
-    """
-
-    graph: fx.Graph
-    markov: dict[str, nn.Module] = field(default_factory=dict)
-    schedulable: Schedulable = field(default_factory=Schedulable)
-    notes: dict[str, str] = field(default_factory=dict)
-    outputs: list[int | None] = field(default_factory=list)
-    origin: dict[str, fx.Node] = field(default_factory=dict)
-    owner: dict[str, str] = field(default_factory=dict)
-    constants: dict[str, Tensor] = field(default_factory=dict)
-    made: dict[str, str] = field(default_factory=dict)
+#: Operators that stand for something while the model is captured, and what runs in their place.
+RUN: dict[Any, Any] = {torch.ops.pgt_fx.clip_table.default: clip_rows}
 
 
 def emit(analysis: Analysis, options: Options, markov_name: str) -> Emitted:
@@ -91,15 +84,18 @@ class _Emitter:
         graph.lint()
         self._schedule()
         known = {n.name for n in graph.nodes}
-        made = {new.name: node.name for node, new in self.env.items()}
+        made = {new.name: node.name for node, new in self.env.items() if new is not node}
         self.out.made = {new: old for new, old in made.items() if new in known}
         return self.out
 
     def _foldable(self, node: fx.Node) -> bool:
         operation = self.analysis.operations.get(node.name)
-        if operation is None:
-            return True  # no operand has time
-        if operation.joins or "pgt_written" in node.meta:
+        if operation is None:  # no operand has time
+            known = self.analysis.values.get(node.name)
+            return not isinstance(known, Value) or known.table is None
+        if operation.joins or operation.tables or "pgt_written" in node.meta or node.target in RUN:
+            return False
+        if remembers(operation, self.options):
             return False
         if isinstance(operation.outcome, Reduced):
             # A pool over the clip that is taken over all time is not what its module computes.
@@ -114,11 +110,18 @@ class _Emitter:
             return
         operation = self.analysis.operations.get(node.name)
         if operation is None:
-            self._copy(node)
+            if self._foldable(node):  # tables are made where they are used
+                self._copy(node)
+        elif remembers(operation, self.options):
+            self._attention(node, operation)
         elif isinstance(operation.outcome, Windowed):
             self._window(node, operation, operation.outcome)
         elif isinstance(operation.outcome, Reduced):
             self._reduce(node, operation, operation.outcome)
+        elif isinstance(operation.outcome, Scanned):
+            self._scan(node, operation, operation.outcome)
+        elif isinstance(operation.outcome, Concatenated):
+            self._concat(node, operation, operation.outcome)
         else:
             self._local(node, operation)
 
@@ -159,7 +162,7 @@ class _Emitter:
         else:
             target = f"{self.markov_name}.constants.{node.name}"
             self.out.constants[node.name] = self.captured.constants[node.name]
-        self.env[node] = self.out.graph.create_node("get_attr", target, name=_identifier(target))
+        self.env[node] = self.out.graph.create_node("get_attr", target, name=identifier(target))
         return self.env[node]
 
     def _map(self, value: Any) -> Any:
@@ -177,14 +180,77 @@ class _Emitter:
 
     def _call_module(self, node: fx.Node, region: Region) -> None:
         new = self.out.graph.create_node(
-            "call_module", region.path, (self._get(region.source),), name=_identifier(region.path)
+            "call_module", region.path, (self._get(region.source),), name=identifier(region.path)
         )
         self.env[node] = new
 
     def _local(self, node: fx.Node, operation: Operation) -> None:
-        aligned = self._aligned(node, operation)
-        args, kwargs = _arguments(node, getattr(operation.outcome, "args", {}))
+        aligned = self._aligned(node, operation) | self._tables(node, operation)
+        args, kwargs = arguments(node, getattr(operation.outcome, "args", {}))
+        args = [self._size(node, a, aligned) for a in args]
+        self._new_call(node, RUN.get(node.target, node.target), args, kwargs, aligned)
+
+    def _size(self, node: fx.Node, argument: Any, aligned: dict[fx.Node, fx.Node]) -> Any:
+        """A size that is to be read from the operand at hand (the first one)."""
+        if not isinstance(argument, SizeAtHand):
+            return argument
+        first = node.all_input_nodes[0]
+        operand = aligned.get(first) or self._get(first)
+        return self._fresh(torch.ops.aten.sym_size.int, operand, argument.dim)
+
+    def _fresh(self, target: Any, *args: Any) -> fx.Node:
+        """A node that stands for none of the captured graph's."""
+        new = self.out.graph.call_function(target, args)
+        self.env[new] = new
+        return new
+
+    def _tables(self, node: fx.Node, operation: Operation) -> dict[fx.Node, fx.Node]:
+        """The tables among the operands, as far as a step needs them."""
+        out: dict[fx.Node, fx.Node] = {}
+        for operand in operation.tables:
+            known = self.analysis.value(operand)
+            if known.table is None or operation.clock is None:
+                raise AssertionError("no table")
+            graph, inputs = table_graph(self.captured, operand, known.table)
+            slot = self._slot(f"{self._label(node)}.table")
+            where = place(node)
+            dim = time_dims(known.layout or (), 1)[0]
+            made = MarkovTable(
+                slot, fx.GraphModule({}, graph), known.table.kind, dim, where.source or where.module
+            )
+            size = table_memory(self.analysis, node, self.options)
+            if not hasattr(self, "_device"):
+                clip = next(iter(self.leaves.values()))
+                self._device = self.out.graph.call_function(getattr, (clip, "device"))
+            given = (self._device, *(self._get(n) for n in inputs))
+            self.out.owner[slot] = node.name
+            out[operand] = self._markov(made, slot, given, TableItem(operation.clock, size))
+        return out
+
+    def _attention(self, node: fx.Node, operation: Operation) -> None:
+        """One product of an attention, with a memory in front of its keys or values."""
+        aligned = self._aligned(node, operation) | self._tables(node, operation)
+        outcome = operation.outcome
+        size = memory_size(self.analysis, operation, self.options)
+        label = self._label(node)
+        names = ("keys", "values") if len(outcome.keys) == 2 else ("memory",)  # type: ignore[union-attr]
+        for name, operand in zip(names, outcome.keys, strict=True):  # type: ignore[union-attr]
+            slot = self._slot(f"{label}.{name}")
+            module = MarkovMemory(slot, self.analysis.axis(operand))
+            given = aligned.get(operand) or self._get(operand)
+            self.out.origin[slot], self.out.owner[slot] = operand, node.name
+            if operation.clock is None:
+                raise AssertionError("an attention without a clock")
+            item = MemoryItem(operation.clock, size)
+            aligned[operand] = self._markov(module, slot, (given,), item)
+        args, kwargs = arguments(node, getattr(outcome, "args", {}))
+        if argument(node, "is_causal", default=False):
+            query = aligned.get(args[0]) or self._get(args[0])
+            mask = self._fresh(causal_mask, query, aligned[args[1]])
+            args, kwargs = arguments(node, {"is_causal": False, "attn_mask": mask})
         self._new_call(node, node.target, args, kwargs, aligned)
+        how = "all frames so far" if size is None else f"{size} elements of the past"
+        self.out.notes[self.env[node].name] = note(node, f"attends to {how} and this step")
 
     def _new_call(
         self, node: fx.Node, target: Any, args: Any, kwargs: Any, aligned: dict[fx.Node, fx.Node]
@@ -222,7 +288,7 @@ class _Emitter:
         return self._markov(module, slot, (self._get(operand),), AlignItem(clock, joined))
 
     def _markov(self, module: nn.Module, slot: str, args: tuple[Any, ...], item: Item) -> fx.Node:
-        name = _identifier(slot)
+        name = identifier(slot)
         while name in self.out.markov:
             name += "_"
         self.out.markov[name] = module
@@ -237,10 +303,10 @@ class _Emitter:
         value = operation.value
         if clock is None or not isinstance(value, Value) or value.clock is None:
             raise AssertionError("a window without a clock")
-        args, kwargs = _arguments(node, outcome.args)
+        args, kwargs = arguments(node, outcome.args)
         if isinstance(outcome.call, SpacePad):
             args, kwargs = [source], {}
-        call, others = _template(outcome.call or node.target, args, kwargs, source)
+        call, others = template(outcome.call or node.target, args, kwargs, source)
         slot = self._slot(self._label(node))
         layout = value.layout or ()
         module = MarkovWindow(
@@ -259,22 +325,22 @@ class _Emitter:
         self.out.origin[slot], self.out.owner[slot] = source, node.name
         new = self._markov(module, slot, inputs, item)
         self.env[node] = new
-        self.out.notes[new.name] = _note(node, outcome.what)
+        self.out.notes[new.name] = note(node, outcome.what)
 
     def _reduce(self, node: fx.Node, operation: Operation, outcome: Reduced) -> None:
         aligned = self._aligned(node, operation)
-        args, kwargs = _arguments(node, {})
-        source = _argument(node, outcome.source)
+        args, kwargs = arguments(node, {})
+        source = argument(node, outcome.source)
         pooling = self.options.pooling
         if pooling == "step" or (pooling == "markov" and outcome.how in ("first", "last")):
             self._new_call(node, node.target, args, kwargs, aligned)
-            self.out.notes[self.env[node].name] = _note(node, f"{outcome.what}: of this step")
+            self.out.notes[self.env[node].name] = note(node, f"{outcome.what}: of this step")
             return
         clock = operation.joined or self.analysis.value(source).clock
         if clock is None:
             raise AssertionError("a reduction without a clock")
         slot = self._slot(self._label(node))
-        call, others = _template(node.target, args, kwargs, source)
+        call, others = template(node.target, args, kwargs, source)
         module: nn.Module
         if pooling == "markov":
             module = MarkovHead(slot, call, self.analysis.axis(source), self.options.markov)
@@ -289,7 +355,45 @@ class _Emitter:
         new = self._markov(module, slot, inputs, PoolItem(clock, pooling == "running"))
         self.env[node] = new
         which = "so far" if pooling == "running" else "of this step, beside one of the past"
-        self.out.notes[new.name] = _note(node, f"{outcome.what}: {which}")
+        self.out.notes[new.name] = note(node, f"{outcome.what}: {which}")
+
+    def _scan(self, node: fx.Node, operation: Operation, outcome: Scanned) -> None:
+        aligned = self._aligned(node, operation)
+        source = argument(node, outcome.source)
+        clock = operation.joined or self.analysis.value(source).clock
+        if clock is None:
+            raise AssertionError("a scan without a clock")
+        args, kwargs = arguments(node, {})
+        slot = self._slot(self._label(node))
+        module: nn.Module
+        if outcome.how == "recurrent":
+            call, others = template(listed, args, kwargs, source)
+            module = MarkovRecurrent(slot, run_layers, call)
+        else:
+            call, others = template(node.target, args, kwargs, source)
+            module = MarkovScan(slot, outcome.how, call, self.analysis.axis(source).dim)
+        inputs = (aligned.get(source) or self._get(source), *(self._get(n) for n in others))
+        self.out.origin[slot], self.out.owner[slot] = node, node.name
+        new = self._markov(module, slot, inputs, ScanItem(clock, outcome.states))
+        self.env[node] = new
+        self.out.notes[new.name] = note(node, outcome.what)
+
+    def _concat(self, node: fx.Node, operation: Operation, outcome: Concatenated) -> None:
+        clock = operation.clock
+        if not isinstance(clock, ConcatClock) or not isinstance(operation.value, Value):
+            raise AssertionError("a concatenation without a clock")
+        timed = [self.analysis.value(n).timed for n in outcome.parts]
+        axes = [
+            self.analysis.axis(n) if has else None
+            for n, has in zip(outcome.parts, timed, strict=True)
+        ]
+        slot = self._slot(self._label(node))
+        inputs = tuple(self._get(n) for n in outcome.parts)
+        module = MarkovConcat(slot, axes, time_dims(operation.value.layout or (), 1)[0])
+        self.out.origin[slot], self.out.owner[slot] = node, node.name
+        new = self._markov(module, slot, inputs, ConcatItem(clock, tuple(n.name for n in inputs)))
+        self.env[node] = new
+        self.out.notes[new.name] = note(node, outcome.what)
 
     def _output(self) -> None:
         results: list[Any] = []
@@ -328,56 +432,3 @@ class _Emitter:
                 slot = str(self.out.markov[node.target.removeprefix(prefix)].slot)
             inputs = tuple(n.name for n in node.all_input_nodes if n is not self.step)
             self.out.schedulable.nodes.append(Node(node.name, inputs, slot))
-
-
-def _template(call: Any, args: Any, kwargs: Any, source: fx.Node) -> tuple[Template, list[fx.Node]]:
-    """The operator with holes for its operands, and the operands besides ``source``."""
-    others: list[fx.Node] = []
-
-    def hole(n: fx.Node) -> Any:
-        if n is source:
-            return Hole(0)
-        if n not in others:
-            others.append(n)
-        return Hole(others.index(n) + 1)
-
-    filled = fx.map_arg(tuple(args), hole)
-    named = fx.map_arg(kwargs, hole)
-    return Template(call, tuple(filled), tuple(named.items())), others
-
-
-def _identifier(path: str) -> str:
-    text = "".join(c if c.isalnum() else "_" for c in path).strip("_")
-    return f"_{text}" if text[:1].isdigit() else text
-
-
-def _argument(node: fx.Node, name: str) -> Any:
-    for position, argument in enumerate(node.target._schema.arguments):  # type: ignore[union-attr]
-        if argument.name == name:
-            if position < len(node.args) and not argument.kwarg_only:
-                return node.args[position]
-            return node.kwargs.get(name)
-    raise KeyError(name)
-
-
-def _arguments(node: fx.Node, changes: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
-    """Arguments of a call with some changed, positional as far as the schema allows."""
-    args: list[Any] = list(node.args)
-    kwargs = dict(node.kwargs)
-    for position, argument in enumerate(node.target._schema.arguments):  # type: ignore[union-attr]
-        if argument.name not in changes:
-            continue
-        value = changes[argument.name]
-        if argument.kwarg_only or argument.name in kwargs:
-            kwargs[argument.name] = value
-            continue
-        while len(args) <= position:
-            args.append(node.target._schema.arguments[len(args)].default_value)  # type: ignore[union-attr]
-        args[position] = value
-    return args, kwargs
-
-
-def _note(node: fx.Node, what: str) -> str:
-    where = place(node)
-    source = f"{where.source}  {where.line}  | " if where.source else ""
-    return f"{source}{what}"

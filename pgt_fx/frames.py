@@ -13,7 +13,7 @@ from torch import fx
 
 from pgt_fx.analysis import Analysis, Operation, Value
 from pgt_fx.options import Options
-from pgt_fx.rules import Reduced, StepOnly, Windowed
+from pgt_fx.rules import Concatenated, Reduced, Scanned, StepOnly, Windowed
 from pgt_fx.timeline import Clock, Window, context
 
 
@@ -45,6 +45,7 @@ class _Marks:
             self.cuts.append(tuple(a + b for a, b in zip(self.cuts[-1], chunk, strict=True)))
         self.touched: dict[str, list[bool]] = {}
         self.pooled: dict[str, bool] = {}
+        self.firsts: dict[str, bool] = {}  # of a first frame taken apart
         self.contexts: dict[str, Context] = {}
 
     def run(self) -> list[bool]:
@@ -104,17 +105,46 @@ class _Marks:
         before = clock.at(self.cuts[number - 1], False).sure
         now = self._now(clock, number)
         del marks[before:]
-        gate = any(self._from_pools(v) for v in values)
+        if isinstance(outcome, StepOnly) and outcome.restarts and number == 1:
+            whole = False
+        gate = any(self._from_pools(v) for v in values if v.clock is not None)
         for j in range(before, now.total):
             if whole or gate:
                 marks.append(True)
             elif isinstance(outcome, Windowed):
                 replaced = self.contexts[node.name].replaced if node.name in self.contexts else ()
                 marks.append(self._window(outcome, sources[0], j, number, replaced))
+            elif isinstance(outcome, Scanned):
+                marks.append(self._scanned(outcome, sources, marks, j))
+            elif isinstance(outcome, Concatenated):
+                marks.append(self._part(outcome, j))
             else:
                 marks.append(any(self.touched[s.name][j] for s in sources))
+        if isinstance(outcome, Scanned):  # its last state is that of the frames so far
+            last = number == len(self.cuts) - 1
+            self.pooled[node.name] = any(marks) or not (alone or last)
         if isinstance(outcome, Windowed) and not self.options.markov.exact:
             self._hand_on(node, outcome, sources[0], number)
+
+    def _part(self, outcome: Concatenated, j: int) -> bool:
+        """An element of a concatenation is as touched as it was in the part that it is from."""
+        for node, length in zip(outcome.parts, outcome.lengths, strict=True):
+            if length is None or j < length:
+                value = self.analysis.value(node)
+                if value.timed:
+                    return self.touched[node.name][j]
+                return any(self.firsts[name] for name in value.pooled)
+            j -= length
+        return False
+
+    def _scanned(self, outcome: Scanned, sources: list[fx.Node], marks: list[bool], j: int) -> bool:
+        """A scan is touched from the first touched element on; an attention by the keys it sees."""
+        if not outcome.keys:
+            return any(marks[-1:]) or self.touched[sources[0].name][j]
+        first = 0 if outcome.window is None else max(0, j - outcome.window)
+        return any(self.touched[s.name][j] for s in sources) or any(
+            any(self.touched[s.name][first:j]) for s in outcome.keys
+        )
 
     def _window(
         self, outcome: Windowed, source: fx.Node, j: int, number: int, replaced: Container[int]
@@ -162,6 +192,7 @@ class _Marks:
         running = self.options.pooling == "running"
         outcome = operation.outcome
         marks = self.touched[sources[0].name]
+        self.firsts[node.name] = any(marks[:1])
         if isinstance(outcome, Reduced) and outcome.how in ("first", "last") and marks:
             # Only one element is read: the step policy's last step has the video's last element.
             at = 0 if outcome.how == "first" else -1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
 from typing import Any, Literal
@@ -59,6 +60,31 @@ OPERATORS = {
 
 
 @dataclass(frozen=True)
+class AttentionMemory:
+    """How much of the past an attention over time finds beside the frames of its step (DESIGN §6).
+
+    Keys and values of earlier frames are carried; they are detached, as the past always is. The
+    authors' non-local blocks read those of the previous step: one clip.
+
+    Attributes:
+        clips: how many, in lengths of the example clip.
+
+    Raises:
+        OptionError: for a number of clips that is not above 0.
+    """
+
+    clips: float = 1.0
+
+    def __post_init__(self) -> None:
+        if isinstance(self.clips, bool) or not self.clips > 0:
+            raise OptionError(f"clips: expected a number above 0, got {self.clips!r}")
+
+    def elements(self, clip: int) -> int:
+        """Elements carried by an operator that has ``clip`` of them in a clip."""
+        return max(1, math.ceil(self.clips * clip))
+
+
+@dataclass(frozen=True)
 class Options:
     """The policies of one progressive model; see :func:`pgt_fx.transform`."""
 
@@ -66,7 +92,9 @@ class Options:
     future: Future = "zero"
     pooling: Pooling = "step"
     strict: bool = True
+    attention: str | AttentionMemory = "step"
     markov: MarkovOperator = field(init=False, repr=False)
+    memory: AttentionMemory | None = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         _choice("future", self.future, ("zero", "wait"))
@@ -79,6 +107,13 @@ class Options:
             _choice("operator", self.operator, tuple(OPERATORS))
             markov = OPERATORS[self.operator]
         object.__setattr__(self, "markov", markov)
+        memory: AttentionMemory | None = None
+        if isinstance(self.attention, AttentionMemory):
+            memory = self.attention
+        else:
+            _choice("attention", self.attention, ("step", "memory"))
+            memory = AttentionMemory() if self.attention == "memory" else None
+        object.__setattr__(self, "memory", memory)
 
     def replace(self, **changes: Any) -> Options:
         """These options with some changed.

@@ -8,9 +8,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from pgt_fx.due import Due, PoolDue, align_due, window_due
+from pgt_fx.due import (
+    ConcatDue,
+    Due,
+    MemoryDue,
+    PoolDue,
+    align_due,
+    memory_due,
+    window_due,
+)
 from pgt_fx.errors import StateError
-from pgt_fx.timeline import Clock, Law
+from pgt_fx.timeline import Clock, ConcatClock, Law
 
 
 @dataclass(frozen=True)
@@ -39,7 +47,47 @@ class PoolItem:
     running: bool
 
 
-Item = WindowItem | AlignItem | PoolItem
+@dataclass(frozen=True)
+class ScanItem:
+    """A scan along time; ``states`` counts what it carries, in elements of its result."""
+
+    source: Clock
+    states: int
+
+
+@dataclass(frozen=True)
+class MemoryItem:
+    """Keys or values of an attention over time.
+
+    Attributes:
+        source: clock of the keys or values.
+        size: how many elements of earlier steps are carried; None: all.
+    """
+
+    source: Clock
+    size: int | None
+
+
+@dataclass(frozen=True)
+class TableItem(MemoryItem):
+    """A table made in each step, for elements with clock ``source``; nothing is carried."""
+
+
+@dataclass(frozen=True)
+class ConcatItem:
+    """Values one after the other along time.
+
+    Attributes:
+        out: knows the clocks of the parts.
+        names: of the nodes that give the parts.
+    """
+
+    out: ConcatClock
+    names: tuple[str, ...]
+
+
+Work = Due | ConcatDue | PoolDue | MemoryDue
+Item = ConcatItem | WindowItem | AlignItem | PoolItem | ScanItem | MemoryItem
 
 
 @dataclass(frozen=True)
@@ -69,7 +117,7 @@ class Plan:
         silent: names of the nodes without a result (the idle ones among them).
     """
 
-    due: Mapping[str, Due | PoolDue]
+    due: Mapping[str, Work]
     idle: frozenset[str]
     silent: frozenset[str]
 
@@ -81,7 +129,7 @@ def plan(graph: Schedulable, before: tuple[int, ...], after: tuple[int, ...], la
         StateError: when an operator would have elements to work on without the value, pooled over
             time, that they are combined with.
     """
-    due: dict[str, Due | PoolDue] = {}
+    due: dict[str, Work] = {}
     idle: set[str] = set()
     silent: set[str] = set()
     for node in graph.nodes:
@@ -93,12 +141,33 @@ def plan(graph: Schedulable, before: tuple[int, ...], after: tuple[int, ...], la
             continue
         fed = not any(name in silent for name in node.inputs)
         item = graph.items[node.slot]
+        if isinstance(item, ConcatItem):
+            parts = _concat_due(item.out, before, after, last)
+            due[node.slot] = parts
+            for name, part in zip(item.names, parts.parts, strict=True):
+                if name in silent and part.new > 0:
+                    raise _unfed(node.slot, part.new)
+            if not parts.outs:
+                silent.add(node.name)
+                if not any(part.new for part in parts.parts):
+                    idle.add(node.name)
+            continue
         now, then = item.source.at(after, last), item.source.at(before, False)
         if isinstance(item, PoolItem):
             new = now.total - then.total if fed else 0
             due[node.slot] = PoolDue(then.total, new)
             speaks = new > 0 or (item.running and last and then.total > 0)
             runs = speaks
+        elif isinstance(item, (ScanItem, MemoryItem)):
+            if isinstance(item, ScanItem):
+                new = now.total - then.total
+                due[node.slot] = PoolDue(then.total, new)
+            else:
+                due[node.slot] = memory_due(then, now, item.size)
+                new = now.total - then.sure
+            speaks = runs = fed and new > 0
+            if not fed and new > 0:
+                raise _unfed(node.slot, new)
         else:
             out_now, out_then = item.out.at(after, last), item.out.at(before, False)
             if isinstance(item, WindowItem):
@@ -109,12 +178,25 @@ def plan(graph: Schedulable, before: tuple[int, ...], after: tuple[int, ...], la
             speaks = work.outs > 0
             runs = fed or speaks
             if not fed and work.new > 0:
-                raise StateError(
-                    f"{node.slot}: {work.new} elements are due that depend on a value pooled over "
-                    "this step's frames, of which there are none; feed longer chunks"
-                )
+                raise _unfed(node.slot, work.new)
         if not runs:
             idle.add(node.name)
         if not speaks:
             silent.add(node.name)
     return Plan(due, frozenset(idle), frozenset(silent))
+
+
+def _concat_due(
+    out: ConcatClock, before: tuple[int, ...], after: tuple[int, ...], last: bool
+) -> ConcatDue:
+    moments = ((before, False), (after, last))
+    (then, now) = ([part.at(*moment) for part in out.parts] for moment in moments)
+    (out_then, out_now) = (out.parts_at(*moment) for moment in moments)
+    return ConcatDue(tuple(map(align_due, then, now, out_then, out_now)))
+
+
+def _unfed(slot: str, count: int) -> StateError:
+    return StateError(
+        f"{slot}: {count} elements are due that depend on a value pooled over "
+        "this step's frames, of which there are none; feed longer chunks"
+    )

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, fx, nn
 
-from pgt_fx.emit import Emitted
+from pgt_fx.emitted import Emitted
 from pgt_fx.errors import StateError
 from pgt_fx.markov.step import Step
 from pgt_fx.plan import Plan, plan

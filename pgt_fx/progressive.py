@@ -11,9 +11,11 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from pgt_fx.analysis import Analysis, analyze_graph
+from pgt_fx.capture.attention import note_attention
 from pgt_fx.capture.clean import clean
 from pgt_fx.capture.export import Captured, capture
 from pgt_fx.capture.inputs import ClipSpec
+from pgt_fx.capture.lengths import Lengths
 from pgt_fx.cut import Moment, cut, lengths_of, moment
 from pgt_fx.emit import emit
 from pgt_fx.errors import ClipError, StateError
@@ -60,7 +62,9 @@ class Source:
                 torch.empty_like(x, device=device, dtype=self._cast(x.dtype)) if _video(x, t) else x
                 for x, t in zip(self.leaves, self.spec.times, strict=True)
             ]
-            self._captured[training] = clean(capture(self.model, self.spec, leaves, self.pools))
+            captured = clean(capture(self.model, self.spec, leaves, self.pools))
+            note_attention(captured, _tensors(self.model))
+            self._captured[training] = captured
         return self._captured[training]
 
     def _cast(self, dtype: torch.dtype) -> torch.dtype:
@@ -76,6 +80,10 @@ class Source:
 
 def _dtype(model: nn.Module) -> torch.dtype | None:
     return next((p.dtype for p in model.parameters() if p.is_floating_point()), None)
+
+
+def _tensors(model: nn.Module) -> dict[str, Tensor]:
+    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
 
 
 def _video(x: Any, time: int | None) -> bool:
@@ -153,6 +161,11 @@ class Progressive(nn.Module):
         before, after, sizes = self._moment(state, leaves)
         if bool(state.get("clock.ended", False)):
             raise StateError("the video has ended (last=True); call reset() before the next one")
+        if last and not self.video_lengths.allows(min(after)):
+            raise ClipError(
+                f"this model takes videos of {self.video_lengths} frames, and this one ends at "
+                f"{min(after)}; cut it or pad it to such a length"
+            )
         work = program.plan(before, after, last)
         # A chunk is often a slice of a video; a model that asks for views of its clip needs a
         # clip that is laid out as one.
@@ -295,6 +308,12 @@ class Progressive(nn.Module):
     def clip_ratio(self) -> tuple[int, ...]:
         """Frames of each input path for one frame of the path with the fewest: (1, 4)."""
         return self._source.spec.ratio
+
+    @property
+    def video_lengths(self) -> Lengths:
+        """Frames that a whole video may have (of the path with the fewest): models with a first
+        frame apart take 4n + 1. Chunks may be of any length."""
+        return self._analysis().lengths
 
     @property
     def time_dims(self) -> tuple[int | None, ...]:

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from pgt_fx.analysis import Analysis, Operation
-from pgt_fx.rules import StepOnly, Windowed
-from pgt_fx.timeline import Interpolate, Repeat, Transposed, Window
+from pgt_fx.rules import Concatenated, Scanned, StepOnly, Windowed
+from pgt_fx.timeline import Interpolate, Law, Repeat, Transposed, Window
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,7 @@ def _reaches(analysis: Analysis, frames: int) -> tuple[dict[str, dict[int, Reach
     spans: dict[str, dict[int, Spans]] = {}
     strides: dict[str, dict[int, Fraction]] = {}
     unbounded: set[str] = set()
+    scanned: set[str] = set()  # all of the past, and as much of the future as their operands
     out: dict[str, dict[int, Reach]] = {}
     clear = True
     for node in analysis.captured.graph.nodes:
@@ -73,6 +74,10 @@ def _reaches(analysis: Analysis, frames: int) -> tuple[dict[str, dict[int, Reach
                 operation is not None and (isinstance(operation.outcome, StepOnly) or value.pooled)
             ):
                 unbounded.add(node.name)
+            scans = operation is not None and isinstance(operation.outcome, Scanned)
+            scans = scans and _law(operation) is None
+            if scans or any(s.name in scanned for s in sources):
+                scanned.add(node.name)
         out[node.name] = {}
         for path, span in spans[node.name].items():
             stride = strides[node.name][path]
@@ -80,6 +85,8 @@ def _reaches(analysis: Analysis, frames: int) -> tuple[dict[str, dict[int, Reach
                 out[node.name][path] = Reach(stride, None, None, None)
                 continue
             reach, seen = _measure(span, stride, lengths[path])
+            if node.name in scanned:
+                reach = Reach(stride, None, reach.future, None)
             out[node.name][path] = reach
             clear = clear and seen
     return out, clear
@@ -89,17 +96,41 @@ def _through(
     operation: Operation | None, sources: list[dict[int, Spans]], count: int
 ) -> dict[int, Spans]:
     out: dict[int, Spans] = {}
+    if operation is not None and isinstance(operation.outcome, Concatenated):
+        return _one_after_the_other(operation.outcome, sources, count)
     for path in sorted({p for s in sources for p in s}):
         operands = [s[path] for s in sources if path in s]
-        if operation is not None and isinstance(operation.outcome, Windowed):
-            law, span = operation.outcome.law, operands[0]
-            n = len(span)
-            out[path] = [_hull([span[t] for t in law.taps(j) if 0 <= t < n]) for j in range(count)]
+        law = _law(operation)
+        if law is not None:
+            out[path] = [
+                _hull([span[t] for span in operands for t in law.taps(j) if 0 <= t < len(span)])
+                for j in range(count)
+            ]
         else:
             out[path] = [
                 _hull([span[j] for span in operands if j < len(span)]) for j in range(count)
             ]
     return out
+
+
+def _one_after_the_other(
+    outcome: Concatenated, sources: list[dict[int, Spans]], count: int
+) -> dict[int, Spans]:
+    """Spans of a concatenation; a part without time reads the video's start, which is no reach."""
+    *_, stream = sources
+    first = sum(n for n in outcome.lengths if n is not None)
+    out: dict[int, Spans] = {}
+    for path, spans in stream.items():
+        before: Spans = [s for one in sources[:-1] for s in one.get(path, [])]
+        before = [*([None] * (first - len(before))), *before]
+        out[path] = [*before, *spans][:count]
+    return out
+
+
+def _law(operation: Operation | None) -> Law | None:
+    """Which elements of its operands an element reads, where they are finitely many."""
+    outcome = None if operation is None else operation.outcome
+    return outcome.law if isinstance(outcome, (Windowed, Scanned)) else None
 
 
 def _hull(spans: Spans) -> tuple[int, int] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from dataclasses import asdict, dataclass, field
 from fractions import Fraction
 from typing import Any
@@ -14,12 +15,14 @@ from rich.text import Text
 from torch import fx
 
 from pgt_fx.analysis import Analysis, Operation, Value, analyze_graph
-from pgt_fx.emit import Emitted
+from pgt_fx.emitted import Emitted
 from pgt_fx.errors import ExactnessError, Place
 from pgt_fx.flow import network
+from pgt_fx.longest import longest_step
 from pgt_fx.options import Options
 from pgt_fx.reach import Reach, reaches
-from pgt_fx.rules import Local, Reduced, StepOnly, Windowed
+from pgt_fx.remember import grows, memory_size, remembers
+from pgt_fx.rules import Concatenated, Local, Reduced, Scanned, StepOnly, Windowed
 from pgt_fx.state_size import state_bytes
 from pgt_fx.timeline import recalls
 
@@ -73,6 +76,11 @@ class Report:
         state_bytes: carried between steps, for a batch of one at the example's size.
         exact: whether the outputs of ``future="wait"`` are the model's own.
         clip_pools: pools over exactly the clip that were taken as pools over all of time.
+        grows: whether the state grows with the video: a causal attention that sees all of the past.
+            ``state_bytes`` is then what it is after one clip.
+        lengths: frames that a whole video may have, in words ("4n + 1").
+        longest_step: most frames of a step, of the slowest path, where the model has tables of a
+            fixed length; None: any number.
     """
 
     model: str
@@ -87,6 +95,9 @@ class Report:
     state_bytes: int
     exact: bool
     clip_pools: int
+    grows: bool
+    lengths: str
+    longest_step: int | None
     _graph: nx.DiGraph = field(repr=False, compare=False)
     _strict: bool = field(repr=False, compare=False)
 
@@ -166,20 +177,26 @@ class Report:
         return Group(*parts)
 
     def _summary(self) -> dict[str, str]:
-        return {
-            "receptive field": _paths(self.receptive_field, "frames"),
-            "temporal stride": ", ".join(self.stride),
-            "look-ahead": _paths(self.look_ahead, "frames"),
-            "latency": f"{_inf(self.latency)} frames until an output is exact",
-            "state": f"{size(self.state_bytes)} at {', '.join(map(str, self.clip))}",
-            "policy": ", ".join(f"{k}={v}" for k, v in self.options.items()),
-            "exact": "outputs under future='wait' are the model's own"
-            if self.exact
-            else f"{len(self.inexact)} operators depend on how the video is cut",
-        } | (
-            {"clip pools": f"{self.clip_pools} pools over the clip taken over all of time"}
-            if self.clip_pools
-            else {}
+        return (
+            {
+                "receptive field": _paths(self.receptive_field, "frames"),
+                "temporal stride": ", ".join(self.stride),
+                "look-ahead": _paths(self.look_ahead, "frames"),
+                "latency": f"{_inf(self.latency)} frames until an output is exact",
+                "state": f"{size(self.state_bytes)} at {', '.join(map(str, self.clip))}"
+                + (" after one clip; it grows with the video" if self.grows else ""),
+                "policy": ", ".join(f"{k}={v}" for k, v in self.options.items()),
+                "exact": "outputs under future='wait' are the model's own"
+                if self.exact
+                else f"{len(self.inexact)} operators depend on how the video is cut",
+            }
+            | (
+                {"clip pools": f"{self.clip_pools} pools over the clip taken over all of time"}
+                if self.clip_pools
+                else {}
+            )
+            | ({"videos": f"of {self.lengths} frames"} if self.lengths != "any number" else {})
+            | ({"longest step": f"{self.longest_step} frames"} if self.longest_step else {})
         )
 
     def __str__(self) -> str:
@@ -218,7 +235,8 @@ def make_report(analysis: Analysis, options: Options, emitted: Emitted, model: s
     by_slot = state_bytes(analysis, emitted)
     rows = []
     for operation in analysis.operations.values():
-        if isinstance(operation.outcome, Local) and not operation.joins:
+        frames = isinstance(operation.outcome, Local) and not operation.joins
+        if frames and not operation.tables:
             continue
         row = _row(analysis, operation, options, reach, gates, by_slot)
         if row is not None:
@@ -235,16 +253,20 @@ def make_report(analysis: Analysis, options: Options, emitted: Emitted, model: s
             "operator": options.operator,
             "future": options.future,
             "pooling": options.pooling,
+            "attention": options.attention,
         },
         rows=rows,
         local=local,
         receptive_field=[f.field for f in fields],
         stride=[str(f.stride) for f in fields],
         look_ahead=[f.future for f in fields],
-        latency=None if any(f.field is None for f in fields) else _latency(analysis, output),
+        latency=None if any(f.future is None for f in fields) else _latency(analysis, output),
         state_bytes=total,
         exact=exact,
         clip_pools=len(analysis.captured.global_pools),
+        grows=grows(analysis, options),
+        lengths=str(analysis.lengths),
+        longest_step=longest_step(analysis),
         _graph=network(analysis, reach),
         _strict=options.strict,
     )
@@ -260,7 +282,9 @@ def _row(
 ) -> Row | None:
     outcome, where = operation.outcome, operation.place
     found = reach.get(operation.node.name, {})
-    worst = max(found.values(), key=lambda r: r.field or 0, default=None)
+    worst = max(
+        found.values(), key=lambda r: math.inf if r.field is None else r.field, default=None
+    )
     past = future = None
     stride = ""
     if worst is not None:
@@ -270,12 +294,22 @@ def _row(
         what = outcome.what
         if not options.markov.exact and recalls(outcome.law):
             verdict, reason = CONTEXT, _past_of(options)
+    elif isinstance(outcome, Concatenated):
+        what = outcome.what
+    elif isinstance(outcome, Scanned):
+        what = outcome.what
+        if operation.node.name in gates:
+            verdict, reason = STEP, f"its last state is that of all of time {GATED}"
+        elif outcome.keys and outcome.window is None:
+            reason = "carries keys and values of all frames so far: its state grows with the video"
     elif isinstance(outcome, Reduced):
         what = outcome.what
         gated = operation.node.name in gates
         verdict = RUNNING if options.pooling == "running" and not gated else STEP
         if gated:
             reason = f"is taken over all of time {GATED}"
+        elif operation.node.name in analysis.apart and not _returned(analysis, operation):
+            verdict = EXACT
         elif options.pooling == "step":
             reason = "is taken over each step's frames; pooling='running' gives the model's answer"
         elif options.pooling == "markov":
@@ -284,8 +318,12 @@ def _row(
     elif isinstance(outcome, StepOnly):
         what = where.op.removeprefix("aten.")
         verdict, reason = (TRAINING if outcome.training else STEP), outcome.reason
-    else:
+        if remembers(operation, options):
+            reason += f"; finds {memory_size(analysis, operation, options)} elements of the past"
+    elif operation.joins:
         what = "join of operands with different delays"
+    else:
+        what = "beside a table of the frames' positions"
     name = _name(where)
     return Row(
         name,
@@ -299,6 +337,13 @@ def _row(
         where.source,
         where.line,
     )
+
+
+def _returned(analysis: Analysis, operation: Operation) -> bool:
+    """Whether what a reduction gives is returned as it is."""
+    nodes = [o for o in analysis.outputs if isinstance(o, fx.Node)]
+    values = [analysis.value(n) for n in nodes]
+    return any(v.clock is None and operation.node.name in v.pooled for v in values)
 
 
 def _past_of(options: Options) -> str:
@@ -340,9 +385,14 @@ def _fields(
     for name in sorted(value.pooled):
         for source in analysis.operations[name].node.all_input_nodes:
             for path, one in reach.get(source.name, {}).items():
-                if path not in found or (one.field or 0) > (found[path].field or 0):
+                if path not in found or _larger(one, found[path]):
                     found[path] = one
     return [found[p] for p in sorted(found)]
+
+
+def _larger(one: Reach, other: Reach) -> bool:
+    """Whether a receptive field is the larger one; all of time is the largest."""
+    return other.field is not None and (one.field is None or one.field > other.field)
 
 
 def _latency(analysis: Analysis, output: fx.Node | None) -> int | None:

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, fx
 
 from pgt_fx.analysis import Analysis
-from pgt_fx.emit import Emitted
-from pgt_fx.plan import AlignItem, PoolItem, WindowItem, plan
+from pgt_fx.emitted import Emitted
+from pgt_fx.plan import AlignItem, MemoryItem, PoolItem, ScanItem, TableItem, WindowItem, plan
 
 
 def state_bytes(analysis: Analysis, emitted: Emitted) -> dict[str, int]:
@@ -25,11 +25,20 @@ def state_bytes(analysis: Analysis, emitted: Emitted) -> dict[str, int]:
             lengths[slot] = max(lengths.get(slot, 0), keep[1] - keep[0])
     out: dict[str, int] = {}
     for slot, item in emitted.schedulable.items.items():
+        if isinstance(item, TableItem):
+            out[slot] = 0
+            continue
         node = emitted.origin[slot]
         reduced = isinstance(item, PoolItem) and item.running
         per_element = _element_bytes(analysis, node, sizes, pooled=reduced)
         law_is_free = isinstance(item, (WindowItem, AlignItem)) and lengths.get(slot, 0) <= 0
         out[slot] = 0 if law_is_free else per_element * max(0, lengths.get(slot, 0))
+        if isinstance(item, ScanItem):
+            out[slot] = item.states * per_element
+        if isinstance(item, MemoryItem) and item.size is None:
+            # It grows with the video: what it is after one clip.
+            clip = tuple(analysis.spec.lengths)
+            out[slot] = item.source.at(clip, True).total * per_element
     for slot, owner in emitted.owner.items():
         out[f"@{owner}"] = out.get(f"@{owner}", 0) + out[slot]
     return out
@@ -53,8 +62,10 @@ def _element_bytes(
     analysis: Analysis, node: fx.Node, sizes: dict[sympy.Symbol, int], *, pooled: bool
 ) -> int:
     """Bytes of one element along time (of the whole value when it is pooled)."""
-    value = node.meta["val"]
-    layout = analysis.value(node).layout or ()
+    value, known = node.meta["val"], analysis.values[node.name]
+    if isinstance(known, list):  # several results: the first has time
+        value, known = value[0], known[0]
+    layout = known.layout or ()
     count = 1
     for dim, s in zip(layout, value.shape, strict=True):
         timed = any(f.time for f in dim)

@@ -341,6 +341,60 @@ class JoinClock(Clock):
         return Count(sure, total)
 
 
+@dataclass(frozen=True)
+class Part:
+    """One of several values put one after the other along time.
+
+    Attributes:
+        clock: of its elements; None: they are all there from the start (a constant).
+        length: how many there are; None for the last one, which goes on.
+        first: it is the first element alone of the value whose clock that is.
+    """
+
+    clock: Clock | None
+    length: int | None = None
+    first: bool = False
+
+    def at(self, frames: tuple[int, ...], last: bool) -> Count:
+        if self.clock is None:  # there from the first step on
+            return Count(*[self.length or 0 if any(frames) else 0] * 2)
+        seen = self.clock.at(frames, last)
+        return Count(min(seen.sure, 1), min(seen.total, 1)) if self.first else seen
+
+
+class ConcatClock(Clock):
+    """Values one after the other along time: parts of known length, then a stream (DESIGN §9).
+
+    A part's elements are handed on when all of the parts before it are.
+    """
+
+    def __init__(self, parts: tuple[Part, ...]) -> None:
+        clocks = [part.clock for part in parts if part.clock is not None]
+        super().__init__(
+            clocks[0].future,
+            frozenset().union(*(c.paths for c in clocks)),
+            math.lcm(*(c.stride for c in clocks)),
+            max(c.warm_up for c in clocks),
+        )
+        self.parts = parts
+
+    def parts_at(self, frames: tuple[int, ...], last: bool) -> list[Count]:
+        """How many elements of each part have been handed on."""
+        out: list[Count] = []
+        sure = total = True  # whether the parts before are complete
+        for part in self.parts:
+            seen = part.at(frames, last)
+            out.append(Count(seen.sure if sure else 0, seen.total if total else 0))
+            if part.length is not None and not last:
+                sure = sure and seen.sure >= part.length
+                total = total and seen.total >= part.length
+        return out
+
+    def _at(self, frames: tuple[int, ...], last: bool) -> Count:
+        counts = self.parts_at(frames, last)
+        return Count(sum(c.sure for c in counts), sum(c.total for c in counts))
+
+
 def moments(ratio: tuple[int, ...], *clocks: Clock) -> list[tuple[int, ...]]:
     """Frame counts that tell clocks apart: a video's first frames, and a period behind warm-up.
 

@@ -123,25 +123,16 @@ class Spectrum(Net):
         return torch.fft.fft(x, dim=2).abs()  # blocked
 
 
-@blocker("add")
-class Position(Net):
-    def make(self) -> None:
-        self.table = nn.Parameter(torch.randn(4, T))
+@blocker("masked_fill")
+class PrefixMask(Net):
+    """The first frame sees all others: what it sees depends on where in the video it stands."""
 
     def mix(self, x: Tensor) -> Tensor:
-        return x + self.table  # blocked
-
-
-@blocker("arange")
-class Counter(Net):
-    def mix(self, x: Tensor) -> Tensor:
-        return x + torch.arange(x.shape[2]) / 10  # blocked
-
-
-@blocker("cumsum")
-class SoFar(Net):
-    def mix(self, x: Tensor) -> Tensor:
-        return x.cumsum(2)  # blocked
+        y = x.transpose(1, 2)
+        at = torch.arange(y.shape[1])
+        hidden = (at[:, None] < at[None, :]) & (at[:, None] > 0)
+        weights = (y @ x).masked_fill(hidden, float("-inf")).softmax(-1)  # blocked
+        return (weights @ y).transpose(1, 2)
 
 
 @blocker("cummax")
@@ -174,10 +165,10 @@ class FlatHead(Net):
         return self.flat(x.flatten(1)).unsqueeze(2)  # blocked
 
 
-@blocker("gru")
-class Recurrent(Net):
+@blocker("recurrent")
+class BothWays(Net):
     def make(self) -> None:
-        self.rnn = nn.GRU(4, 4, batch_first=True)
+        self.rnn = nn.GRU(4, 2, batch_first=True, bidirectional=True)
 
     def mix(self, x: Tensor) -> Tensor:
         return self.rnn(x.transpose(1, 2))[0].transpose(1, 2)  # blocked

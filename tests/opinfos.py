@@ -353,7 +353,7 @@ REFUSED = [
     refused("argmax", lambda x: x.argmax(2), "aten.argmax"),
     refused("max with indices", lambda x: x.max(2)[0], "aten.max", "amax"),
     refused("median", lambda x: x.median(2)[0], "aten.median"),
-    refused("cumsum", lambda x: x.cumsum(2), "aten.cumsum"),
+    refused("cummax", lambda x: x.cummax(2)[0], "aten.cummax"),
     refused("index by data", lambda x: x[:, :, x[0, 0].long().abs() % 2], "aten.index"),
     refused("fft", lambda x: torch.fft.rfft(x, dim=2).abs(), "fft"),
     refused("custom operator", mystery, "pgt_tests", "mystery"),
@@ -366,15 +366,67 @@ REFUSED = [
         17, 4, 3, padding=1)),
     refused("linear over time", lambda x, fc: fc(x), inner=lambda: nn.Linear(17, 4)),
     refused("norm over time", lambda x, norm: norm(x), inner=lambda: nn.LayerNorm([3, 17])),
-    refused("table of positions", lambda x, p: x + p(), inner=lambda: Parameters(3, 17)),
     refused("branch on a long video", lambda x: x.flip(1) if x.shape[2] > 40 else x * 2, "branch"),
-    refused("branch on a short video", lambda x: x * 2 if x.shape[2] > 10 else x, "branch"),
-    refused("branch on parity", lambda x: x * 2 if x.shape[2] % 2 else x, "branch"),
+    refused("branch on a remainder of 3", lambda x: x * 2 if x.shape[2] % 3 else x, "branch"),
+    refused("pooled value in front", lambda x: torch.cat([x.mean(2, keepdim=True), x * 2], 2),
+            "aten.cat"),
+    refused("stream behind a stream", lambda x: torch.cat([x, x * 2], 2), "aten.cat"),
 ]  # fmt: skip
+
+#: A first frame apart, frames in groups, and several elements of a frame in a row.
+FOLDED = [
+    *functions(
+        "exact",
+        SEQUENCE,
+        {
+            "first frame apart": lambda x: torch.cat(
+                [x[:, :, :1], F.avg_pool1d(x[:, :, 1:], 2)], 2
+            ),
+            "first frame apart by select": lambda x: torch.cat(
+                [(x[:, :, 0] * 3).unsqueeze(2), x[:, :, 1:].repeat_interleave(2, 2)], 2
+            ),
+            "two first frames apart, late": lambda x: torch.cat(
+                [F.avg_pool1d(x, 5, 1)[:, :, :2], x[:, :, 2:] * 2], 2
+            ),
+            "three parts": lambda x: torch.cat(
+                [x[:, :, 1:2] * 2, x[:, :, :3], F.max_pool1d(x, 3, 1)], 2
+            ),
+            "groups of two frames": lambda x: (
+                x[:, :, 1:].reshape(2, 3, (x.shape[2] - 1) // 2, 2).transpose(2, 3).flatten(1, 2)
+            ),
+            "upsampled to a size": lambda x: (
+                F.interpolate(x, size=x.repeat_interleave(3, 2).shape[2]) * 2
+            ),
+            "nearest-exact": lambda x: F.interpolate(x, scale_factor=2, mode="nearest-exact"),
+        },
+        mask=False,
+    ),
+    OpInfo(
+        "a constant in front",
+        lambda: Op(
+            lambda x, p: F.avg_pool1d(torch.cat([p().expand(2, -1, -1), x * 2], 2), 3, 1),
+            Parameters(1, 3, 2),
+        ),
+        mask=False,
+    ),
+    OpInfo(
+        "two elements of a frame in a row, then a conv",
+        lambda: Op(
+            lambda x, conv: conv(torch.stack([x, x * 2], 3).reshape(2, 3, -1)),
+            nn.Conv1d(3, 4, 3, padding=1),
+        ),
+        mask=False,
+    ),
+    OpInfo(
+        "two elements of a frame in a row, the first left out",
+        lambda: Op(lambda x: torch.stack([x, x.exp()], 3).flatten(2)[:, :, 1:].relu()),
+        mask=False,
+    ),
+]
 
 OPINFOS = [
     *CONVS, *POOLS, *PADS, *JOINS, *REDUCTIONS, *POINTWISE, *NORMS, *VIEWS, *WITHIN_A_STEP,
-    *REFUSED,
+    *FOLDED, *REFUSED,
 ]  # fmt: skip
 
 

@@ -162,11 +162,14 @@ def test_exact_frames_account_for_the_changed_context(operator: Any, data: st.Da
         chunks = draw_chunks(data, frames, least if strategies.picky(spec) else 1)
         answer = stitch(prog.run(x, schedule=chunks))
     flags = prog.exact_frames(chunks)
+    # An aggregate may happen to be what it stands for: elements that upsampling has repeated are
+    # their own average, and the last element may be the maximum.
+    lucky = prog.options.markov.aggregate == "max" or "resample" in strategies.ops(spec)
     event(f"exact frames: {'all' if all(flags) else 'some' if any(flags) else 'none'}")
     for i, error in enumerate(error_per_frame(answer, whole, 2).tolist()):
         if flags[i]:
             assert error <= EXACT, f"{chunks}: frame {i} is said to be exact"
-        elif strategies.generic(spec):
+        elif strategies.generic(spec) and not lucky:
             assert error > NOISE, f"{chunks}: frame {i} is exact, and said not to be"
 
 

@@ -197,7 +197,8 @@ def test_the_cut_mask_of_a_random_graph_is_the_model_where_nothing_is_cut(
     chunks = data.draw(strategies.chunkings(frames))
     with torch.no_grad():
         whole = model(x)
-    assert relative_error(cut_masked(model, x, [frames]), whole) == 0
+    # A recurrent layer adds up in another order when it is run frame by frame.
+    assert relative_error(cut_masked(model, x, [frames]), whole) <= 1e-13
     masked = cut_masked(model, x, ends(chunks))
     assert masked.shape == whole.shape
     if len(chunks) > 1:

@@ -108,7 +108,6 @@ REFUSED = [
     Trap("times the length", lambda x: x * x.shape[2]),
     Trap("over the root of the length", lambda x: x / x.shape[2] ** 0.5),
     Trap("times the number of elements", lambda x: x * x.numel()),
-    Trap("positions", lambda x: x + torch.arange(x.shape[2])),
     Trap("relative positions", lambda x: x * torch.linspace(0, 1, x.shape[2])),
     Trap("a mask", lambda x: x * torch.ones(x.shape[0], 1, x.shape[2]).cumsum(2)),
     Trap("a causal mask", lambda x: x @ torch.tril(torch.ones(x.shape[2], x.shape[2])).double()),

@@ -1,4 +1,7 @@
-"""pgt_fx.zoo: every backbone builds, runs at a small space, and really looks at time."""
+"""pgt_fx.zoo: backbones build, run at a small space, and really look at time.
+
+The models that are tested in depth; the others are in test_zoo_models.py.
+"""
 
 from __future__ import annotations
 
@@ -54,17 +57,32 @@ def shuffled(clip: Any) -> Any:
 
 
 def test_names() -> None:
-    assert zoo.names() == NAMES
+    assert set(NAMES) <= set(zoo.names())
+    assert zoo.names() == sorted(zoo.names())
+    assert zoo.names("X3D") == [
+        *("efficient_x3d_s", "efficient_x3d_xs", "x3d_l", "x3d_m", "x3d_s", "x3d_xs")
+    ]
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", zoo.names())
 def test_entry_matches_its_clip(name: str) -> None:
     entry = zoo.get(name)
+    space = entry.space if entry.fixed_space else SPACE
     generator = torch.Generator().manual_seed(0)
-    paths = tensors(zoo.clip(name, space=SPACE, batch=2, generator=generator))
+    video = zoo.clip(name, space=space, batch=2, generator=generator)
     assert entry.name == name
-    assert entry.description
-    assert [x.shape for x in paths] == [(2, entry.channels, t, SPACE, SPACE) for t in entry.clip]
+    assert entry.description and entry.family
+    if entry.boxes:
+        video, boxes = video
+        assert boxes.shape == (2 * entry.boxes, 5)
+        assert boxes[:, 0].tolist() == [0.0] * entry.boxes + [1.0] * entry.boxes
+        assert (boxes[:, 1:3] >= 0).all() and (boxes[:, 3:] <= space).all()
+        assert (boxes[:, 3:] - boxes[:, 1:3] >= space / 4).all()
+    paths = tensors(video)
+    if entry.audio:
+        assert paths.pop().shape == (2, 1, entry.clip[-1], 1, entry.audio)
+    lengths = entry.clip[: len(paths)]
+    assert [x.shape for x in paths] == [(2, entry.channels, t, space, space) for t in lengths]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -162,6 +180,9 @@ def test_frames_of_a_clip() -> None:
         zoo.clip("slowfast_r50", frames=30)
     with pytest.raises(ValueError, match=r"1 path"):
         zoo.clip("slow_r50", frames=(8, 32))
+    assert lengths("audio_visual_slowfast_r50", 16) == [4, 16, 64]
+    with pytest.raises(ValueError, match="table of positions for 16 frames"):
+        zoo.clip("mvit_base_16x4", frames=17)
 
 
 @pytest.mark.parametrize("name", ["slow_r50", "slowfast_r50", "x3d_m", "s3d"])
@@ -180,6 +201,8 @@ def test_space_changes_the_head_pool_alone(name: str) -> None:
 def test_space_that_the_head_can_not_have() -> None:
     with pytest.raises(ValueError, match="multiple of 32"):
         zoo.build("slow_r50", space=50)
+    with pytest.raises(ValueError, match="for 224 pixels only"):
+        zoo.clip("mvit_v2_s", space=64)
     assert zoo.build("r3d_18", space=50)
 
 
@@ -218,13 +241,21 @@ def test_unknown_name_lists_the_nearest() -> None:
     with pytest.raises(zoo.UnknownModelError, match=r"did you mean .*slow_r50") as error:
         zoo.build("slow_r5O")
     assert isinstance(error.value, KeyError)
-    with pytest.raises(zoo.UnknownModelError, match="known: c2d_r50"):
+    with pytest.raises(zoo.UnknownModelError, match="known: audio_visual_slowfast_r50, c2d_r50"):
         zoo.get("zzz")
 
 
 def test_pretrained_weights_are_not_redrawn() -> None:
     with pytest.raises(ValueError, match="pretrained"):
         zoo.build("r3d_18", pretrained=True, redraw_norms=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "space"), [("c3d", None), ("slow_r50_nl", 32), ("mvit_base_16x4", 64)]
+)
+def test_weights_that_nobody_offers(name: str, space: int | None) -> None:
+    with pytest.raises(ValueError, match="weights"):
+        zoo.build(name, space=space, pretrained=True)
 
 
 def test_a_module_of_another_kind_has_no_known_features() -> None:

@@ -20,11 +20,18 @@ from torch import Tensor, fx, nn
 from torch.export import Dim
 from torch.utils import _pytree as pytree
 
-from pgt_fx.capture.inputs import ClipSpec, axis_hint, resized
+from pgt_fx.capture.inputs import ClipSpec
+from pgt_fx.capture.lengths import Lengths, allowed_lengths, known_sizes
 from pgt_fx.capture.lines import OURS, place_of, short, watching
-from pgt_fx.capture.probe import clip_pools, probe, quiet, unchanged
-from pgt_fx.capture.spelling import Spelling
+from pgt_fx.capture.probe import quiet, unchanged
+from pgt_fx.capture.sample import Sample, find_sample
+from pgt_fx.capture.spelling import Spelling, TooComplicated
 from pgt_fx.errors import CaptureError, Place
+
+#: Operations in the expression of a size at which the capture goes on without symbolic space. Those
+#: of convolutional backbones have up to 5; a shifted-window transformer comes to hundreds, and to
+#: minutes of arithmetic on them.
+LONGEST_SIZE = 40
 
 
 @dataclass(frozen=True)
@@ -50,6 +57,7 @@ class Captured:
         global_pools: numbers of the pools that were taken to mean "pool the clip".
         training: the mode.
         fixed: input path -> dimension -> size that the capture fixed (channels; sometimes space).
+        lengths: of the whole videos for which the graph is the model.
     """
 
     graph: fx.Graph
@@ -62,12 +70,24 @@ class Captured:
     global_pools: tuple[int, ...]
     training: bool
     fixed: dict[int, dict[int, int]] = field(default_factory=dict)
+    lengths: Lengths = field(default_factory=Lengths)
+    _timed: dict[Any, bool] = field(default_factory=dict, repr=False)
 
     def has_time(self, size: Any) -> bool:
-        """Whether a size depends on the length of the video."""
+        """Whether a size depends on the length of the video (``T // (T // 2)`` does not)."""
         if not isinstance(size, (torch.SymInt, torch.SymFloat)):
             return False
-        return bool(size.node.expr.free_symbols & self.time_symbols)
+        expr: Any = size.node.expr
+        if expr not in self._timed:
+            found = expr.free_symbols & self.time_symbols
+            table = known_sizes(size) if found else {}
+            values = {
+                expr.xreplace({s: v + (more if s in found else 0) for s, v in table.items()})
+                for more in (0, 48, 96)
+                if found
+            }
+            self._timed[expr] = len(values) > 1
+        return self._timed[expr]
 
 
 def capture(
@@ -82,27 +102,50 @@ def capture(
     Raises:
         CaptureError: when the model doesn't run, or runs at the clip's length alone.
     """
-    sample, numbers = _sizes(model, spec, leaves, pools)
-    program, calls, fixed = _export(model, spec, sample, numbers)
-    if _space_fixed(program, spec, leaves, sample):
+    try:
+        return _capture(model, spec, leaves, pools)
+    except CaptureError:
+        if len(spec.paths) > 1:
+            raise
+        # Perhaps it takes lengths of one form only (4n + 1): then at one of the clip's form.
+        with contextlib.suppress(CaptureError):
+            return _capture(model, spec, leaves, pools, like_clip=True)
+        raise
+
+
+def _capture(
+    model: nn.Module, spec: ClipSpec, leaves: Sequence[Any], pools: str, like_clip: bool = False
+) -> Captured:
+    sample = find_sample(model, spec, leaves, pools, like_clip=like_clip)
+    try:
+        program, calls, fixed = _export(model, spec, sample, limit=LONGEST_SIZE)
+    except TooComplicated:  # windows of a fixed size, padded to: space is then the clip's
+        sample = find_sample(model, spec, leaves, pools, wide=False, like_clip=like_clip)
+        program, calls, fixed = _export(model, spec, sample, space=False)
+    if _space_fixed(program, spec, leaves, sample.leaves):
         # An operator holds the space fixed: then at the clip's size, not at the sample's.
-        sample, numbers = _sizes(model, spec, leaves, pools, wide=False)
-        program, calls, fixed = _export(model, spec, sample, numbers)
-    return _captured(program, model, spec, calls, tuple(numbers), fixed)
+        sample = find_sample(model, spec, leaves, pools, wide=False, like_clip=like_clip)
+        program, calls, fixed = _export(model, spec, sample)
+    return _captured(program, model, spec, calls, sample.pools, fixed)
 
 
 def _export(
-    model: nn.Module, spec: ClipSpec, sample: Sequence[Any], numbers: Sequence[int]
+    model: nn.Module,
+    spec: ClipSpec,
+    sample: Sample,
+    *,
+    space: bool = True,
+    limit: int | None = None,
 ) -> tuple[Any, dict[str, ModuleCall], Place | None]:
     """The exported program, its module calls, and the call that fixed the number of frames."""
-    args, kwargs = pytree.tree_unflatten(list(sample), spec.spec)
+    args, kwargs = pytree.tree_unflatten(list(sample.leaves), spec.spec)
     with (
         quiet(),
         unchanged(model),
         warnings.catch_warnings(),
         _recorded(model) as calls,
         watching(model, spec.times) as lines,
-        Spelling(numbers),
+        Spelling(sample.pools, sample.tables, limit),
     ):
         warnings.simplefilter("ignore")
         try:
@@ -111,9 +154,11 @@ def _export(
                     model,
                     args,
                     kwargs or None,
-                    dynamic_shapes=_dynamic(model, spec, sample),
+                    dynamic_shapes=_dynamic(model, spec, sample.leaves, space),
                     strict=False,
                 )
+        except TooComplicated:
+            raise
         except Exception as error:
             raise CaptureError(_explain(error), place_of(error)) from error
     return program, calls, lines.fixed
@@ -144,9 +189,9 @@ def is_fixed(size: Any) -> bool:
 def _lenient_solver() -> Iterator[None]:
     """Let the capture go on where sympy can't solve a condition on sizes.
 
-    The solver only simplifies conditions for the messages of ``torch.export``; whether the graph
-    holds at other lengths is checked here (:func:`_refuse_branches`). sympy gives up on floors of
-    floors, as strided pools make them.
+    The solver only simplifies conditions for the messages of ``torch.export``; at which lengths
+    the graph holds is found in :mod:`pgt_fx.capture.lengths`. sympy gives up on floors of floors,
+    as strided pools make them.
     """
     constraints = torch.fx.experimental.symbolic_shapes.DimConstraints
     solve = constraints.solve
@@ -171,60 +216,11 @@ def _explain(error: Exception) -> str:
     )
 
 
-def _sizes(
-    model: nn.Module, spec: ClipSpec, leaves: Sequence[Any], pools: str, *, wide: bool = True
-) -> tuple[list[Any], list[int]]:
-    """A sample to capture at: longer and wider than the clip, so that no size collapses to 1."""
-    two_paths = len(spec.paths) > 1
-    stretches = (
-        [lambda t: 3 * t, lambda t: 4 * t]
-        if two_paths
-        else [
-            lambda t: 2 * t + 3,
-            lambda t: 4 * t,
-        ]
-    )
-    at_clip = None
-    error: Exception | None = None
-    for stretch in stretches:
-        for widen in (lambda s: 2 * s, lambda s: s) if wide else (lambda s: s,):
-            sample = resized(spec, leaves, batch=2, time=stretch, space=widen)
-            run = probe(model, spec.spec, sample)
-            if run.error is None and pools != "global":
-                return sample, []
-            error = run.error or error
-            if not run.pools and run.error is None:
-                return sample, []  # "global", and there is no pool to take so
-            if pools == "window" or not run.pools:
-                continue
-            if at_clip is None:
-                at_clip = probe(model, spec.spec, list(leaves))
-                if at_clip.error is not None:
-                    raise CaptureError(
-                        f"the model does not run on its example clip: {at_clip.error}",
-                        place_of(at_clip.error),
-                    ) from at_clip.error
-            numbers = clip_pools(at_clip.pools, run.pools)
-            if numbers and probe(model, spec.spec, sample, numbers).error is None:
-                return sample, numbers
-            if run.error is None:
-                return sample, []
-    if probe(model, spec.spec, list(leaves)).error is not None:
-        raise CaptureError(
-            f"the model does not run on its example clip: {error}", place_of(error)
-        ) from error
-    lengths = ", ".join(str(tuple(s(t) for t in spec.lengths)) for s in stretches)
-    raise CaptureError(
-        f"the model runs at {spec.lengths} frames and at no other length tried ({lengths}): "
-        f"{type(error).__name__}: {' '.join(str(error).split())[:300]}\n"
-        "A table, a layer or a reshape in it has one entry per frame of the clip. Pass the part of "
-        "the model in front of it, or replace it by one that takes any length." + axis_hint(spec),
-        place_of(error),
-    ) from error
-
-
-def _dynamic(model: nn.Module, spec: ClipSpec, sample: Sequence[Any]) -> dict[str, Any]:
-    """``dynamic_shapes`` for the export: every axis of a video but the channels may vary."""
+def _dynamic(
+    model: nn.Module, spec: ClipSpec, sample: Sequence[Any], space: bool = True
+) -> dict[str, Any]:
+    """``dynamic_shapes`` for the export: every axis of a video but the channels may vary, its space
+    only with ``space``."""
     first = spec.paths[0]
     rows = sample[first].shape[0]
     leaves: list[Any] = []
@@ -237,7 +233,7 @@ def _dynamic(model: nn.Module, spec: ClipSpec, sample: Sequence[Any]) -> dict[st
             leaves.append({0: Dim.AUTO} if leaf.dim() and leaf.shape[0] == rows else None)
             continue
         dims = {0: Dim.AUTO, at: Dim.AUTO}
-        if leaf.dim() == 5:
+        if leaf.dim() == 5 and space:
             dims |= {3: Dim.AUTO, 4: Dim.AUTO}
         leaves.append(dims)
     args, kwargs = pytree.tree_unflatten(leaves, spec.spec)
@@ -374,7 +370,7 @@ def _captured(
             "of the model in front of it, or make it take any length.",
             fixed_by,
         )
-    _refuse_branches(program, frozenset(symbols), tuple(lengths))
+    allowed = allowed_lengths(program, frozenset(symbols), lengths, min(spec.lengths))
     return Captured(
         graph=program.graph_module.graph,
         tensors=tensors,
@@ -386,46 +382,5 @@ def _captured(
         global_pools=numbers,
         training=model.training,
         fixed=sizes,
+        lengths=allowed,
     )
-
-
-def _refuse_branches(program: Any, symbols: frozenset[sympy.Symbol], sample: Sequence[int]) -> None:
-    """Refuse a graph for which the model's Python compared the length of the video.
-
-    Conditions that torch itself asks while capturing (how a ceil-mode window falls, whether a
-    size is 1) don't bind the rules here, which compute every length anew. A condition asked by
-    the model's own code chose the branch that was captured, and another one for other lengths.
-
-    Raises:
-        CaptureError: naming the condition and the line.
-    """
-    values = [n.meta.get("val") for n in program.graph.nodes if n.op == "placeholder"]
-    shapes: list[Any] = [s for v in values if isinstance(v, Tensor) for s in v.shape]
-    sizes = [s for s in shapes if isinstance(s, torch.SymInt)]
-    if not sizes:
-        return
-    env: Any = sizes[0].node.shape_env
-    table = getattr(env, "backed_var_to_val", None) or env.var_to_val  # renamed within torch 2
-    least = min(sample)
-    for guard in env.guards:
-        expr: Any = guard.expr
-        frame: Any = getattr(guard.sloc, "framework_loc", None)
-        if not isinstance(expr, sympy.Basic) or not (expr.free_symbols & symbols):
-            continue
-        file = getattr(frame, "filename", "")
-        line = (getattr(frame, "line", "") or "").strip()
-        if not file or file.startswith(OURS) or line.startswith("assert"):
-            continue
-        for n in (*range(1, 2 * least), 3 * least, 7 * least):
-            at = {
-                s: sympy.Integer(int(v)) * (sympy.Rational(n, least) if s in symbols else 1)
-                for s, v in table.items()
-            }
-            if expr.xreplace(at) == sympy.false:
-                where = f"{short(file)}:{frame.lineno}"
-                raise CaptureError(
-                    f"{where}: {line}\n    the model branches in Python on the number of frames "
-                    f"({expr} held in the capture, and does not at {n} frames), so that no one "
-                    "graph is the model. Write the branch with tensor operators, or leave it "
-                    "outside the model"
-                )

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -17,8 +17,12 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
+from pgt_fx.capture.clip_tables import ClipTable, JoinCall, find_table, is_join, join_call
 from pgt_fx.capture.lines import Lines
 from pgt_fx.capture.spelling import POOLS, Spelling
+
+#: Tables of one model after which the search is given up.
+MOST_TABLES = 100
 
 
 @dataclass(frozen=True)
@@ -32,13 +36,16 @@ class PoolCall:
 
 
 class Recorder(TorchFunctionMode):
-    """Records the pool calls of a forward, in order."""
+    """Records the pool calls and the elementwise calls of a forward, in order."""
 
     def __init__(self) -> None:
         super().__init__()
         self.pools: list[PoolCall] = []
+        self.joins: list[JoinCall] = []
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if is_join(func):
+            self.joins.append(join_call(args))
         out = func(*args, **(kwargs or {}))
         if func in POOLS and isinstance(out, torch.Tensor):
             kernel = [*args, *(kwargs or {}).values()][1]
@@ -86,18 +93,27 @@ class Probe:
     Attributes:
         error: the exception that the model raised, None when it ran.
         pools: its pool calls, up to the error.
+        joins: its elementwise calls of two operands, up to the error.
     """
 
     error: Exception | None
     pools: list[PoolCall]
+    joins: list[JoinCall] = field(default_factory=list)
 
 
-def probe(model: nn.Module, spec: Any, leaves: Sequence[Any], pools: Sequence[int] = ()) -> Probe:
+def probe(
+    model: nn.Module,
+    spec: Any,
+    leaves: Sequence[Any],
+    pools: Sequence[int] = (),
+    tables: Sequence[ClipTable] = (),
+) -> Probe:
     """Run the model under fake tensors on leaves of these shapes.
 
     Args:
         spec: pytree of ``(args, kwargs)``.
         pools: numbers of the pool calls to be taken over all of time.
+        tables: operands that have one row per frame of the clip.
     """
     recorder = Recorder()
     with quiet(), unchanged(model), _no_compute() as fake, torch.no_grad():
@@ -105,11 +121,11 @@ def probe(model: nn.Module, spec: Any, leaves: Sequence[Any], pools: Sequence[in
         args, kwargs = pytree.tree_unflatten(faked, spec)
         try:
             # The mode entered last sees a call first: the recorder sees the model's own.
-            with Spelling(pools), Lines(), recorder:
+            with Spelling(pools, tables), Lines(), recorder:
                 model(*args, **kwargs)
         except Exception as error:
-            return Probe(error, recorder.pools)
-    return Probe(None, recorder.pools)
+            return Probe(error, recorder.pools, recorder.joins)
+    return Probe(None, recorder.pools, recorder.joins)
 
 
 def _no_compute() -> FakeTensorMode:
@@ -130,3 +146,28 @@ def clip_pools(at_clip: list[PoolCall], longer: list[PoolCall]) -> list[int]:
         and long.before != short.before
         and short.kernel == long.kernel
     ]
+
+
+def clip_tables(
+    model: nn.Module,
+    spec: Any,
+    leaves: Sequence[Any],
+    longer: Sequence[Any],
+    pools: Sequence[int] = (),
+) -> list[ClipTable]:
+    """Operands with one row per frame of the clip, for which the model fails on a longer one.
+
+    Returns:
+        those with which it runs at both lengths; none when there is no such set.
+    """
+    at_clip = probe(model, spec, leaves, pools)
+    found: list[ClipTable] = []
+    while at_clip.error is None and len(found) < MOST_TABLES:
+        run = probe(model, spec, longer, pools, found)
+        if run.error is None:
+            return found
+        table = find_table(at_clip.joins, run.joins)
+        if table is None or table in found:
+            break
+        found.append(table)
+    return []

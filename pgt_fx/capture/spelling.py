@@ -14,6 +14,9 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from pgt_fx.capture.clip_tables import ClipTable, is_join, put
+from pgt_fx.capture.recurrent import KINDS, captured
+
 POOLS: dict[Any, str] = {
     F.avg_pool3d: "mean",
     F.max_pool3d: "max",
@@ -23,27 +26,53 @@ POOLS: dict[Any, str] = {
 CONVS = (torch.conv1d, torch.conv2d, torch.conv3d, F.conv1d, F.conv2d, F.conv3d)
 
 
+class TooComplicated(Exception):
+    """The size of a tensor is so long an expression that the capture would take minutes."""
+
+
 class Spelling(TorchFunctionMode):
     """Active while the model is captured.
 
     Args:
         clip_pools: numbers of the pool calls to be taken over all of time.
+        tables: operands that have one row per frame of the clip.
+        limit: operations in the expression of a size at which to give up.
     """
 
-    def __init__(self, clip_pools: Sequence[int] = ()) -> None:
+    def __init__(
+        self,
+        clip_pools: Sequence[int] = (),
+        tables: Sequence[ClipTable] = (),
+        limit: int | None = None,
+    ) -> None:
         super().__init__()
+        self.limit = limit
         self.clip_pools, self.pools = frozenset(clip_pools), 0
+        self.tables, self.joins = {t.call: t for t in tables}, 0
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = dict(kwargs or {})
+        out = self._call(func, args, dict(kwargs or {}))
+        if self.limit is not None and isinstance(out, Tensor):
+            for s in out.shape:
+                if isinstance(s, torch.SymInt) and s.node.expr.count_ops() > self.limit:
+                    raise TooComplicated(str(s))
+        return out
+
+    def _call(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         if func in POOLS:
             number, self.pools = self.pools, self.pools + 1
             if number in self.clip_pools:
                 return _over_all_time(func, args, kwargs)
+        if is_join(func):
+            number, self.joins = self.joins, self.joins + 1
+            if number in self.tables:
+                args = put(args, self.tables[number])
         if func is torch.max_pool1d or func is F.max_pool1d:
             return _max_pool1d(*args, **kwargs)
         if func in CONVS:
             return _conv(func, args, kwargs)
+        if func in KINDS and (found := captured(func, args, kwargs)) is not None:
+            return found
         return func(*args, **kwargs)
 
 

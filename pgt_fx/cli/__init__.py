@@ -15,6 +15,7 @@ from pgt_fx.cli.erf import erf
 from pgt_fx.cli.fuzz import fuzz
 from pgt_fx.cli.train import train
 from pgt_fx.cli.verify import verify
+from pgt_fx.cli.zoo import zoo
 
 app = typer.Typer(
     help="Any video model, fed a long video in progressive steps.",
@@ -22,7 +23,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (demo, analyze, verify, doctor, train, erf, fuzz):
+for command in (demo, analyze, verify, doctor, train, erf, fuzz, zoo):
     app.command()(command)
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, fx
 
 from pgt_fx.analysis import Analysis, Operation
 from pgt_fx.errors import Blocker
-from pgt_fx.rules import Local, Reduced, StepOnly, Windowed
+from pgt_fx.rules import Local, Reduced, Scanned, StepOnly, Windowed
 
 #: Verdict -> what it means, in the order of the legend.
 VERDICTS = {
@@ -120,6 +120,8 @@ def _operation(
     if isinstance(outcome, Reduced):
         verdict = "step" if node.name in gates else "running"
         return Box(label, outcome.what, verdict, where.source, told)
+    if isinstance(outcome, Scanned):
+        return Box(label, outcome.what, "exact", where.source, told)
     if isinstance(outcome, StepOnly):
         return Box(label, op, "step", where.source, outcome.reason)
     if isinstance(outcome, Local) and operation.joins:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from pgt_fx.due import Due
 from pgt_fx.layout import Axis
 from pgt_fx.markov.buffer import carried_tail, dense, joined, merge, owned, split
 from pgt_fx.markov.step import Step
@@ -26,19 +27,25 @@ class MarkovAlign(nn.Module):
 
     def forward(self, step: Step, x: Tensor | None) -> Tensor | None:
         """``x``: the operand's new elements, or None; the common prefix, or None."""
-        due = step.window(self.slot)
-        dim = self.axis.dim + int(self.axis.outer)
-        held = carried_tail(step.state, self.slot, due.held, dim)
-        if x is not None:
-            x, dim = split(x, self.axis, due.new)
-        if held is None and x is None:
-            return None
-        whole = joined(held, x, dim)
-        first, end = due.keep
-        if end >= first:
-            step.carried[self.slot] = owned(whole.narrow(dim, first, end - first), whole)
-        if not due.outs:
-            return None
-        if due.skip or due.outs != whole.shape[dim]:
-            whole = dense(whole.narrow(dim, due.skip, due.outs), whole)
-        return merge(whole, self.axis)
+        return aligned(step, self.slot, step.window(self.slot), self.axis, x)
+
+
+def aligned(step: Step, slot: str, due: Due, axis: Axis, x: Tensor | None) -> Tensor | None:
+    """The elements of one operand whose turn it is; those that came early are carried."""
+    dim = axis.dim + int(axis.outer)
+    held = carried_tail(step.state, slot, due.held, dim)
+    if x is None and not due.held:
+        if held is not None:
+            step.carried[slot] = held
+        return None
+    if x is not None:
+        x, dim = split(x, axis, due.new)
+    whole = joined(held, x, dim)
+    first, end = due.keep
+    if end >= first:
+        step.carried[slot] = owned(whole.narrow(dim, first, end - first), whole)
+    if not due.outs:
+        return None
+    if due.skip or due.outs != whole.shape[dim]:
+        whole = dense(whole.narrow(dim, due.skip, due.outs), whole)
+    return merge(whole, axis)

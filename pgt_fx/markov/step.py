@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from pgt_fx.due import Due, PoolDue
+from pgt_fx.due import ConcatDue, Due, MemoryDue, PoolDue
 
 
 class Step:
@@ -28,5 +28,14 @@ class Step:
     def window(self, name: str) -> Due:
         return self.due[name]
 
+    def concat(self, name: str) -> ConcatDue:
+        return self.due[name]
+
     def pool(self, name: str) -> PoolDue:
+        return self.due[name]
+
+    def memory(self, name: str) -> MemoryDue:
+        return self.due[name]
+
+    def table(self, name: str) -> MemoryDue:
         return self.due[name]

@@ -1,13 +1,26 @@
 """Operator rules: each operator's law in one place (DESIGN §5, §6)."""
 
-from pgt_fx.rules import attention, norm, pointwise, reduce, resample, reshape, shift, window
+from pgt_fx.rules import (
+    attention,
+    concat,
+    norm,
+    pointwise,
+    reduce,
+    resample,
+    reshape,
+    scan,
+    shift,
+    window,
+)
 from pgt_fx.rules.registry import (
     RULES,
+    Concatenated,
     Local,
     OpView,
     Outcome,
     Reduced,
     Refusal,
+    Scanned,
     StepOnly,
     Windowed,
     rule,
@@ -15,20 +28,24 @@ from pgt_fx.rules.registry import (
 
 __all__ = [
     "RULES",
+    "Concatenated",
     "Local",
     "OpView",
     "Outcome",
     "Reduced",
     "Refusal",
+    "Scanned",
     "StepOnly",
     "Windowed",
     "attention",
+    "concat",
     "norm",
     "pointwise",
     "reduce",
     "resample",
     "reshape",
     "rule",
+    "scan",
     "shift",
     "window",
 ]

@@ -1,9 +1,18 @@
-"""Products and attention: what relates frames to one another stays within the step (DESIGN §6)."""
+"""Products and attention: what relates frames to one another (DESIGN §6).
+
+Within the step, or with a memory of keys and values in front of the step's own; with a causal mask
+that memory makes it exact.
+"""
 
 from __future__ import annotations
 
-from pgt_fx.layout import Dim, Factor, broadcast, has_time, time_dims
-from pgt_fx.rules.registry import Local, OpView, Outcome, Refusal, StepOnly, rule
+from torch import fx
+
+from pgt_fx.capture.attention import NOTE, Attention, Band
+from pgt_fx.layout import Dim, Factor, Layout, axis_of, broadcast, has_time, time_dims
+from pgt_fx.rules.registry import Local, OpView, Outcome, Refusal, Scanned, StepOnly, rule
+
+ALL = "relates every frame to every other"
 
 
 @rule("matmul", "bmm", "mm", "baddbmm", "einsum", "bilinear")
@@ -24,6 +33,8 @@ def contraction(op: OpView) -> Outcome:
     maps = [dim for dim in (*batch, rows, columns) if has_time(dim)]
     if not summed and len(maps) == 1:
         return Local((*batch, rows, columns))
+    if summed and any(f.time == 2 for f in inner) and has_time(rows):
+        return _attends(op, (*batch, rows, columns), right_node, "sums over the frames attended to")
     if summed and len([d for d in (*batch, rows, columns) if has_time(d)]) <= 1:
         if not maps and not any(time_dims(batch)):
             raise Refusal(
@@ -35,7 +46,56 @@ def contraction(op: OpView) -> Outcome:
         return StepOnly(layout, "sums over all of time")
     if summed:
         return StepOnly((*batch, rows, _second(columns)), "sums over all of time")
-    return StepOnly((*batch, rows, _second(columns)), "relates every frame to every other")
+    return _attends(op, (*batch, rows, _second(columns)), right_node, ALL)
+
+
+def _attends(op: OpView, layout: Layout, keys: fx.Node, reason: str) -> Outcome:
+    """One of the two products of an attention, ``keys`` its keys or values."""
+    found: Attention | None = op.node.meta.get(NOTE)
+    if found is None:
+        return StepOnly(layout, reason)
+    band = seen_band(op, found)
+    if not band.causal:
+        return StepOnly(layout, reason, keys=(keys,))
+    return Scanned("attention", layout, "", 0, _words(band), keys=(keys,), window=band.window)
+
+
+def seen_band(op: OpView, found: Attention) -> Band:
+    """Which frames the queries of an attention see."""
+    rows, columns = _entries(op, found)
+    return found.band(rows, columns) if rows and columns else Band()
+
+
+def _entries(op: OpView, found: Attention) -> tuple[int, int]:
+    """Entries per frame along the queries and the keys; 0 where they can't be told."""
+    values = found.product.meta["val"]
+    out = []
+    for given in _sides(op, found):
+        axis = axis_of(op.layout(given[0]))
+        merged = axis.inner_size if axis.inner else 1
+        out.append(0 if axis.outer or merged is None or axis.dim != given[1] else merged)
+    return (out[0], out[1]) if values is not None and len(out) == 2 else (0, 0)
+
+
+def _sides(op: OpView, found: Attention) -> list[tuple[fx.Node, int]]:
+    """The operand with the queries and that with the keys, each with the dimension of time."""
+    node = found.product
+    if node.target is op.node.target and "query" in op.arg:
+        nodes = [op.arg["query"], op.arg["key"]]
+    elif "equation" in {a.name for a in node.target._schema.arguments}:  # type: ignore[union-attr]
+        nodes = list(node.args[1])  # type: ignore[arg-type]
+        result = str(node.args[0]).replace(" ", "").split("->")[1]
+        terms = str(node.args[0]).replace(" ", "").split("->")[0].split(",")
+        if result[-2] not in terms[0]:
+            nodes, terms = nodes[::-1], terms[::-1]
+        return [(n, t.index(c)) for n, t, c in zip(nodes, terms, result[-2:], strict=True)]
+    else:
+        nodes = [n for n in node.args[:2] if isinstance(n, fx.Node)]
+    return [(n, time_dims(op.layout(n), 1)[0]) for n in nodes]
+
+
+def _words(band: Band) -> str:
+    return "causal attention" + (f", {band.window} back" if band.window is not None else "")
 
 
 def _first(dim: Dim) -> Dim:
@@ -62,13 +122,25 @@ def _einsum(op: OpView) -> Outcome:
     kept = [letter for letter in result if letter in timed]
     if timed == kept and len(kept) == 1:
         return Local(tuple(dims[c] for c in result))
+    operands = list(zip(terms.split(","), op.arg["tensors"], strict=True))
     if not kept:
         raise Refusal("sums over all of time, and nothing that depends on time is left")
     first = kept[0]
     layout = tuple(
         dims[c] if c == first or not has_time(dims[c]) else _second(dims[c]) for c in result
     )
-    return StepOnly(layout, "relates every frame to every other")
+    if len(kept) == 2 and len(operands) == 2:  # the map; its columns are the keys
+        keys = [n for letters, n in operands if kept[1] in letters]
+        return _attends(op, layout, keys[0], ALL)
+    sums = [c for c in timed if c not in kept]
+    values = [n for _, n in operands if not _is_map(op.layout(n))]
+    if len(sums) == 1 and len(values) == 1 and len(operands) == 2:
+        return _attends(op, layout, values[0], "sums over the frames attended to")
+    return StepOnly(layout, ALL)
+
+
+def _is_map(layout: Layout) -> bool:
+    return bool(time_dims(layout, 2))
 
 
 @rule("scaled_dot_product_attention")
@@ -85,5 +157,12 @@ def attention(op: OpView) -> Outcome:
             "queries without time attend over all frames: the answer needs the whole video",
             "pool over time with a mean or max",
         )
-    causal = " (causal)" if op.arg["is_causal"] else ""
-    return StepOnly((*query[:-1], value[-1]), f"attends over all of time{causal}")
+    layout = (*query[:-1], value[-1])
+    keys = (op.arg["key"], op.arg["value"])
+    if not all(has_time(op.layout(n)[-2]) for n in keys):
+        return StepOnly(layout, "attends over all of time")
+    found: Attention | None = op.node.meta.get(NOTE)
+    band = seen_band(op, found) if found is not None else Band()
+    if band.causal:
+        return Scanned("attention", layout, "query", 0, _words(band), keys=keys, window=band.window)
+    return StepOnly(layout, "attends over all of time", keys=keys)

@@ -23,6 +23,10 @@ bitwise_or bitwise_xor masked_fill logaddexp heaviside hypot copysign xlogy squa
 """
 
 
+CLIP_TABLE = "reads a table with one row per frame of a clip, in each step from its first row"
+LENGTH_TABLE = "reads a table that is made anew from the number of frames of each step"
+
+
 @rule(*UNARY.split())
 def unary(op: OpView) -> Outcome:
     """f(x)[i] = f(x[i])."""
@@ -63,48 +67,6 @@ def prelu(op: OpView) -> Outcome:
     return Local(layout)
 
 
-@rule("cat", "concat", "concatenate")
-def cat(op: OpView) -> Outcome:
-    """Along another axis than time: a join of operands side by side. Along time: refused."""
-    operands = list(op.arg["tensors"])
-    layouts = [op.layout(n) for n in operands]
-    dim = wrap(op.static(op.arg["dim"], "dim"), len(layouts[0]))
-    timed = [layout for layout in layouts if time_dims(layout)]
-    if any(dim in time_dims(layout) for layout in timed):
-        # Padding spelled as a concatenation was rewritten before (capture/padding.py).
-        raise Refusal(
-            "joins values one after the other along time: where the second begins is known only "
-            "at the end of the first",
-            "pad with constants or with the end frames (F.pad), or concatenate along channels",
-        )
-    for layout in layouts:
-        if time_dims(layout) != time_dims(timed[0]):
-            raise Refusal(
-                "an operand without time is concatenated with one that has it: its length along "
-                "time is that of the clip",
-                "broadcast it inside an elementwise operator, or concatenate per frame",
-            )
-    return Local(concatenated(layouts, dim, op.out_sizes))
-
-
-def concatenated(layouts: list[Layout], dim: int, sizes: list[int]) -> Layout:
-    """Layout of operands side by side along ``dim``; elsewhere they must agree."""
-    rest = broadcast([(*layout[:dim], (), *layout[dim + 1 :]) for layout in layouts])
-    return rest[:dim] + plain([sizes[dim]]) + rest[dim + 1 :]
-
-
-@rule("stack")
-def stack(op: OpView) -> Outcome:
-    """A new axis: a join of operands side by side."""
-    layouts = [op.layout(n) for n in op.arg["tensors"]]
-    dim = wrap(op.static(op.arg["dim"], "dim"), len(layouts[0]) + 1)
-    timed = [layout for layout in layouts if time_dims(layout)]
-    if any(time_dims(layout) != time_dims(timed[0]) for layout in layouts):
-        raise Refusal("an operand without time is stacked with one that has it")
-    both = broadcast(layouts)
-    return Local(both[:dim] + plain([len(layouts)]) + both[dim:])
-
-
 @rule("linear")
 def linear(op: OpView) -> Outcome:
     """Mixes the last axis, which must not be time."""
@@ -125,6 +87,16 @@ def embedding(op: OpView) -> Outcome:
     return Local(op.layout(op.arg["indices"]) + plain(op.out_sizes[-1:]))
 
 
+@rule("pgt_fx::clip_table")
+def clip_table(op: OpView) -> Outcome:
+    """A table with one row per frame of the clip: its first rows, as many as are at hand."""
+    table, like = op.layout(op.arg["table"]), op.layout(op.arg["like"])
+    dims = {d % len(table) for d in op.arg["dims"]}
+    rank = len(like) - len(table)
+    layout = tuple(like[d + rank] if d in dims else dim for d, dim in enumerate(table))
+    return StepOnly(layout, CLIP_TABLE, restarts=True)
+
+
 @rule("glu")
 def glu(op: OpView) -> Outcome:
     layout = op.layout(op.arg["self"])
@@ -138,13 +110,13 @@ def _along(layout: Layout, dim: int, sizes: list[int], verb: str) -> Layout:
     return layout[:dim] + plain([sizes[dim]]) + layout[dim + 1 :]
 
 
-@rule("normalize", "cumsum", "cumprod", "cummax", "cummin", "logcumsumexp", "renorm")
+@rule("normalize", "cummax", "cummin", "renorm")
 def along_other_axis(op: OpView) -> Outcome:
     """Fine along another axis than time."""
     layout = op.layout(op.arg["self"])
     if wrap(op.static(op.arg["dim"], "dim"), len(layout)) in time_dims(layout):
         raise Refusal(
-            "accumulates along time; there is no rule yet that carries its sum across steps"
+            "accumulates along time; there is no rule that carries its state across steps"
         )
     values = op.node.meta["val"]
     return Local(layout if isinstance(values, torch.Tensor) else [layout] * len(values))

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from pgt_fx.capture.attention import NOTE
 from pgt_fx.layout import Dim, Layout, has_time, plain, time_dims
+from pgt_fx.rules.attention import seen_band
 from pgt_fx.rules.registry import (
     Local,
     OpView,
@@ -191,9 +193,13 @@ def select(op: OpView) -> Outcome:
 
 @rule("softmax", "log_softmax", "_softmax", "_log_softmax", "softmin")
 def softmax(op: OpView) -> Outcome:
-    """Along time its normaliser needs all frames: within the step."""
+    """Along time its normaliser needs all frames: within the step. Over the keys of a causal
+    attention it needs those before its own, which are all there."""
     source = op.layout(op.tensors[0])
     dim = wrap(op.static(op.arg["dim"], "dim"), len(source))
     if dim in time_dims(source):
+        found = op.node.meta.get(NOTE)
+        if found is not None and seen_band(op, found).causal:
+            return Local(source)
         return StepOnly(source, "normalises over all of time")
     return Local(source)

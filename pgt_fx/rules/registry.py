@@ -15,8 +15,9 @@ from typing import Any
 import torch
 from torch import fx
 
-from pgt_fx.layout import Layout
-from pgt_fx.timeline import Law
+from pgt_fx.capture.lengths import known_sizes
+from pgt_fx.layout import Layout, size
+from pgt_fx.timeline import Law, Window
 
 
 class Refusal(Exception):
@@ -25,6 +26,21 @@ class Refusal(Exception):
     def __init__(self, reason: str, remedy: str = "") -> None:
         super().__init__(reason)
         self.reason, self.remedy = reason, remedy
+
+
+class MergedTime(Refusal):
+    """Raised by a rule that needs time alone in a dimension, where a constant number of elements
+    of each frame is merged into it: the walk writes them as elements of time of their own.
+
+    Attributes:
+        operand: the tensor.
+        dim: the dimension.
+        entries: elements per element of time.
+    """
+
+    def __init__(self, operand: fx.Node, dim: int, entries: int, reason: str) -> None:
+        super().__init__(reason, "unflatten time in front of it")
+        self.operand, self.dim, self.entries = operand, dim, entries
 
 
 @dataclass(frozen=True)
@@ -58,6 +74,7 @@ class Windowed:
         mode: padding mode of ``law`` as ``F.pad`` calls it.
         mean: "include" / "exclude" for average pools (``count_include_pad``).
         what: short words for the report, e.g. ``"conv k=3 s=1 p=1"``.
+        groups: a video must have a multiple of so many elements here; 0: any number.
     """
 
     law: Law
@@ -69,6 +86,7 @@ class Windowed:
     mode: str = "constant"
     mean: str = ""
     what: str = ""
+    groups: int = 0
 
 
 @dataclass(frozen=True)
@@ -97,27 +115,84 @@ class StepOnly:
 
     ``exact_alone``: with one step over the whole video the result is the model's own (always so).
     ``training``: the mixing is that of batch statistics and is absent in ``eval()``.
+    ``restarts``: every step is computed as the first one (a table that is read
+    from its start), and in the first step it is the model's own.
+    ``keys``: operands of which elements of earlier steps may be put in front (attention).
     """
 
     layout: Layout | list[Layout | None]
     reason: str
     args: dict[str, Any] = field(default_factory=dict)
     training: bool = False
+    keys: tuple[fx.Node, ...] = ()
+    restarts: bool = False
 
 
-Outcome = Local | Windowed | Reduced | StepOnly
+@dataclass(frozen=True)
+class Scanned:
+    """Element i depends on elements 0 … i, and a state stands for those before it: cumulative sums,
+    recurrent layers, attention with a causal mask. Exact, and without delay.
+
+    Attributes:
+        how: "sum" | "prod" | "logsumexp", "recurrent" or "attention".
+        layout: of the result; for several results the first has time.
+        source: schema name of the operand that carries time.
+        states: elements carried, in elements of the (first) result along time.
+        what: short words for the report.
+        keys: operands that are carried themselves: keys and values of an attention.
+        window: how many elements before its own an element reads; None: all.
+    """
+
+    how: str
+    layout: Layout | list[Layout | None]
+    source: str
+    states: int
+    what: str
+    args: dict[str, Any] = field(default_factory=dict)
+    keys: tuple[fx.Node, ...] = ()
+    window: int | None = None
+
+    @property
+    def law(self) -> Window | None:
+        """Which elements an element reads, where it is not all before it."""
+        return None if self.window is None else Window(self.window + 1, left=self.window)
+
+
+@dataclass(frozen=True)
+class Concatenated:
+    """Values one after the other along time: parts of known length, then one that goes on.
+
+    Attributes:
+        parts: the operands, in order.
+        lengths: of the parts; None for the last one.
+    """
+
+    layout: Layout
+    parts: tuple[fx.Node, ...]
+    lengths: tuple[int | None, ...]
+    args: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def what(self) -> str:
+        first = sum(n for n in self.lengths if n is not None)
+        return f"{first} element{'s' * (first > 1)}, then a stream"
+
+
+Outcome = Concatenated | Local | Windowed | Reduced | Scanned | StepOnly
 Rule = Callable[["OpView"], Outcome]
 RULES: dict[str, Rule] = {}
 
 
 def rule(*names: str) -> Callable[[Rule], Rule]:
-    """Register a rule under ATen operator names (without overload)."""
+    """Register a rule under operator names (without overload): of ATen, or with a namespace as in
+    ``"mylib::myop"``."""
 
     def register(function: Rule) -> Rule:
         for name in names:
-            if f"aten::{name}" in RULES:
-                raise ValueError(f"two rules for aten::{name}")
-            RULES[f"aten::{name}"] = function
+            full = name if "::" in name else f"aten::{name}"
+            if full in RULES:
+                raise ValueError(f"two rules for {full}")
+            RULES[full] = function
         return function
 
     return register
@@ -210,9 +285,45 @@ def hint(value: Any) -> int:
     raise Refusal("a size of this operator depends on the data")
 
 
+def whole_ratio(long: Any, short: Any) -> int | None:
+    """The whole number that one size is of another, at every length of the video; else None."""
+    if isinstance(long, int) and isinstance(short, int):
+        return long // short if short and long % short == 0 else None
+    sizes = [s for s in (long, short) if not isinstance(s, int)]
+    known = known_sizes(sizes[0])
+    found = set()
+    for more in (0, 48, 96):  # videos of an allowed length differ by a divisor of 16
+        at = {s: v + more for s, v in known.items()}
+        a, b = (s if isinstance(s, int) else s.node.expr.xreplace(at) for s in (long, short))
+        if not b or a % b:
+            return None
+        found.add(int(a // b))
+    return found.pop() if len(found) == 1 else None
+
+
 def wrap(dim: int, rank: int) -> int:
     """A dimension number counted from the front."""
     return dim + rank if dim < 0 else dim
+
+
+def alone(op: OpView, operand: fx.Node, dim: int, does: str) -> None:
+    """Make sure that nothing is merged with time in a dimension.
+
+    Raises:
+        MergedTime: where time can be made to stand alone.
+        Refusal: where it can't; the reason begins with ``does``.
+    """
+    factors = [f for f in op.layout(operand)[dim] if f.size != 1 or f.time]
+    if len(factors) < 2:
+        return
+    reason = f"{does} in which time is merged with another"
+    length = operand.meta["val"].shape[dim]
+    entries = size(tuple(factors[1:]))
+    if factors[0].time == 1 and not any(f.symbolic or f.time for f in factors[1:]):
+        shares = {str(s) for s in getattr(length, "node", length).expr.free_symbols}
+        if len(shares) == 1:
+            raise MergedTime(operand, dim, entries, reason)
+    raise Refusal(reason, "unflatten time in front of it")
 
 
 def infinite(stop: Any) -> bool:
@@ -222,15 +333,19 @@ def infinite(stop: Any) -> bool:
 
 __all__ = [
     "RULES",
+    "Concatenated",
     "Local",
+    "MergedTime",
     "OpView",
     "Outcome",
     "Reduced",
     "Refusal",
     "StepOnly",
     "Windowed",
+    "alone",
     "hint",
     "infinite",
     "rule",
+    "whole_ratio",
     "wrap",
 ]

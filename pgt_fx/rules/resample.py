@@ -4,8 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
+from torch import Tensor
+
 from pgt_fx.layout import Dim, has_time, plain, relabel, time_dims
-from pgt_fx.rules.registry import Local, OpView, Outcome, Refusal, Windowed, rule, wrap
+from pgt_fx.rules.registry import (
+    Local,
+    OpView,
+    Outcome,
+    Refusal,
+    Windowed,
+    alone,
+    rule,
+    whole_ratio,
+    wrap,
+)
 from pgt_fx.timeline import Interpolate, Law, Repeat
 
 
@@ -13,7 +25,7 @@ def _scale(op: OpView, rank: int, at: int) -> int:
     """The integer factor along time.
 
     Raises:
-        Refusal: when the factor is not a whole number >= 1 or a target size was given.
+        Refusal: when the factor is not a whole number >= 1.
     """
     scales = op.arg.get("scale_factors")
     if scales is None:
@@ -21,25 +33,52 @@ def _scale(op: OpView, rank: int, at: int) -> int:
         scales = [op.arg.get(name) for name in names]
     value = scales[at] if scales else None
     if value is None:
-        raise Refusal(
-            "resizes time to a length given in frames, which depends on the whole video",
-            "give scale_factor instead of size",
-        )
+        source = op.tensors[0].meta["val"].shape
+        ratio = whole_ratio(op.node.meta["val"].shape[at - rank], source[at - rank])
+        if ratio is None:
+            raise Refusal(
+                "resizes time to a length that is no whole multiple of its own at every length of "
+                "the video",
+                "give scale_factor instead of size",
+            )
+        return ratio
     if float(value) != int(value) or value < 1:
         raise Refusal(f"resizes time by {value}; only whole factors have a finite state")
     return int(value)
+
+
+class Resize:
+    """Resizing by a whole factor along time, to the model's sizes along space.
+
+    Args:
+        call: the model's operator.
+        sizes: position of its ``output_size`` among its arguments.
+        at: time among the resized axes.
+        scale: its factor.
+    """
+
+    def __init__(self, call: Any, sizes: int, at: int, rank: int, scale: int) -> None:
+        self.call, self.sizes, self.at, self.rank, self.scale = call, sizes, at, rank, scale
+
+    def __call__(self, *args: Any) -> Tensor:
+        given = list(args)
+        size = list(given[self.sizes])
+        size[self.at] = given[0].shape[self.at - self.rank] * self.scale
+        given[self.sizes] = size
+        out: Tensor = self.call(*given)
+        return out
 
 
 def _resample(op: OpView, rank: int, linear: bool) -> Outcome:
     source = op.layout(op.tensors[0])
     sizes = op.out_sizes
     at = [i for i in range(rank) if has_time(source[len(source) - rank + i])]
+    if at:
+        alone(op, op.tensors[0], len(source) - rank + at[0], "resizes an axis")
     tail: list[Dim] = []
     for i in range(rank):
         dim = source[len(source) - rank + i]
         if i in at:
-            if len(dim) > 1:
-                raise Refusal("resizes an axis in which time is merged with another")
             tail.append(relabel((dim,), None, sizes[len(sizes) - rank + i])[0])
         else:
             tail.append(plain([sizes[len(sizes) - rank + i]])[0])
@@ -52,23 +91,31 @@ def _resample(op: OpView, rank: int, linear: bool) -> Outcome:
             "align_corners=True stretches time by the length of the whole video",
             "use align_corners=False",
         )
-    if scale == 1:
-        return Local(layout)
     law: Law = Interpolate(scale) if linear else Repeat(scale)
     args: dict[str, Any] = {}
-    if "output_size" in op.arg and op.arg.get("scale_factors") is not None:
-        args["output_size"] = None
+    call = None
+    given = op.arg.get("output_size")
+    if given is not None and op.arg.get("scale_factors") is None:
+        # The size along time is that of the operand at hand.
+        args["output_size"] = [0 if i in at else s for i, s in enumerate(given)]
+        position = [a.name for a in op.schema.arguments].index("output_size")
+        call = Resize(op.node.target, position, at[0], rank, scale)
     elif "output_size" in op.arg:
-        raise Refusal("resizes time to a length given in frames", "give scale_factor")
+        args["output_size"] = None
     kind = "linear" if linear else "nearest"
-    return Windowed(
-        law, layout, op.schema.arguments[0].name, args, what=f"{kind} upsample x{scale}"
-    )
+    what = f"{kind} upsample x{scale}"
+    return Windowed(law, layout, op.schema.arguments[0].name, args, call=call, what=what)
 
 
 @rule("upsample_nearest1d", "upsample_nearest2d", "upsample_nearest3d")
 def nearest(op: OpView) -> Outcome:
     """out[j] = x[j // scale]."""
+    return _resample(op, int(op.schema.name[-2]), False)
+
+
+@rule("_upsample_nearest_exact1d", "_upsample_nearest_exact2d", "_upsample_nearest_exact3d")
+def nearest_exact(op: OpView) -> Outcome:
+    """out[j] = x[floor((j + 1/2) / scale)], which for whole factors is x[j // scale]."""
     return _resample(op, int(op.schema.name[-2]), False)
 
 
@@ -100,8 +147,7 @@ def repeat_interleave(op: OpView) -> Outcome:
     sizes = op.out_sizes
     if dim not in time_dims(source):
         return Local(source[:dim] + plain([sizes[dim]]) + source[dim + 1 :])
-    if len(source[dim]) > 1:
-        raise Refusal("repeats an axis in which time is merged with another")
+    alone(op, op.arg["self"], dim, "repeats an axis")
     layout = source[:dim] + relabel(source[dim : dim + 1], None, sizes[dim]) + source[dim + 1 :]
     return Windowed(
         Repeat(times), layout, "self", {"output_size": None}, what=f"nearest upsample x{times}"

@@ -4,10 +4,34 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import fx
 
-from pgt_fx.layout import Layout, has_time, plain, regroup, size, time_dims
-from pgt_fx.rules.registry import Local, OpView, Outcome, Refusal, hint, rule, wrap
+from pgt_fx.capture.interleave import in_a_row
+from pgt_fx.layout import (
+    Factor,
+    Layout,
+    LayoutError,
+    has_time,
+    plain,
+    regroup,
+    relabel,
+    size,
+    time_dims,
+)
+from pgt_fx.rules.registry import (
+    Local,
+    OpView,
+    Outcome,
+    Refusal,
+    Windowed,
+    alone,
+    hint,
+    rule,
+    whole_ratio,
+    wrap,
+)
+from pgt_fx.timeline import Repeat, Window
 
 
 def sizes_at_hand(op: OpView, layout: Layout, wanted: Any) -> list[Any]:
@@ -35,11 +59,53 @@ def sizes_at_hand(op: OpView, layout: Layout, wanted: Any) -> list[Any]:
 
 @rule("view", "reshape", "_unsafe_view", "view_copy")
 def view(op: OpView) -> Outcome:
-    """Factors in order, cut anew (see layout.regroup)."""
+    """Factors in order, cut anew (see layout.regroup). Time cut into groups of k is a window."""
     source = op.layout(op.arg["self"])
-    layout = regroup(source, op.out_sizes)
     name = "size" if "size" in op.arg else "shape"
+    try:
+        layout = regroup(source, op.out_sizes)
+    except LayoutError:
+        return _in_groups(op, source, name)
     return Local(layout, {name: sizes_at_hand(op, layout, op.arg[name])})
+
+
+def _in_groups(op: OpView, source: Layout, name: str) -> Outcome:
+    """x.view(N, C, T // k, k, …): output j has the k elements from j * k on, side by side."""
+    dims = [d for d, dim in enumerate(source) if has_time(dim)]
+    if len(dims) != 1:
+        raise Refusal("views two time axes at once", "view them one after the other")
+    whole, sizes = op.arg["self"].meta["val"].shape[dims[0]], op.node.meta["val"].shape
+    ratios = {d: whole_ratio(whole, s) for d, s in enumerate(sizes) if isinstance(s, torch.SymInt)}
+    found = [(d, ratio) for d, ratio in ratios.items() if ratio is not None and ratio > 1]
+    if len(found) != 1:
+        regroup(source, op.out_sizes)  # its error says what does not fit
+        raise Refusal("the view cuts through the time axis")
+    alone(op, op.arg["self"], dims[0], "cuts an axis")
+    (at, entries) = found[0]
+    cut = (Factor(hint(sizes[at]), True, 1), Factor(entries))
+    layout = regroup((*source[: dims[0]], cut, *source[dims[0] + 1 :]), op.out_sizes)
+    return Windowed(
+        Window(entries, entries),
+        layout,
+        "self",
+        {name: sizes_at_hand(op, layout, op.arg[name])},
+        call=torch.ops.aten.reshape.default,
+        what=f"groups of {entries} frames",
+        groups=entries,
+    )
+
+
+@rule("pgt_fx::interleave")
+def interleave(op: OpView) -> Outcome:
+    """Elements of one frame, one after the other: output j is element j % k of frame j // k."""
+    source = op.layout(op.arg["x"])
+    dim = op.static(op.arg["dim"], "dim")
+    entries = size(source[dim + 1])
+    whole = relabel(source[dim : dim + 1], None, op.out_sizes[dim])
+    layout = (*source[:dim], *whole, *source[dim + 2 :])
+    return Windowed(
+        Repeat(entries), layout, "x", call=in_a_row, what=f"{entries} elements of a frame in a row"
+    )
 
 
 @rule("flatten")

@@ -15,6 +15,7 @@ from pgt_fx.rules.registry import (
     Reduced,
     Refusal,
     Windowed,
+    alone,
     infinite,
     rule,
     wrap,
@@ -43,8 +44,7 @@ def slice_(op: OpView) -> Outcome:
                 f"slices time at a {name} computed from the length of the video",
                 "slice at constant positions",
             )
-    if len([f for f in source[dim] if f.size != 1]) > 1:
-        raise Refusal("slices an axis in which time is merged with another")
+    alone(op, op.arg["self"], dim, "slices an axis")
     if start < 0:
         if start == -1 and infinite(stop):
             layout = (*source[:dim], (), *source[dim + 1 :])
@@ -119,8 +119,7 @@ def pad(op: OpView) -> Outcome:
     left, right = (amounts[2 * at], amounts[2 * at + 1]) if 2 * at < len(amounts) else (0, 0)
     if (left, right) == (0, 0):
         return Local(layout)
-    if len([f for f in source[dim] if f.size != 1]) > 1:
-        raise Refusal("pads an axis in which time is merged with another")
+    alone(op, op.arg["self"], dim, "pads an axis")
     if mode == "circular":
         raise Refusal(
             "pads the start of the video with its end",

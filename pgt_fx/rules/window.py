@@ -8,7 +8,17 @@ from typing import Any
 import torch
 
 from pgt_fx.layout import Dim, Layout, has_time, plain, relabel, time_dims
-from pgt_fx.rules.registry import Local, OpView, Outcome, Refusal, Windowed, hint, rule, wrap
+from pgt_fx.rules.registry import (
+    Local,
+    OpView,
+    Outcome,
+    Refusal,
+    Windowed,
+    alone,
+    hint,
+    rule,
+    wrap,
+)
 from pgt_fx.timeline import Transposed, Window
 
 
@@ -25,17 +35,13 @@ def spatial_layout(op: OpView, source: Layout, rank: int) -> tuple[Layout, int |
     """Layout of a convolution or pool over the last ``rank`` axes, and which of them is time.
 
     Raises:
-        Refusal: when time is merged with another windowed axis.
+        Refusal: when another axis is merged with time.
     """
     at = None
     for axis, dim in enumerate(source[-rank:]):
         if not has_time(dim):
             continue
-        if len([f for f in dim if f.size != 1 or f.time]) > 1:
-            raise Refusal(
-                "time is merged with another axis, and the window runs along both",
-                "give the operator time on an axis of its own",
-            )
+        alone(op, op.tensors[0], len(source) - rank + axis, "slides along an axis")
         at = axis
     sizes = op.out_sizes
     out: list[Dim] = list(source[:-rank])
@@ -196,8 +202,7 @@ def unfold(op: OpView) -> Outcome:
         return Local(
             source[:dim] + plain(sizes[dim : dim + 1]) + source[dim + 1 :] + plain(sizes[-1:])
         )
-    if len(source[dim]) > 1:
-        raise Refusal("unfolds an axis in which time is merged with another")
+    alone(op, op.arg["self"], dim, "unfolds an axis")
     law = Window(op.static(op.arg["size"], "size"), op.static(op.arg["step"], "step"))
     layout = relabel(source, None, sizes[dim]) + plain(sizes[-1:])
     return Windowed(law, layout, "self", what=f"unfold k={law.kernel} s={law.stride}")

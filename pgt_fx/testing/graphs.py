@@ -102,6 +102,26 @@ class Shift(nn.Module):
         return torch.cat(pieces, dim=1)
 
 
+class Scan(nn.Module):
+    """A cumulative sum along time, or a recurrent layer. Shape in = shape out."""
+
+    temporal = True
+
+    def __init__(self, how: str, channels: int) -> None:
+        super().__init__()
+        kind = {"gru": nn.GRU, "lstm": nn.LSTM}.get(how)
+        self.rnn = kind(channels, channels, batch_first=True) if kind else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.rnn is None:
+            return x.cumsum(2) / 8
+        if x.dim() == 3:
+            return self.rnn(x.transpose(1, 2))[0].transpose(1, 2)
+        n, c, t, h, w = x.shape
+        rows = x.permute(0, 3, 4, 2, 1).reshape(n * h * w, t, c)
+        return self.rnn(rows)[0].reshape(n, h, w, t, c).permute(0, 4, 3, 1, 2)
+
+
 class Resample(nn.Module):
     """Upsampling along time alone. (N, C, T, …) -> (N, C, scale * T, …)."""
 
@@ -212,6 +232,7 @@ def _module(node: Node, dims: int, channels: int) -> nn.Module:
         "dropout": lambda: nn.Dropout(0.5),
         "scale": lambda: Scale(dims, channels),
         "join": lambda: Join(node["how"]),
+        "scan": lambda: Scan(node["how"], channels),
     }
     return make[op]()
 
@@ -350,8 +371,8 @@ def channel_counts(spec: Spec) -> list[int]:
 
 
 def ops(spec: Spec) -> set[str]:
-    """Names of the operators in the graph, a join by what it does ("add", "cat", "mul")."""
-    return {n["how"] if n["op"] == "join" else n["op"] for n in spec["nodes"]}
+    """Names of the operators in the graph, joins and scans by what they do ("add", "gru")."""
+    return {n["how"] if n["op"] in ("join", "scan") else n["op"] for n in spec["nodes"]}
 
 
 def picky(spec: Spec) -> bool:
@@ -369,9 +390,9 @@ def picky(spec: Spec) -> bool:
 def generic(spec: Spec) -> bool:
     """With generic weights, a value that can differ does differ, all through the graph.
 
-    ReLU and max pooling may drop what differs, and so may a product with the zeros
-    that a shift brings in.
+    ReLU and max pooling may drop what differs, so may a product with the zeros that a shift
+    brings in, and a recurrent layer forgets.
     """
     names = ops(spec)
     zeros = any(n.get("fill") == "zeros" for n in spec["nodes"])
-    return not names & {"relu", "max"} and not ("mul" in names and zeros)
+    return not names & {"relu", "max", "gru", "lstm"} and not ("mul" in names and zeros)

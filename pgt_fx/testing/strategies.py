@@ -136,13 +136,13 @@ class _Drawing:
         if stride is not None:
             kinds = ["conv", "conv", "conv", "pool"]
             if stride == 1:
-                kinds += ["point", "shift"]
+                kinds += ["point", "shift", "scan"]
             elif stride < 4:
                 kinds += ["slice"]
             node = getattr(self, "_" + self.one_of(*kinds))(c, stride)
         else:
             kinds = ["conv"] * 4 + ["pool"] * 2
-            kinds += ["point", "slice", "shift", "transposed", "resample"]
+            kinds += ["point", "slice", "shift", "scan", "transposed", "resample"]
             node = getattr(self, "_" + self.one_of(*kinds))(c, None)
         return self.append({"op": node.pop("op"), "in": [source], **node})
 
@@ -234,6 +234,9 @@ class _Drawing:
         back = self.number(0, c)
         ahead = self.number(0 if back else 1, max(c - back, 0 if back else 1))
         return {"op": "shift", "back": back, "ahead": ahead, "fill": self.one_of("zeros", "edge")}
+
+    def _scan(self, c: int, stride: int | None) -> Node:
+        return {"op": "scan", "how": self.one_of("sum", "gru", "lstm")}
 
     def _point(self, c: int, stride: int | None) -> Node:
         return {"op": self.one_of("relu", "gelu", "norm", "dropout", "scale")}

@@ -221,9 +221,12 @@ def disturbed(subject: Subject) -> Any:
 def _telling_chunks(subject: Subject) -> tuple[list[int], list[bool]]:
     """Steps long enough for some outputs to be exact before the last one, if few frames do."""
     t = subject.length
+    if subject.longest is not None:  # the whole has to fit in one step
+        chunks = [c for c in (subject.longest // 2, subject.longest - subject.longest // 2) if c]
+        return chunks, subject.answering.exact_frames(chunks)
     first: tuple[list[int], list[bool]] | None = None
     for length in (t, 2 * t, 3 * t):
-        chunks = [length, length, max(1, t // 2)]
+        chunks = subject.fitting([length, length, max(1, t // 2)])
         if sum(chunks) > max(4 * t, 48):
             break
         flags = subject.answering.exact_frames(chunks)
@@ -231,7 +234,7 @@ def _telling_chunks(subject: Subject) -> tuple[list[int], list[bool]]:
         if any(flags[: max(1, len(flags) // 2)]):
             return chunks, flags
     if first is None:
-        chunks = [t, max(1, t // 2)]
+        chunks = subject.fitting([t, max(1, t // 2)])
         first = chunks, subject.answering.exact_frames(chunks)
     return first
 

@@ -61,10 +61,9 @@ def receptive_field(check: Check, subject: Subject, chunkings: int) -> Check:
                 faults.append(f"{where} reads path {path}, which the analysis says it does not")
                 continue
             widest = max(widest, max(frames) - min(frames) + 1)
-            if claim.past is None or claim.future is None:
-                continue
             own = int(j * claim.stride)
-            if own - min(frames) > claim.past or max(frames) - own > claim.future:
+            early = claim.past is not None and own - min(frames) > claim.past
+            if early or (claim.future is not None and max(frames) - own > claim.future):
                 seen = f"{min(frames)} … {max(frames)}"
                 faults.append(f"{_of(watched[k], j)} (frame {own}) reads frames {seen} of {path}")
     claims = ", ".join(_told(c) for one in watched for c in one.claims.values())
@@ -75,7 +74,7 @@ def receptive_field(check: Check, subject: Subject, chunkings: int) -> Check:
         return replace(check, ok=False, measured=found, detail=f"{faults[0]}; {detail}")
     if not widest:
         return replace(check, detail=f"{detail}; nothing changed")
-    if all(c.field is None for one in watched for c in one.claims.values()):
+    if all(c.past is None and c.future is None for one in watched for c in one.claims.values()):
         return replace(check, detail=f"{detail}: there is no bound to hold")
     return replace(check, ok=True, measured="0 outside", detail=detail)
 
@@ -118,7 +117,9 @@ def _of(one: Watched, j: int) -> str:
 
 
 def _told(claim: Reach) -> str:
-    return "all of time" if claim.field is None else f"{claim.field} ({claim.future} ahead)"
+    if claim.future is None:
+        return "all of time"
+    return f"{claim.field or 'all before'} ({claim.future} ahead)"
 
 
 def replaced_frame(subject: Subject, leaf: int, frame: int, other: Video) -> Video:

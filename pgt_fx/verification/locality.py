@@ -98,7 +98,7 @@ def _copied(output: Any) -> list[Tensor | None]:
 def one_way_backward(check: Check, subject: Subject, chunkings: int) -> Check:
     """Each step's answer differentiated by all frames so far and by all parameters."""
     t = subject.length
-    chunks = [t, max(1, t - 1), t]
+    chunks = subject.fitting([t, max(1, t - 1), t])
     video = subject.video(sum(chunks), salt=8)
     used = _used_parameters(subject)
     faults: list[str] = []

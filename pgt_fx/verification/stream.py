@@ -23,6 +23,7 @@ def state_bounded(check: Check, subject: Subject, chunkings: int) -> Check:
     """Steps until the state has stopped growing: its bytes, and who owns them."""
     faults: list[str] = []
     sizes: list[str] = []
+    growing: list[str] = []
     length = min(subject.length, 8)
     for policy, prog in (("zero", subject.answering), ("wait", subject.waiting)):
         claimed = prog.report.latency or 0
@@ -31,6 +32,8 @@ def state_bounded(check: Check, subject: Subject, chunkings: int) -> Check:
         held: list[int] = []
         prog.reset()
         piece = subject.video(length, salt=12)
+        if prog.report.grows:
+            most = least
         while len(held) < most and (len(held) < least or _growth(held)):
             with torch.set_grad_enabled(len(held) < 2):
                 args, kwargs = subject.args(piece)
@@ -39,7 +42,9 @@ def state_bounded(check: Check, subject: Subject, chunkings: int) -> Check:
             if len(held) == 2:
                 faults += [f"{policy}: {fault}" for fault in unowned(prog.state)]
         faults += [f"{policy}: {fault}" for fault in unowned(prog.state)]
-        if _growth(held):
+        if _growth(held) and prog.report.grows:
+            growing.append(f"{policy}: {_growth(held) // STEADY // length} bytes per frame")
+        elif _growth(held):
             faults.append(
                 f"{policy}: after {len(held) * length} frames it still grows, by {_growth(held)} "
                 f"bytes within {STEADY} steps, and has {_size(held[-1])}"
@@ -53,6 +58,9 @@ def state_bounded(check: Check, subject: Subject, chunkings: int) -> Check:
         return replace(
             check, ok=False, measured=f"{len(faults)} faults", detail=f"{faults[0]}; {detail}"
         )
+    if growing:
+        why = "a causal attention sees all of the past, and its state grows with it"
+        return replace(check, ok=None, measured="grows", detail=f"{why}: {', '.join(growing)}")
     return replace(check, ok=True, measured="no growth", detail=detail)
 
 

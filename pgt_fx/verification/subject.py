@@ -29,6 +29,7 @@ class Subject(Videos):
         waiting: the one that waits until it is exact (``future="wait"``, ``pooling="running"``).
         length: T', frames of the example in the path with the fewest.
         frames: frames of the videos, in that path.
+        longest: most frames of a step, None without a bound.
         dims: per tensor of the output its time dimension, as measured.
     """
 
@@ -42,7 +43,13 @@ class Subject(Videos):
         frames: int | None,
     ) -> None:
         source = prog._source
-        super().__init__(source.spec, source.leaves, device_of(prog), seed, dtype, video, frames)
+        self.longest = prog.report.longest_step
+        leaves = source.leaves
+        allowed = prog.video_lengths
+        device = device_of(prog)
+        super().__init__(source.spec, leaves, device, seed, dtype, video, frames, allowed)
+        if self.longest is not None:
+            self.frames = min(self.frames, self.longest)
         self.redrawn, self.note = 0, ""
         self._copies(prog, dtype, redraw)
         # From here on it is the progressive model that may fail; contract.py makes checks of that.
@@ -94,7 +101,10 @@ class Subject(Videos):
         shorter = self.full(self.answering, self.clip)
         if self.frames >= 2 * self.length:
             return time_dims(shorter, self.whole)
-        other = self.video(2 * self.length + 3, salt=3)
+        frames = self.allowed.fit(2 * self.length + 3)
+        if self.longest is not None and frames > self.longest:
+            frames = max(1, self.length // 2)
+        other = self.video(frames, salt=3)
         return time_dims(shorter, self.full(self.answering, other))
 
     def _reference(self) -> tuple[Any, str]:

@@ -25,7 +25,7 @@ def exact_gradients(check: Check, subject: Subject, chunkings: int) -> Check:
     if not _count(subject):
         return replace(check, detail="the model has no parameters")
     t = subject.length
-    chunks = [t, max(1, t // 2), t]
+    chunks = subject.fitting([t, max(1, t // 2), t])
     video = subject.video(sum(chunks), salt=14)
     worst, which = 0.0, ""
     detail = f"steps {chunks}, zero and wait, {_count(subject)} parameters"
@@ -54,7 +54,7 @@ def replayed(check: Check, subject: Subject, chunkings: int) -> Check:
         return replace(check, detail="the model has no parameters")
     prog = copy.deepcopy(subject.answering).train()
     t = subject.length
-    chunks = [t, t, t]
+    chunks = subject.fitting([t, t, t])
     video = subject.video(sum(chunks), batch=2, salt=15)
     start = copy.deepcopy(prog.state_dict())
     gradients, statistics = [], []

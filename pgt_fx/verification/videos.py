@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from pgt_fx.capture.inputs import ClipSpec, as_call, resized
+from pgt_fx.capture.lengths import Lengths
 from pgt_fx.errors import ClipError
 
 Video = list[Any]  # leaves of a clip, as the spec numbers them
@@ -34,8 +35,10 @@ class Videos:
         dtype: torch.dtype,
         video: Any = None,
         frames: int | None = None,
+        allowed: Lengths = Lengths(),  # noqa: B008 (frozen)
     ) -> None:
         self.spec, self.seed, self.dtype = spec, seed, dtype
+        self.allowed = allowed
         self.length = min(spec.lengths)
         self._leaves, self._device = leaves, device
         self.given = None if video is None else self.spec.flatten(*as_call(video))
@@ -49,10 +52,16 @@ class Videos:
             return wanted or there
         if wanted is None:
             t = self.length
-            return max(6, 2 * t + 3 if t <= 16 else t + t // 2 + 3)
-        if wanted < 3:
-            raise ClipError(f"frames={wanted}: expected at least 3")
+            return self.allowed.fit(max(6, 2 * t + 3 if t <= 16 else t + t // 2 + 3))
+        if wanted < 3 or not self.allowed.allows(wanted):
+            least = f"at least 3, and {self.allowed} as the model takes them"
+            raise ClipError(f"frames={wanted}: expected {least}")
         return wanted
+
+    def fitting(self, chunks: Sequence[int]) -> list[int]:
+        """The chunks, the last one longer where the model takes videos of some lengths only."""
+        first = chunks[:-1]
+        return [*first, self.allowed.fit(sum(chunks)) - sum(first)]
 
     @property
     def ratio(self) -> tuple[int, ...]:

@@ -1,0 +1,62 @@
+"""Arguments of a captured call: read by name, changed, and made a template for a step."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import fx
+
+from pgt_fx.markov.template import Hole, Template
+
+
+def listed(*values: Any) -> list[Any]:
+    """The arguments themselves: a template's call that only fills them in."""
+    return list(values)
+
+
+def template(call: Any, args: Any, kwargs: Any, source: fx.Node) -> tuple[Template, list[fx.Node]]:
+    """The operator with holes for its operands, and the operands besides ``source``."""
+    others: list[fx.Node] = []
+
+    def hole(n: fx.Node) -> Any:
+        if n is source:
+            return Hole(0)
+        if n not in others:
+            others.append(n)
+        return Hole(others.index(n) + 1)
+
+    filled = fx.map_arg(tuple(args), hole)
+    named = fx.map_arg(kwargs, hole)
+    return Template(call, tuple(filled), tuple(named.items())), others
+
+
+_NEEDED: Any = object()
+
+
+def argument(node: fx.Node, name: str, default: Any = _NEEDED) -> Any:
+    """An argument of a call, by its name in the schema; ``default`` where it isn't given."""
+    for position, argument in enumerate(node.target._schema.arguments):  # type: ignore[union-attr]
+        if argument.name == name:
+            if position < len(node.args) and not argument.kwarg_only:
+                return node.args[position]
+            return node.kwargs.get(name, None if default is _NEEDED else default)
+    if default is _NEEDED:
+        raise KeyError(name)
+    return default
+
+
+def arguments(node: fx.Node, changes: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
+    """Arguments of a call with some changed, positional as far as the schema allows."""
+    args: list[Any] = list(node.args)
+    kwargs = dict(node.kwargs)
+    for position, argument in enumerate(node.target._schema.arguments):  # type: ignore[union-attr]
+        if argument.name not in changes:
+            continue
+        value = changes[argument.name]
+        if argument.kwarg_only or argument.name in kwargs:
+            kwargs[argument.name] = value
+            continue
+        while len(args) <= position:
+            args.append(node.target._schema.arguments[len(args)].default_value)  # type: ignore[union-attr]
+        args[position] = value
+    return args, kwargs

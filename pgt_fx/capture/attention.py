@@ -1,0 +1,236 @@
+"""Attention over time, however it is spelled: a product that relates frames to frames, a mask and a
+normaliser, and a product that sums over frames.
+
+Found here and noted on the nodes: which operands are keys and values, and which frames a mask lets
+through. The operators themselves are left as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from pgt_fx.capture.constants import Constants, NotConstant
+from pgt_fx.capture.export import Captured
+from pgt_fx.capture.schema import schema_name
+
+NOTE = "pgt_attention"
+PRODUCTS = ("aten::matmul", "aten::bmm", "aten::einsum")
+#: Between the two products: what works on single entries of the map, or on a row of it.
+BETWEEN = {
+    f"aten::{name}"
+    for name in (
+        *("add", "sub", "mul", "div", "where", "masked_fill", "maximum", "minimum", "clamp"),
+        *("softmax", "_softmax", "dropout", "relu", "exp", "neg", "to", "_to_copy", "type_as"),
+        *("float", "half", "contiguous", "clone", "nan_to_num", "tanh", "sigmoid", "square"),
+    )
+}
+SOFTMAX = ("aten::softmax", "aten::_softmax")
+#: Largest map that is computed to see what a mask lets through, in entries along one side.
+LARGEST = 4096
+
+
+@dataclass(frozen=True)
+class Band:
+    """Which frames the frame i of the queries sees.
+
+    Attributes:
+        causal: none behind i.
+        window: frames before i that it sees at most; None: all of them.
+    """
+
+    causal: bool = False
+    window: int | None = None
+
+
+@dataclass(frozen=True)
+class Attention:
+    """One attention of the graph.
+
+    Attributes:
+        product: the node that makes the map (rows: queries), or the whole attention.
+        sums: the nodes that sum the values by the map.
+        normaliser: the softmax between them, None where there is none.
+        between: the nodes from the product to the sums.
+        constants: evaluates what depends on the number of frames alone.
+    """
+
+    product: fx.Node
+    sums: tuple[fx.Node, ...] = ()
+    normaliser: fx.Node | None = None
+    between: tuple[fx.Node, ...] = ()
+    constants: Constants | None = field(default=None, repr=False, compare=False)
+
+    def band(self, rows: int, columns: int) -> Band:
+        """What the mask lets through, measured on maps of two sizes.
+
+        Args:
+            rows, columns: entries per frame along both sides of the map.
+        """
+        if self.constants is None:
+            return Band()
+        widths = []
+        try:
+            for frames in self._sizes(max(rows, columns)):
+                seen = self._seen(frames, rows, columns)
+                if seen is None or bool(torch.triu(seen, 1).any()):
+                    return Band()
+                at = torch.arange(seen.shape[0])
+                back = (at[:, None] - at[None, :])[seen]
+                widths.append((int(back.max()) if back.numel() else 0, seen.shape[0]))
+        except NotConstant:
+            return Band()
+        (first, _), (second, size) = widths
+        return Band(True, first if first == second < size - 1 else None)
+
+    def _sizes(self, entries: int) -> tuple[int, int]:
+        """Two numbers of frames, above every constant that a mask could be cut off at."""
+        assert self.constants is not None
+        frames = max(24, 2 * self.constants.largest([self.product, *self.between]) + 5)
+        if (frames + 9) * entries > LARGEST:
+            raise NotConstant("too large a map")
+        return frames, frames + 9
+
+    def _seen(self, frames: int, rows: int, columns: int) -> Tensor | None:
+        """(frames, frames): whether any entry of a query's frame sees any of a key's."""
+        assert self.constants is not None
+        if schema_name(self.product) == "aten::scaled_dot_product_attention":
+            allowed = self._of_fused(frames)
+        elif self.normaliser is None:
+            return None
+        else:
+            allowed = self.constants.weights(self.product, self.normaliser, frames) != 0
+        if allowed is None or allowed.dim() < 2:
+            return None
+        flat = allowed.reshape(-1, *allowed.shape[-2:]).any(0)
+        if flat.shape[0] % rows or flat.shape[1] % columns:
+            return None
+        tiles = flat.unflatten(0, (-1, rows)).unflatten(2, (-1, columns)).any(3).any(1)
+        return tiles if tiles.shape[0] == tiles.shape[1] else None
+
+    def _of_fused(self, frames: int) -> Tensor | None:
+        assert self.constants is not None
+        arguments = named(self.product)
+        mask = arguments.get("attn_mask")
+        if isinstance(mask, fx.Node):
+            given = self.constants.value(mask, frames)
+            return given if given.dtype is torch.bool else ~torch.isneginf(given)
+        if not arguments.get("is_causal"):
+            return None
+        rows = self.constants.size(arguments["query"].meta["val"].shape[-2], frames)
+        columns = self.constants.size(arguments["key"].meta["val"].shape[-2], frames)
+        return torch.ones(rows, columns, dtype=torch.bool).tril()
+
+
+def named(node: fx.Node) -> dict[str, Any]:
+    """Arguments of a call by their names in the schema, defaults filled in."""
+    out: dict[str, Any] = {}
+    for position, argument in enumerate(node.target._schema.arguments):  # type: ignore[union-attr]
+        if position < len(node.args) and not argument.kwarg_only:
+            out[argument.name] = node.args[position]
+        else:
+            out[argument.name] = node.kwargs.get(argument.name, argument.default_value)
+    return out
+
+
+def note_attention(captured: Captured, tensors: Mapping[str, Tensor]) -> None:
+    """Find every attention over time and note it on its nodes, under :data:`NOTE`.
+
+    Args:
+        tensors: parameters and buffers of the model, by attribute path.
+    """
+    split_products(captured)
+    constants = Constants(captured, tensors)
+    for node in captured.graph.nodes:
+        name = schema_name(node)
+        if name == "aten::scaled_dot_product_attention":
+            node.meta[NOTE] = Attention(node, (node,), None, (), constants)
+        elif name in PRODUCTS and _is_map(captured, node):
+            found = _follow(captured, node, constants)
+            if found is not None:
+                for one in (node, *found.sums, *found.between):
+                    one.meta[NOTE] = found
+
+
+def split_products(captured: Captured) -> None:
+    """``baddbmm(m, a, b)`` with a map of frames is ``m + bmm(a, b)``: attention with a mask."""
+    for node in list(captured.graph.nodes):
+        if schema_name(node) != "aten::baddbmm" or not _is_map(captured, node):
+            continue
+        arguments = named(node)
+        if arguments["beta"] != 1 or arguments["alpha"] != 1:
+            continue
+        left, right = arguments["batch1"], arguments["batch2"]
+        with captured.graph.inserting_before(node):
+            product = captured.graph.call_function(torch.ops.aten.bmm.default, (left, right))
+            total = captured.graph.call_function(
+                torch.ops.aten.add.Tensor, (product, arguments["self"])
+            )
+        product.meta, total.meta = dict(node.meta), dict(node.meta)
+        node.replace_all_uses_with(total)
+        captured.graph.erase_node(node)
+
+
+def _is_map(captured: Captured, node: fx.Node) -> bool:
+    """Whether the last two axes of a product both depend on the number of frames."""
+    value = node.meta.get("val")
+    return (
+        isinstance(value, Tensor)
+        and value.dim() >= 2
+        and all(captured.has_time(s) for s in value.shape[-2:])
+    )
+
+
+def _follow(captured: Captured, product: fx.Node, constants: Constants) -> Attention | None:
+    """From a map to the products that sum over its columns."""
+    between: list[fx.Node] = []
+    sums: list[fx.Node] = []
+    normaliser = None
+    queue = [product]
+    while queue:
+        node = queue.pop()
+        for user in node.users:
+            name = schema_name(user)
+            if name in BETWEEN and _same_map(node, user):
+                if name in SOFTMAX:
+                    rank = user.meta["val"].dim()
+                    if normaliser is not None or user.args[1] not in (-1, rank - 1):
+                        return None
+                    normaliser = user
+                if user not in between:
+                    between.append(user)
+                    queue.append(user)
+            elif name in PRODUCTS and sums_over_columns(node, user):
+                sums.append(user)
+            else:
+                return None  # the map itself is looked at
+    if not sums:
+        return None
+    return Attention(product, tuple(sums), normaliser, tuple(between), constants)
+
+
+def _same_map(node: fx.Node, user: fx.Node) -> bool:
+    value = user.meta.get("val")
+    return isinstance(value, Tensor) and _text(value.shape[-2:]) == _text(
+        node.meta["val"].shape[-2:]
+    )
+
+
+def _text(sizes: Any) -> list[str]:
+    return [str(s) for s in sizes]
+
+
+def sums_over_columns(weights: fx.Node, product: fx.Node) -> bool:
+    """Whether a product contracts the last axis of a map with the frames of another operand."""
+    if schema_name(product) != "aten::einsum":
+        return product.args[0] is weights and product.args[1] is not weights
+    equation, operands = product.args[0], list(product.args[1])  # type: ignore[arg-type]
+    if "->" not in str(equation) or "." in str(equation) or operands.count(weights) != 1:
+        return False
+    terms, result = str(equation).replace(" ", "").split("->")
+    term = terms.split(",")[operands.index(weights)]
+    return term[-1] not in result and len(operands) == 2

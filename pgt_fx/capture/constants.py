@@ -1,0 +1,145 @@
+"""Values of the graph that depend on the number of frames alone: masks, position tables, counters.
+
+They can be computed for any number of frames without a video; that is how a mask's meaning is told
+however it is spelled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import sympy
+import torch
+from torch import Tensor, fx
+
+from pgt_fx.capture.export import Captured
+from pgt_fx.capture.schema import schema_name
+
+
+class NotConstant(Exception):
+    """The value depends on the video."""
+
+
+class Constants:
+    """Evaluates parts of a captured graph for videos of a given length.
+
+    Args:
+        captured: the graph.
+        tensors: parameters and buffers of the model, by attribute path.
+    """
+
+    def __init__(self, captured: Captured, tensors: Mapping[str, Tensor]) -> None:
+        self.captured, self.tensors = captured, tensors
+        self.hints = self._hints()
+
+    def _hints(self) -> dict[sympy.Symbol, int]:
+        out: dict[sympy.Symbol, int] = {}
+        for node in self.captured.graph.nodes:
+            value = node.meta.get("val")
+            if node.op == "placeholder" and isinstance(value, Tensor):
+                for s in value.shape:
+                    if isinstance(s, torch.SymInt) and isinstance(s.node.expr, sympy.Symbol):
+                        out[s.node.expr] = int(s.node.hint)
+        return out
+
+    def size(self, size: Any, frames: int) -> int:
+        """A size for videos of ``frames`` frames (of the shortest path), else as in the capture."""
+        if not isinstance(size, (torch.SymInt, torch.SymFloat, torch.SymBool)):
+            return size
+        timed = self.captured.time_symbols
+        least = min(self.hints[s] for s in timed)
+        at = {
+            s: sympy.Integer(frames * hint // least if s in timed else hint)
+            for s, hint in self.hints.items()
+        }
+        value = size.node.expr.xreplace(at)
+        if not value.is_number:
+            raise NotConstant(str(size))
+        return float(value) if isinstance(size, torch.SymFloat) else int(value)  # type: ignore[return-value]
+
+    def value(self, node: fx.Node, frames: int, known: dict[fx.Node, Any] | None = None) -> Any:
+        """The value of a node for a video of ``frames`` frames, on the CPU.
+
+        Args:
+            known: nodes whose values are given; more are added.
+
+        Raises:
+            NotConstant: when it depends on the video itself.
+        """
+        env: dict[fx.Node, Any] = {} if known is None else known
+        order = {n: i for i, n in enumerate(self.captured.graph.nodes)}
+        for one in sorted(_behind(node, env), key=order.__getitem__):
+            env[one] = self._one(one, frames, env)
+        return env[node]
+
+    def _one(self, node: fx.Node, frames: int, env: dict[fx.Node, Any]) -> Any:
+        meta = node.meta.get("val")
+        if isinstance(meta, (int, float, torch.SymInt, torch.SymFloat)):
+            return self.size(meta, frames)
+        if node.op == "placeholder":
+            return self._given(node)
+        if node.op != "call_function":
+            raise NotConstant(node.name)
+        args = fx.map_arg(node.args, lambda n: env[n])
+        kwargs = dict(fx.map_arg(node.kwargs, lambda n: env[n]))
+        if isinstance(kwargs.get("device"), torch.device):
+            kwargs["device"] = torch.device("cpu")
+        try:
+            with torch.no_grad():
+                return node.target(*args, **kwargs)  # type: ignore[operator]
+        except (RuntimeError, IndexError, ValueError, TypeError) as error:
+            raise NotConstant(f"{node.name}: {error}") from error
+
+    def _given(self, node: fx.Node) -> Tensor:
+        if node.name in self.captured.constants:
+            return self.captured.constants[node.name].cpu()
+        path = self.captured.tensors.get(node.name)
+        tensor = None if path is None else self.tensors.get(path)
+        if tensor is None or tensor.is_meta:
+            raise NotConstant(node.name)
+        return tensor.detach().cpu()
+
+    def weights(self, product: fx.Node, normaliser: fx.Node, frames: int) -> Tensor:
+        """What a normaliser makes of a random map: zero where a mask lets nothing through."""
+        shape = [self.size(s, frames) for s in product.meta["val"].shape]
+        generator = torch.Generator().manual_seed(0)
+        given = torch.randn(shape, dtype=torch.float64, generator=generator)
+        return self.value(normaliser, frames, {product: given.to(product.meta["val"].dtype)})
+
+    def largest(self, nodes: Sequence[fx.Node]) -> int:
+        """The largest whole number written in what leads to ``nodes`` without a video's frames."""
+        most, seen, queue = 0, set(), list(nodes)
+        while queue:
+            node = queue.pop()
+            if node in seen or (node.op == "placeholder" and node.name in self.captured.inputs):
+                continue
+            seen.add(node)
+            if schema_name(node) not in ("aten::view", "aten::reshape", "aten::expand"):
+                flat = torch.utils._pytree.tree_leaves((node.args, node.kwargs))
+                for one in flat:
+                    if isinstance(one, int) and not isinstance(one, bool) and abs(one) < 2**31:
+                        most = max(most, abs(one))
+            # Weights and features lead back to the video; masks don't.
+            queue += [n for n in node.all_input_nodes if self._free(n)]
+        return most
+
+    def _free(self, node: fx.Node) -> bool:
+        """Whether a node depends on sizes and parameters alone."""
+        return not any(
+            n.op == "placeholder" and n.name in self.captured.inputs for n in _behind(node, {})
+        )
+
+
+def _behind(node: fx.Node, known: Mapping[fx.Node, Any]) -> list[fx.Node]:
+    """A node and all that it is computed from, sizes taken as given."""
+    out: dict[fx.Node, None] = {}
+    queue = [node]
+    while queue:
+        one = queue.pop()
+        if one in out or one in known:
+            continue
+        out[one] = None
+        if not isinstance(one.meta.get("val"), (int, float, torch.SymInt, torch.SymFloat)):
+            queue += one.all_input_nodes
+    return list(out)

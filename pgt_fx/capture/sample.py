@@ -1,0 +1,96 @@
+"""The sizes to capture a model at, and what it means where it takes a clip of one length alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from pgt_fx.capture.clip_tables import ClipTable
+from pgt_fx.capture.inputs import ClipSpec, axis_hint, resized
+from pgt_fx.capture.lengths import PERIOD
+from pgt_fx.capture.lines import place_of
+from pgt_fx.capture.probe import clip_pools, clip_tables, probe
+from pgt_fx.errors import CaptureError
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Leaves to capture a model on.
+
+    Attributes:
+        pools: numbers of the pool calls that mean "pool the clip".
+        tables: operands with one row per frame of the clip.
+    """
+
+    leaves: list[Any]
+    pools: tuple[int, ...] = ()
+    tables: tuple[ClipTable, ...] = ()
+
+
+def find_sample(
+    model: nn.Module,
+    spec: ClipSpec,
+    leaves: Sequence[Any],
+    pools: str,
+    *,
+    wide: bool = True,
+    like_clip: bool = False,
+) -> Sample:
+    """A sample to capture at: longer and wider than the clip, so that no size collapses to 1.
+
+    Args:
+        like_clip: longer by a multiple of 16 frames, for models that take 4n + 1 frames only.
+
+    Raises:
+        CaptureError: when the model doesn't run, or runs at the clip's length alone.
+    """
+    stretches = [lambda t: 2 * t + 3, lambda t: 4 * t]
+    if len(spec.paths) > 1:
+        stretches = [lambda t: 3 * t, lambda t: 4 * t]
+    elif like_clip:
+        stretches = [lambda t: t + PERIOD * (t // PERIOD + 1)]
+    at_clip = None
+    error: Exception | None = None
+    for stretch in stretches:
+        for widen in (lambda s: 2 * s, lambda s: s) if wide else (lambda s: s,):
+            sample = resized(spec, leaves, batch=2, time=stretch, space=widen)
+            run = probe(model, spec.spec, sample)
+            if run.error is None and pools != "global":
+                return Sample(sample)
+            error = run.error or error
+            if not run.pools and run.error is None:
+                return Sample(sample)  # "global", and there is no pool to take so
+            if pools == "window" or not run.pools:
+                continue
+            if at_clip is None:
+                at_clip = probe(model, spec.spec, list(leaves))
+                if at_clip.error is not None:
+                    raise CaptureError(
+                        f"the model does not run on its example clip: {at_clip.error}",
+                        place_of(at_clip.error),
+                    ) from at_clip.error
+            numbers = clip_pools(at_clip.pools, run.pools)
+            if numbers and probe(model, spec.spec, sample, numbers).error is None:
+                return Sample(sample, tuple(numbers))
+            if run.error is None:
+                return Sample(sample)
+    for stretch in stretches:
+        sample = resized(spec, leaves, batch=2, time=stretch, space=lambda s: s)
+        tables = clip_tables(model, spec.spec, list(leaves), sample)
+        if tables:
+            return Sample(sample, (), tuple(tables))
+    if probe(model, spec.spec, list(leaves)).error is not None:
+        raise CaptureError(
+            f"the model does not run on its example clip: {error}", place_of(error)
+        ) from error
+    lengths = ", ".join(str(tuple(s(t) for t in spec.lengths)) for s in stretches)
+    raise CaptureError(
+        f"the model runs at {spec.lengths} frames and at no other length tried ({lengths}): "
+        f"{type(error).__name__}: {' '.join(str(error).split())[:300]}\n"
+        "A table, a layer or a reshape in it has one entry per frame of the clip. Pass the part of "
+        "the model in front of it, or replace it by one that takes any length." + axis_hint(spec),
+        place_of(error),
+    ) from error

@@ -1,0 +1,104 @@
+"""``pgt-fx zoo``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from rich.table import Table
+
+from pgt_fx import zoo as backbones
+from pgt_fx.cli.talk import HOLDS, VIOLATED, AsJson, out, refusals, spinner
+from pgt_fx.zoo.survey import Row, survey
+from pgt_fx.zoo.table import summary, to_markdown
+
+
+def zoo(
+    only: Annotated[
+        list[str] | None, typer.Argument(help="Names, or the first letters of some; all if none.")
+    ] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Convert them and measure what comes of it.")
+    ] = False,
+    output: Annotated[
+        Path | None, typer.Option("--output", help="Write the table to this Markdown file.")
+    ] = None,
+    jobs: Annotated[int, typer.Option(min=1, help="Models at a time, a thread each.")] = 1,
+    json_: AsJson = False,
+) -> None:
+    """List the backbones; --check converts and verifies them; exit code 1: one is violated."""
+    with refusals():
+        names = _chosen(only or [])
+    if output is not None and not check:
+        raise typer.BadParameter("--output: there is a table to write with --check")
+    if output is not None and not output.parent.is_dir():
+        raise typer.BadParameter(f"--output: there is no folder {output.parent}")
+    if not check:
+        _list(names, json_)
+        return
+    rows: list[Row] = []
+    with spinner("converting") as step:
+        for row in _surveyed(names, jobs):
+            rows.append(row)
+            step(f"{row.name}: {row.kind}", len(rows), len(names))
+    rows.sort(key=lambda r: names.index(r.name))
+    if output is not None:
+        output.write_text(to_markdown(rows))
+    if json_:
+        typer.echo(json.dumps([r.to_dict() for r in rows], indent=2))
+    else:
+        for row in rows:
+            _tell(row)
+        typer.echo(summary(rows))
+    raise typer.Exit(HOLDS if all(r.ok for r in rows) else VIOLATED)
+
+
+def _chosen(wanted: Sequence[str]) -> list[str]:
+    known = backbones.names()
+    if not wanted:
+        return known
+    found = [n for n in known if any(n.startswith(w) for w in wanted)]
+    for w in wanted:
+        if not any(n.startswith(w) for n in known):
+            backbones.get(w)  # its error names the nearest
+    return found
+
+
+def _surveyed(names: Sequence[str], jobs: int) -> Iterator[Row]:
+    """Each model in a process of its own: what it used is given back."""
+    context = get_context("spawn")
+    with ProcessPoolExecutor(jobs, context, _one_thread, max_tasks_per_child=1) as pool:
+        for done in as_completed([pool.submit(survey, name) for name in names]):
+            yield done.result()
+
+
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def _list(names: Sequence[str], json_: bool) -> None:
+    entries = [backbones.get(n) for n in names]
+    if json_:
+        plain = [{k: v for k, v in vars(e).items() if v is not None} for e in entries]
+        typer.echo(json.dumps(plain, indent=2))
+        return
+    table = Table(box=None, header_style="bold")
+    for column in ("name", "from", "clip", "space", ""):
+        table.add_column(column)
+    for e in entries:
+        table.add_row(e.name, e.source, " + ".join(map(str, e.clip)), str(e.space), e.description)
+    out().print(table)
+
+
+def _tell(row: Row) -> None:
+    failed = [name for name, ok in row.promises.items() if ok is False]
+    text = f"{row.name}: {row.kind}"
+    typer.echo(text + (f"; VIOLATED: {', '.join(failed)}" if failed else ""))
+    for reason in row.reasons:
+        typer.echo(f"    {reason}")

@@ -1,0 +1,75 @@
+"""Scans along time: the model's own operator on the step's elements, from what is carried on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pgt_fx.markov.buffer import owned
+from pgt_fx.markov.step import Step
+from pgt_fx.markov.template import Template
+
+
+class MarkovScan(nn.Module):
+    """A cumulative sum, product or log-sum-exp; the last element is carried.
+
+    Args:
+        slot: name of its entry in the state.
+        how: "sum" | "prod" | "logsumexp".
+        call: the model's operator; its first operand has time.
+        dim: time in operand and result.
+    """
+
+    def __init__(self, slot: str, how: str, call: Template, dim: int) -> None:
+        super().__init__()
+        self.slot, self.how, self.call, self.dim = slot, how, call, dim
+
+    def extra_repr(self) -> str:
+        return f"running {self.how}, state {self.slot!r}"
+
+    def forward(self, step: Step, x: Tensor, *others: Any) -> Tensor:
+        """The elements so far taken together, for each element of this step."""
+        y = self.call(x, *others)
+        before = step.state.get(self.slot)
+        if before is not None:
+            before = before.to(y.dtype)
+            if self.how == "sum":
+                y = y + before
+            elif self.how == "prod":
+                y = y * before
+            else:
+                y = torch.logaddexp(y, before)
+        step.carried[self.slot] = owned(y.narrow(self.dim, y.shape[self.dim] - 1, 1), y)
+        return y
+
+
+class MarkovRecurrent(nn.Module):
+    """RNN, GRU or LSTM layers; the hidden state of every layer is carried, and an LSTM's cells.
+
+    Args:
+        slot: name of its entries in the state: ``slot.hidden``, ``slot.cell``.
+        run: the layers (:func:`pgt_fx.capture.recurrent.run_layers`).
+        arguments: a template that gives its arguments.
+    """
+
+    NAMES = ("hidden", "cell")
+
+    def __init__(self, slot: str, run: Any, arguments: Template) -> None:
+        super().__init__()
+        self.slot, self.run, self.arguments = slot, run, arguments
+
+    def extra_repr(self) -> str:
+        return f"recurrent, state {self.slot!r}"
+
+    def forward(self, step: Step, x: Tensor, *others: Any) -> list[Tensor]:
+        """Output, last hidden state, and the last cells of an LSTM."""
+        x, states, *rest = self.arguments(x, *others)
+        carried = [step.state.get(f"{self.slot}.{name}") for name in self.NAMES[: len(states)]]
+        if all(c is not None for c in carried):
+            states = [c.to(x.dtype) for c in carried if c is not None]
+        results = self.run(x, states, *rest)
+        for name, state in zip(self.NAMES, results[1:], strict=False):
+            step.carried[f"{self.slot}.{name}"] = owned(state, state)
+        return results

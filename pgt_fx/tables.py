@@ -1,0 +1,237 @@
+"""Tables: what a model makes from the number of frames, and what a step needs of them (DESIGN §9).
+
+Positions (``arange``), masks, position tables. Elementwise in form, not in meaning: a step's first
+element is not the video's.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from pgt_fx.capture.attention import named
+from pgt_fx.capture.constants import Constants, NotConstant
+from pgt_fx.capture.export import Captured
+from pgt_fx.capture.schema import schema_name
+from pgt_fx.layout import Factor, Layout, LayoutError, plain, time_dims
+from pgt_fx.rules import RULES, Local, OpView, Refusal
+
+CONSTANT = ("full", "zeros", "ones", "new_full", "new_zeros", "new_ones", "scalar_tensor")
+VIEWS = ("view", "reshape", "expand", "unsqueeze", "squeeze", "permute", "transpose", "slice")
+
+
+@dataclass(frozen=True)
+class Table:
+    """What is known of a value that depends on the number of frames alone.
+
+    Attributes:
+        kind: "rows": element i is a function of i, for any i; "prefix": the first rows of a table
+            of fixed length; "clip": made for a video of a known length; "pairs": frames by frames.
+        length: the expression of its length along time.
+    """
+
+    kind: str
+    length: Any
+
+
+def read_table(
+    captured: Captured, node: fx.Node, tables: list[Table], layouts: Callable[[fx.Node], Any]
+) -> tuple[Layout, Table]:
+    """Layout and table of a value that has one entry per frame and no operand with a time axis.
+
+    Args:
+        tables: those among its operands.
+        layouts: of its operands.
+
+    Raises:
+        Refusal: when it can't be told for a step.
+    """
+    value = node.meta["val"]
+    if not isinstance(value, Tensor):
+        raise Refusal(
+            "makes several tensors with one entry per frame of the video",
+            "compute them outside the model and pass them as inputs with a time axis",
+        )
+    at = [d for d, s in enumerate(value.shape) if captured.has_time(s)]
+    sizes: list[Any] = [value.shape[d] for d in at]
+    lengths = {str(s.node.expr): s.node.expr for s in sizes}
+    if len(lengths) != 1 or len(at) > 2:
+        raise Refusal(
+            f"makes a table of sizes {', '.join(map(str, value.shape))} from the number of frames",
+            "make tables of one row per frame, or of frames by frames",
+        )
+    length = next(iter(lengths.values()))
+    dims = [
+        (Factor(_hint(s), True, 1 + at.index(d)),) if d in at else plain([_hint(s)])[0]
+        for d, s in enumerate(value.shape)
+    ]
+    if any(t.length != length for t in tables):
+        raise Refusal("makes a table from tables of different lengths")
+    kind = "pairs" if len(at) == 2 else _kind(captured, node, tables, layouts, length)
+    return tuple(dims), Table(kind, length)
+
+
+def _kind(
+    captured: Captured,
+    node: fx.Node,
+    tables: list[Table],
+    layouts: Callable[[fx.Node], Any],
+    length: Any,
+) -> str:
+    name = schema_name(node).removeprefix("aten::")
+    if not tables:
+        if name == "arange":
+            return "rows" if counts_up(node, length) else "clip"
+        if name == "slice":
+            return "prefix" if node.args[2] in (0, None) and len(node.args) < 5 else "clip"
+        grows = name in ("expand", "repeat", "broadcast_to") and not _rows_given(captured, node)
+        return "rows" if name in CONSTANT or grows else "clip"
+    kinds = {t.kind for t in tables}
+    if not kinds <= {"rows", "prefix"}:
+        return "clip"
+    scalar = [n for n in node.all_input_nodes if not isinstance(n.meta.get("val"), Tensor)]
+    if name not in VIEWS and any(captured.has_time(n.meta.get("val")) for n in scalar):
+        return "clip"  # positions relative to the video's length
+    rule = RULES.get(schema_name(node))
+    try:
+        outcome = None if rule is None else rule(OpView(node, layouts))
+    except (Refusal, LayoutError):
+        outcome = None
+    if not isinstance(outcome, Local) or outcome.args.get("start"):
+        return "clip"
+    return "prefix" if "prefix" in kinds else "rows"
+
+
+def counts_up(node: fx.Node, length: Any) -> bool:
+    """Whether an ``arange`` is 0, 1, … up to the number of elements."""
+    arguments = named(node)
+    end = arguments["end"]
+    value = end.meta["val"] if isinstance(end, fx.Node) else end
+    return (
+        arguments.get("start", 0) == 0
+        and arguments.get("step", 1) == 1
+        and isinstance(value, torch.SymInt)
+        and value.node.expr == length
+    )
+
+
+def _rows_given(captured: Captured, node: fx.Node) -> bool:
+    """Whether what is expanded has rows of its own where the result has time."""
+    source, result = node.args[0].meta["val"], node.meta["val"]  # type: ignore[union-attr]
+    new = result.dim() - source.dim()
+    return any(
+        captured.has_time(s) and d >= new and source.shape[d - new] != 1
+        for d, s in enumerate(result.shape)
+    )
+
+
+def table_graph(captured: Captured, node: fx.Node, table: Table) -> tuple[fx.Graph, list[fx.Node]]:
+    """The operators that make a table, as a function of ``(start, count, device, *inputs)``.
+
+    Returns:
+        the graph, and the nodes of the captured graph that are its inputs.
+
+    Raises:
+        Refusal: when something else than the table's length enters it.
+    """
+    graph = fx.Graph()
+    # Not "device": the printed code of a graph uses that name.
+    start, count, device = (graph.placeholder(name) for name in ("start", "count", "on"))
+    inputs: list[fx.Node] = []
+    env: dict[fx.Node, fx.Node] = {}
+    for one in _makers(captured, node):
+        value = one.meta.get("val")
+        if isinstance(value, torch.SymInt) and value.node.expr == table.length:
+            env[one] = count
+        elif not _depends(captured, one):
+            env[one] = graph.placeholder(one.name)
+            inputs.append(one)
+        elif one.op != "call_function" or schema_name(one) == "aten::sym_size":
+            raise Refusal(
+                f"makes a table from a length ({value}) that is not the table's own",
+                "derive it from the shape of the tensor that it is combined with",
+            )
+        elif table.kind == "rows" and schema_name(one) == "aten::arange":
+            end = graph.call_function(operator.add, (start, count))
+            options = {**one.kwargs, "device": device}
+            env[one] = graph.call_function(torch.ops.aten.arange.start, (start, end), options)
+        else:
+            args, kwargs = (
+                fx.node.map_aggregate(given, lambda a: _moved(a, env, device))
+                for given in (one.args, one.kwargs)
+            )
+            env[one] = graph.call_function(one.target, args, kwargs)  # type: ignore[arg-type]
+    graph.output(env[node])
+    graph.lint()
+    return graph, inputs
+
+
+def _moved(argument: Any, env: dict[fx.Node, fx.Node], device: fx.Node) -> Any:
+    if isinstance(argument, torch.device):
+        return device  # where the clip is, not where the model was captured
+    return env[argument] if isinstance(argument, fx.Node) else argument
+
+
+def _makers(captured: Captured, node: fx.Node) -> list[fx.Node]:
+    """What a table is made of, in order; what doesn't depend on the length is left whole."""
+    order = {n: i for i, n in enumerate(captured.graph.nodes)}
+    found: set[fx.Node] = set()
+    queue = [node]
+    while queue:
+        one = queue.pop()
+        if one in found:
+            continue
+        found.add(one)
+        if one.op == "call_function" and _depends(captured, one):
+            value = one.meta.get("val")
+            whole = isinstance(value, torch.SymInt) and schema_name(one) == "aten::sym_size"
+            queue += [] if whole else one.all_input_nodes
+    return sorted(found, key=order.__getitem__)
+
+
+def _depends(captured: Captured, node: fx.Node) -> bool:
+    """Whether a node is computed from the number of frames."""
+    seen: set[fx.Node] = set()
+    queue = [node]
+    while queue:
+        one = queue.pop()
+        if one in seen:
+            continue
+        seen.add(one)
+        if captured.has_time(one.meta.get("val")):
+            return True
+        queue += one.all_input_nodes
+    return False
+
+
+def check_shifts(constants: Constants, node: fx.Node, layout: Layout) -> None:
+    """Refuse a table of pairs whose entries depend on more than the distance.
+
+    Raises:
+        Refusal: then a step's part of it can't be told without the place of the step in the video.
+    """
+    try:
+        frames = max(24, 2 * constants.largest([node]) + 5)
+        small, large = constants.value(node, frames), constants.value(node, frames + 7)
+    except NotConstant as error:
+        raise Refusal(
+            f"makes a table of frames by frames from more than their number ({error})"
+        ) from error
+    rows, columns = time_dims(layout, 1)[0], time_dims(layout, 2)[0]
+    for first in (0, 3, 7):
+        part = large.narrow(rows, first, frames).narrow(columns, first, frames)
+        if not torch.equal(part, small):
+            raise Refusal(
+                "a mask or bias of frames by frames in which the entries of two pairs of frames "
+                "with the same distance differ",
+                "make it of the distance between frames alone",
+            )
+
+
+def _hint(s: Any) -> int:
+    return s if isinstance(s, int) else int(s.node.hint)
