@@ -28,7 +28,7 @@ from pgt_fx.rules import (
     Windowed,
 )
 from pgt_fx.rules.pointwise import CLIP_TABLE, LENGTH_TABLE
-from pgt_fx.rules.registry import MergedTime
+from pgt_fx.rules.registry import MergedTime, SizeAtHand
 from pgt_fx.tables import Table, check_shifts, read_table
 from pgt_fx.timeline import (
     Clock,
@@ -40,9 +40,9 @@ from pgt_fx.timeline import (
     moments,
     same,
 )
-from pgt_fx.values import Analysis, Operation, SizeAtHand, Value
+from pgt_fx.values import Analysis, Operation, Value
 
-__all__ = ["Analysis", "Operation", "SizeAtHand", "Value", "analyze_graph", "walk_graph"]
+__all__ = ["Analysis", "Operation", "Value", "analyze_graph", "walk_graph"]
 
 
 def analyze_graph(captured: Captured, spec: ClipSpec, future: str) -> Analysis:
@@ -105,6 +105,8 @@ class _Walk:
             self.analysis.values[node.name] = self._input(node)
         elif node.op == "output":
             self._output(node)
+        elif node.op == "get_attr":  # the graph of a block, which is refused where it is run
+            self.analysis.values[node.name] = Value(None)
         elif node.op == "call_function":
             try:
                 self._call(node)
@@ -134,6 +136,12 @@ class _Walk:
         flat = [v for value in values for v in (value if isinstance(value, list) else [value])]
         pooled = frozenset().union(*(v.pooled for v in flat)) if flat else frozenset()
         if not isinstance(node.target, torch._ops.OpOverload) or not _has_tensor(node):
+            if isinstance(node.target, torch._ops.HigherOrderOperator):
+                raise Refusal(
+                    "runs a part of the model as a block of its own (autocast, a checkpoint, a "
+                    "condition), which is not looked into",
+                    "leave the block out of forward: switch autocast around the model",
+                )
             self._builtin(node, pooled)
             return
         if "pgt_written" in node.meta and self._written_to_time(node):
@@ -165,6 +173,9 @@ class _Walk:
         if joins:
             operation.joins, operation.joined = joins, clock
         operation.value = self._result(node, outcome, clock, pooled)
+        if any(v.guessed for v in flat):
+            for v in operation.value if isinstance(operation.value, list) else [operation.value]:
+                v.guessed = True
         self.analysis.values[node.name] = operation.value
         self.analysis.operations[node.name] = operation
         self._check(node, operation.value)
@@ -325,7 +336,7 @@ class _Walk:
                 if isinstance(item, fx.Node) and item.meta.get("pgt_time"):
                     at = self._keys_at_hand(node, outcome, item)
                     if at is not None and given is item:
-                        outcome.args[argument.name] = SizeAtHand(at)
+                        outcome.args[argument.name] = SizeAtHand((at,))
                         continue
                     raise Refusal(
                         f"its argument {argument.name} is computed from the length of the video",

@@ -10,7 +10,7 @@ from torch.utils import _pytree as pytree
 
 from pgt_fx.capture.inputs import ClipSpec
 from pgt_fx.errors import ClipError, StateError
-from pgt_fx.schedule import Schedule
+from pgt_fx.schedule import PerStep, Schedule
 
 Piece = tuple[tuple[Any, ...], dict[str, Any]]
 
@@ -38,11 +38,17 @@ def cut(
         lengths = [int(n) for n in schedule]
         if sum(lengths) != frames[base] or min(lengths, default=0) < 1:
             raise ClipError(f"chunks {lengths} don't make up the video's {frames[base]} frames")
+    for leaf in leaves:
+        if isinstance(leaf, PerStep) and len(leaf) != len(lengths):
+            raise ClipError(
+                f"PerStep: expected one value per step, {len(lengths)} for this video and "
+                f"schedule, got {len(leaf)}"
+            )
     pieces, start = [], 0
     for number, n in enumerate(lengths):
         end = start + n
         last = number == len(lengths) - 1
-        piece = list(leaves)
+        piece = [x.targets[number] if isinstance(x, PerStep) else x for x in leaves]
         for path, leaf in enumerate(spec.paths):
             a, b = start * ratio[path], end * ratio[path]
             b = frames[path] if last and sum(lengths) == frames[base] else b
@@ -78,6 +84,8 @@ def moment(
     new: list[int] = []
     sizes: list[int] = []
     for leaf, time in zip(leaves, spec.times, strict=True):
+        if isinstance(leaf, PerStep):
+            raise ClipError("a step takes its own value; PerStep is for run() and for training")
         if time is None:
             continue
         path, expected = len(new), spec.shapes[spec.paths[len(new)]] or ()

@@ -6,16 +6,18 @@ calls that mix no time become calls of the user's own modules; the rest stays.
 
 from __future__ import annotations
 
+import operator
 from typing import Any
 
 import torch
 from torch import fx, nn
 
-from pgt_fx.analysis import Analysis, Operation, SizeAtHand, Value
+from pgt_fx.analysis import Analysis, Operation, Value
 from pgt_fx.arguments import argument, arguments, listed, template
 from pgt_fx.capture.clip_tables import clip_rows
 from pgt_fx.capture.export import module_path, place
 from pgt_fx.capture.fold import Region, fold
+from pgt_fx.capture.grown import grown
 from pgt_fx.capture.recurrent import run_layers
 from pgt_fx.emitted import Emitted, identifier, note
 from pgt_fx.layout import axis_of, time_dims
@@ -41,13 +43,17 @@ from pgt_fx.plan import (
 )
 from pgt_fx.remember import memory_size, remembers, table_memory
 from pgt_fx.rules import Concatenated, Local, Reduced, Scanned, StepOnly, Windowed
+from pgt_fx.rules.registry import SizeAtHand
 from pgt_fx.rules.shift import SpacePad
 from pgt_fx.tables import table_graph
 from pgt_fx.timeline import Clock, ConcatClock, JoinClock, same
 
 STEP = "step"
 #: Operators that stand for something while the model is captured, and what runs in their place.
-RUN: dict[Any, Any] = {torch.ops.pgt_fx.clip_table.default: clip_rows}
+RUN: dict[Any, Any] = {
+    torch.ops.pgt_fx.clip_table.default: clip_rows,
+    torch.ops.pgt_fx.grown.default: grown,
+}
 
 
 def emit(analysis: Analysis, options: Options, markov_name: str) -> Emitted:
@@ -192,11 +198,18 @@ class _Emitter:
 
     def _size(self, node: fx.Node, argument: Any, aligned: dict[fx.Node, fx.Node]) -> Any:
         """A size that is to be read from the operand at hand (the first one)."""
+        if isinstance(argument, (list, tuple)):
+            return [self._size(node, a, aligned) for a in argument]
         if not isinstance(argument, SizeAtHand):
             return argument
         first = node.all_input_nodes[0]
         operand = aligned.get(first) or self._get(first)
-        return self._fresh(torch.ops.aten.sym_size.int, operand, argument.dim)
+        whole, *others = (
+            self._fresh(torch.ops.aten.sym_size.int, operand, dim) for dim in argument.dims
+        )
+        for other in others:
+            whole = self._fresh(operator.mul, whole, other)
+        return whole
 
     def _fresh(self, target: Any, *args: Any) -> fx.Node:
         """A node that stands for none of the captured graph's."""

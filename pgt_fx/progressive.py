@@ -239,7 +239,8 @@ class Progressive(nn.Module):
         """The whole video in the steps of a schedule (progressive long view).
 
         Args:
-            video: as the model takes it.
+            video: as the model takes it; an input without time (boxes) may be one for each step,
+                :class:`~pgt_fx.PerStep`.
             schedule: a :class:`~pgt_fx.Schedule`, or lengths of chunks in frames of the path with
                 the fewest; None: steps of the example's length, overlapping by one frame.
 

@@ -3,12 +3,27 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Literal
+from typing import Any, Literal
 
 from pgt_fx.errors import ClipError, OptionError
+
+
+@dataclass(frozen=True)
+class PerStep:
+    """One value for each step of a schedule: labels, as for Charades and AVA, or an input without
+    time, such as the boxes of a detection model.
+
+    Attributes:
+        targets: one per step; ``targets[p]`` goes with step p.
+    """
+
+    targets: Sequence[Any]
+
+    def __len__(self) -> int:
+        return len(self.targets)
 
 
 @dataclass(frozen=True)

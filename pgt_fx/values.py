@@ -42,13 +42,6 @@ class Value:
         return self.clock is not None
 
 
-@dataclass(frozen=True)
-class SizeAtHand:
-    """Stands in an argument for the size of the result along a dimension, as it is in the step."""
-
-    dim: int
-
-
 @dataclass
 class Operation:
     """What the analysis found of one node.

@@ -1,4 +1,4 @@
-"""Backbones by name, as torchvision and pytorchvideo build them.
+"""Backbones by name: those of torchvision and pytorchvideo, and those of the paper they lack.
 
 The compiler never imports this package: it is for the command line, the tests, the benchmarks
 and for trying things out.  torchvision and pytorchvideo are imported when a model of theirs is
@@ -6,35 +6,40 @@ built, not before; :class:`MissingPackageError` says what to install.
 
     >>> from pgt_fx import zoo
     >>> zoo.names()[:3]
-    ['c2d_r50', 'csn_r101', 'i3d_r50']
+    ['audio_visual_slowfast_r50', 'c2d_r50', 'c3d']
     >>> model = zoo.build("slow_r50", space=64, redraw_norms=True)
     >>> model(zoo.clip("slow_r50", space=64)).shape
     torch.Size([1, 400])
 """
 
+from .cost import gflops
+from .entry import Entry, MissingPackageError, UnknownModelError
 from .features import FeaturesError, dense_features
+from .frame_wise_video import frame_wise
+from .inflate import Inflated, inflate
 from .norms import redraw_norms
-from .registry import (
-    Entry,
-    MissingPackageError,
-    UnknownModelError,
-    build,
-    clip,
-    features,
-    get,
-    names,
-)
+from .registry import build, clip, features, get, names
+from .temporal import I3D, R2PLUS1D, SLOWONLY, InflationError, Temporal
 
 __all__ = [
+    "I3D",
+    "R2PLUS1D",
+    "SLOWONLY",
     "Entry",
     "FeaturesError",
+    "Inflated",
+    "InflationError",
     "MissingPackageError",
+    "Temporal",
     "UnknownModelError",
     "build",
     "clip",
     "dense_features",
     "features",
+    "frame_wise",
     "get",
+    "gflops",
+    "inflate",
     "names",
     "redraw_norms",
 ]

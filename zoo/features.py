@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import nn
+
+from .tsn import FrameWiseMaps
 
 # Containers that run their children one after the other, in the order they are written.
 _SEQUENTIAL = frozenset(
@@ -11,6 +15,11 @@ _SEQUENTIAL = frozenset(
 _SQUEEZE_EXCITATION = frozenset(
     {"SqueezeExcitation", "SqueezeAndExcitationLayer2D", "SEModule", "SELayer"}
 )
+
+
+# Those that keep their stem and stages in one module.
+_WITH_FEATURES = frozenset({"S3D", "C3D", "TSM", "ECOLite", "RegNet3D"})
+_HEADS = frozenset({"PoolConcatPathway", "ResNetBasicHead"})
 
 
 class FeaturesError(ValueError):
@@ -32,14 +41,27 @@ def dense_features(model: nn.Module) -> nn.Sequential:
             squeeze-excitation, is not known here.
     """
     kind = type(model).__name__
+    if kind == "FrameWiseVideo":
+        # Squeeze-excitations of its image model look at single frames.
+        return nn.Sequential(model.features).train(model.training)  # type: ignore[arg-type]
     if kind == "VideoResNet":
         stages = [model.stem, model.layer1, model.layer2, model.layer3, model.layer4]
-    elif kind == "S3D":
+    elif kind in _WITH_FEATURES:
         stages = [model.features]
-    elif kind == "Net":
-        stages = list(model.blocks)[:-1]  # type: ignore[arg-type]
-        if type(stages[-1]).__name__ == "PoolConcatPathway":
-            stages = stages[:-1]
+    elif kind == "SwinTransformer3d":
+        from torchvision.ops.misc import Permute
+
+        whole: Any = model
+        stages = [whole.patch_embed, whole.pos_drop, whole.features, whole.norm]
+        stages.append(Permute([0, 4, 1, 2, 3]))
+    elif kind == "FrameWise" and type(model.image).__name__ == "ResNet":
+        image: Any = model.image
+        trunk = [image.conv1, image.bn1, image.relu, image.maxpool]
+        trunk += [image.layer1, image.layer2, image.layer3, image.layer4]
+        stages = [FrameWiseMaps(nn.Sequential(*trunk))]
+    elif kind in ("Net", "DetectionBBoxNetwork"):
+        net: Any = model.model if kind == "DetectionBBoxNetwork" else model
+        stages = [m for m in net.blocks if type(m).__name__ not in _HEADS]
     else:
         raise FeaturesError(f"{kind} is not a model of this zoo: where its head begins is unknown")
     body = nn.Sequential(*stages)  # type: ignore[arg-type]

@@ -103,8 +103,9 @@ def _fit_statistics(
     handles = [norm.register_forward_pre_hook(fit) for norm in norms]
     model.eval()
     try:
-        # A copy of a list, because SlowFast writes its activations into the one it is given.
-        model(list(example) if isinstance(example, (list, tuple)) else example)
+        # Copies of lists, because SlowFast writes its activations into the one it is given.
+        arguments = example if isinstance(example, tuple) else (example,)
+        model(*(list(a) if isinstance(a, list) else a for a in arguments))
     finally:
         for handle in handles:
             handle.remove()

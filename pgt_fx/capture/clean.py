@@ -6,6 +6,7 @@ import torch
 from torch import fx
 
 from pgt_fx.capture.export import Captured
+from pgt_fx.capture.grown import rows_at_hand
 from pgt_fx.capture.padding import cat_as_padding
 from pgt_fx.capture.schema import schema_name
 from pgt_fx.rules.registry import Refusal
@@ -33,6 +34,7 @@ def clean(captured: Captured) -> Captured:
     functionalize(captured.graph)
     cat_as_padding(captured)
     adaptive_max_as_amax(captured)
+    rows_at_hand(captured)
     # What nothing reads is nobody's business: attention weights that were asked for by default.
     captured.graph.eliminate_dead_code()
     mark_time_sizes(captured)

@@ -5,6 +5,7 @@ Under fake tensors a forward costs about a tenth of a capture and touches no mem
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -76,11 +77,28 @@ def quiet() -> Iterator[None]:
 
 @contextmanager
 def unchanged(model: nn.Module) -> Iterator[None]:
-    """Restores the model's buffers: a run in training mode counts batches even without compute."""
+    """Restores what a run writes into the model: buffers (batches are counted without compute
+    too), and attributes in which it keeps values for the next call, which are no real tensors."""
     saved = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
+    attributes = [(module, dict(vars(module))) for module in model.modules()]
+    contents = [
+        (value, copy.copy(value))
+        for _, known in attributes
+        for value in known.values()
+        if type(value) in (dict, list)
+    ]
     try:
         yield
     finally:
+        for module, known in attributes:
+            vars(module).clear()
+            vars(module).update(known)
+        for kept, before in contents:
+            kept.clear()
+            if isinstance(kept, dict):
+                kept.update(before)
+            else:
+                kept.extend(before)
         with torch.no_grad():
             for buffer, value in saved:
                 buffer.copy_(value)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import typer
 
 from pgt_fx.cli.analyze import analyze
+from pgt_fx.cli.bench import bench
 from pgt_fx.cli.demo import demo
 from pgt_fx.cli.doctor import doctor
 from pgt_fx.cli.erf import erf
@@ -25,6 +26,9 @@ app = typer.Typer(
 )
 for command in (demo, analyze, verify, doctor, train, erf, fuzz, zoo):
     app.command()(command)
+# What follows the name is for the benchmark, --help among it.
+_passed_on = {"allow_extra_args": True, "ignore_unknown_options": True}
+app.command(context_settings={**_passed_on, "help_option_names": []})(bench)
 
 
 @app.callback()

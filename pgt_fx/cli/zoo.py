@@ -16,7 +16,7 @@ from rich.table import Table
 from pgt_fx import zoo as backbones
 from pgt_fx.cli.talk import HOLDS, VIOLATED, AsJson, out, refusals, spinner
 from pgt_fx.zoo.survey import Row, survey
-from pgt_fx.zoo.table import summary, to_markdown
+from pgt_fx.zoo.table import summary, write_table
 
 
 def zoo(
@@ -27,18 +27,23 @@ def zoo(
         bool, typer.Option("--check", help="Convert them and measure what comes of it.")
     ] = False,
     output: Annotated[
-        Path | None, typer.Option("--output", help="Write the table to this Markdown file.")
+        Path | None,
+        typer.Option(help="Folder of table.json and README.md; in a checkout it is zoo/."),
     ] = None,
     jobs: Annotated[int, typer.Option(min=1, help="Models at a time, a thread each.")] = 1,
     json_: AsJson = False,
 ) -> None:
-    """List the backbones; --check converts and verifies them; exit code 1: one is violated."""
+    """List the backbones; --check converts and verifies them; exit code 1: one is violated.
+
+    What was measured of the models named goes into table.json beside what was measured of the
+    others before, and README.md is the table of all of them.
+    """
     with refusals():
         names = _chosen(only or [])
     if output is not None and not check:
         raise typer.BadParameter("--output: there is a table to write with --check")
-    if output is not None and not output.parent.is_dir():
-        raise typer.BadParameter(f"--output: there is no folder {output.parent}")
+    if output is not None and not output.is_dir():
+        raise typer.BadParameter(f"--output: there is no folder {output}")
     if not check:
         _list(names, json_)
         return
@@ -48,8 +53,9 @@ def zoo(
             rows.append(row)
             step(f"{row.name}: {row.kind}", len(rows), len(names))
     rows.sort(key=lambda r: names.index(r.name))
-    if output is not None:
-        output.write_text(to_markdown(rows))
+    folder = output or checkout()
+    if folder is not None:
+        write_table(folder, rows)
     if json_:
         typer.echo(json.dumps([r.to_dict() for r in rows], indent=2))
     else:
@@ -57,6 +63,12 @@ def zoo(
             _tell(row)
         typer.echo(summary(rows))
     raise typer.Exit(HOLDS if all(r.ok for r in rows) else VIOLATED)
+
+
+def checkout() -> Path | None:
+    """The folder of the zoo in a checkout of this project; None where it is installed."""
+    folder = Path(backbones.__file__).parent
+    return folder if (folder.parent / "pyproject.toml").is_file() else None
 
 
 def _chosen(wanted: Sequence[str]) -> list[str]:

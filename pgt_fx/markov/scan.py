@@ -68,7 +68,9 @@ class MarkovRecurrent(nn.Module):
         x, states, *rest = self.arguments(x, *others)
         carried = [step.state.get(f"{self.slot}.{name}") for name in self.NAMES[: len(states)]]
         if all(c is not None for c in carried):
-            states = [c.to(x.dtype) for c in carried if c is not None]
+            states = [c for c in carried if c is not None]
+        # The model's first states are zeros of the type and on the device of the capture.
+        states = [s.to(x) for s in states]
         results = self.run(x, states, *rest)
         for name, state in zip(self.NAMES, results[1:], strict=False):
             step.carried[f"{self.slot}.{name}"] = owned(state, state)

@@ -97,6 +97,14 @@ def clip_table(op: OpView) -> Outcome:
     return StepOnly(layout, CLIP_TABLE, restarts=True)
 
 
+@rule("pgt_fx::grown")
+def grown(op: OpView) -> Outcome:
+    """One row of a value without time for each of another one's."""
+    layout, like = op.layout(op.arg["x"]), op.layout(op.arg["like"])
+    dim = op.static(op.arg["dim"], "dim")
+    return Local((*layout[:dim], like[dim], *layout[dim + 1 :]))
+
+
 @rule("glu")
 def glu(op: OpView) -> Outcome:
     layout = op.layout(op.arg["self"])

@@ -28,6 +28,14 @@ class Refusal(Exception):
         self.reason, self.remedy = reason, remedy
 
 
+@dataclass(frozen=True)
+class SizeAtHand:
+    """Stands in an argument for a size of the (first) operand as it is in the step: the product of
+    those along some of its dimensions."""
+
+    dims: tuple[int, ...]
+
+
 class MergedTime(Refusal):
     """Raised by a rule that needs time alone in a dimension, where a constant number of elements
     of each frame is merged into it: the walk writes them as elements of time of their own.
@@ -340,6 +348,7 @@ __all__ = [
     "Outcome",
     "Reduced",
     "Refusal",
+    "SizeAtHand",
     "StepOnly",
     "Windowed",
     "alone",

@@ -9,6 +9,7 @@ from torch import fx
 
 from pgt_fx.capture.interleave import in_a_row
 from pgt_fx.layout import (
+    Dim,
     Factor,
     Layout,
     LayoutError,
@@ -24,6 +25,7 @@ from pgt_fx.rules.registry import (
     OpView,
     Outcome,
     Refusal,
+    SizeAtHand,
     Windowed,
     alone,
     hint,
@@ -34,27 +36,50 @@ from pgt_fx.rules.registry import (
 from pgt_fx.timeline import Repeat, Window
 
 
-def sizes_at_hand(op: OpView, layout: Layout, wanted: Any) -> list[Any]:
-    """Sizes of a view with the time axis left to be inferred from the operand at hand (-1)."""
+def sizes_at_hand(op: OpView, source: Layout, layout: Layout, wanted: Any) -> list[Any]:
+    """Sizes of a view with the time axis left to be inferred from the operand at hand (-1).
+
+    Where the model leaves another one to be inferred, that one is read from the operand's sizes,
+    or time's is.
+    """
     timed = time_dims(layout)
     if len(timed) > 1:
         raise Refusal("views two time axes at once", "view them one after the other")
-    out = []
-    for d, given in enumerate(wanted):
-        if d in timed:
-            out.append(-1)
-        elif isinstance(given, int) and given == -1:
-            # Another axis was to be inferred: its size is known unless it is symbolic.
-            value = op.node.meta["val"].shape[d]
-            if not isinstance(value, int) and timed:
-                raise Refusal(
-                    f"leaves dimension {d} to be inferred beside the time axis",
-                    "give every size of the view but that of time",
-                )
-            out.append(value if isinstance(value, int) else -1)
+    out = [-1 if d in timed else given for d, given in enumerate(wanted)]
+    others = [d for d, given in enumerate(out) if d not in timed and _is_open(given)]
+    for d in others:
+        value = op.node.meta["val"].shape[d]
+        run = _run(source, layout[d])
+        if isinstance(value, int):
+            out[d] = value
+        elif not timed:
+            continue
+        elif run is not None:
+            out[d] = SizeAtHand(run)
+        elif (run := _run(source, layout[timed[0]])) is not None:
+            out[timed[0]] = SizeAtHand(run)
         else:
-            out.append(given)
+            raise Refusal(
+                f"leaves dimension {d} to be inferred beside the time axis",
+                "give every size of the view but that of time",
+            )
     return out
+
+
+def _is_open(given: Any) -> bool:
+    return isinstance(given, int) and given == -1
+
+
+def _run(source: Layout, wanted: Dim) -> tuple[int, ...] | None:
+    """Neighbouring dimensions of an operand that make up a dimension, None where there are none."""
+    factors = [f for f in wanted if f.size != 1 or f.time]
+    for first in range(len(source)):
+        found: list[Factor] = []
+        for end in range(first, len(source)):
+            found += [f for f in source[end] if f.size != 1 or f.time]
+            if found and found == factors:
+                return tuple(range(first, end + 1))
+    return None
 
 
 @rule("view", "reshape", "_unsafe_view", "view_copy")
@@ -66,7 +91,7 @@ def view(op: OpView) -> Outcome:
         layout = regroup(source, op.out_sizes)
     except LayoutError:
         return _in_groups(op, source, name)
-    return Local(layout, {name: sizes_at_hand(op, layout, op.arg[name])})
+    return Local(layout, {name: sizes_at_hand(op, source, layout, op.arg[name])})
 
 
 def _in_groups(op: OpView, source: Layout, name: str) -> Outcome:
@@ -84,11 +109,17 @@ def _in_groups(op: OpView, source: Layout, name: str) -> Outcome:
     (at, entries) = found[0]
     cut = (Factor(hint(sizes[at]), True, 1), Factor(entries))
     layout = regroup((*source[: dims[0]], cut, *source[dims[0] + 1 :]), op.out_sizes)
+    wanted = sizes_at_hand(op, source, layout, op.arg[name])
+    if any(isinstance(s, SizeAtHand) for s in wanted):
+        raise Refusal(
+            "takes frames in groups and leaves a dimension to be inferred",
+            "give every size of the view but that of time",
+        )
     return Windowed(
         Window(entries, entries),
         layout,
         "self",
-        {name: sizes_at_hand(op, layout, op.arg[name])},
+        {name: wanted},
         call=torch.ops.aten.reshape.default,
         what=f"groups of {entries} frames",
         groups=entries,

@@ -38,6 +38,8 @@ def slice_(op: OpView) -> Outcome:
     start = 0 if start is None else start
     if isinstance(stop, fx.Node) and _same_size(stop, op.arg["self"], dim):
         stop = None  # x[..., :T] with the operand's own length
+    if start == 0 and infinite(stop) and step == 1:
+        return Local(source, {"start": 0, "end": None})
     for name, bound in (("start", start), ("end", stop)):
         if isinstance(bound, fx.Node):
             raise Refusal(
@@ -60,8 +62,6 @@ def slice_(op: OpView) -> Outcome:
         else:
             limit = max(0, -(-(stop - start) // step))
     law = Window(1, step, 1, -start, right, limit=limit)
-    if law.identity:
-        return Local(source, {"start": 0, "end": None})
     if limit == 0:
         raise Refusal("takes no frame at all")
     layout = source[:dim] + relabel(source[dim : dim + 1], None, sizes[dim]) + source[dim + 1 :]
@@ -102,12 +102,6 @@ def pad(op: OpView) -> Outcome:
     amounts = list(op.arg["pad" if "pad" in op.arg else "padding"])
     mode = op.arg.get("mode") or "constant"
     mode = "reflect" if "reflection" in name else "replicate" if "replication" in name else mode
-    if any(isinstance(a, fx.Node) for a in amounts):
-        raise Refusal(
-            "pads by an amount computed from the input's sizes",
-            "pad by constant amounts",
-        )
-    amounts = [int(a) for a in amounts]
     sizes = op.out_sizes
     timed = time_dims(source)
     layout = tuple(
@@ -119,6 +113,12 @@ def pad(op: OpView) -> Outcome:
     left, right = (amounts[2 * at], amounts[2 * at + 1]) if 2 * at < len(amounts) else (0, 0)
     if (left, right) == (0, 0):
         return Local(layout)
+    if any(isinstance(a, fx.Node) for a in amounts):
+        raise Refusal(
+            "pads by an amount computed from the input's sizes",
+            "pad by constant amounts",
+        )
+    left, right = int(left), int(right)
     alone(op, op.arg["self"], dim, "pads an axis")
     if mode == "circular":
         raise Refusal(
@@ -128,7 +128,7 @@ def pad(op: OpView) -> Outcome:
     layout = layout[:dim] + relabel(layout[dim : dim + 1], None, sizes[dim]) + layout[dim + 1 :]
     amounts[2 * at] = amounts[2 * at + 1] = 0
     value = op.arg.get("value")
-    rest = [*amounts] if any(amounts) else []
+    rest = [int(a) for a in amounts] if any(amounts) else []
     return Windowed(
         Window(1, 1, 1, left, right, mode=mode),
         layout,

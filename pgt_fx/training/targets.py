@@ -2,24 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
 from pgt_fx.errors import OptionError
-
-
-@dataclass(frozen=True)
-class PerStep:
-    """Labels of each step, as for Charades and AVA: ``targets[p]`` goes with step p.
-
-    Attributes:
-        targets: P labels of any kind that the loss takes.
-    """
-
-    targets: Sequence[Any]
+from pgt_fx.schedule import PerStep
 
 
 @dataclass(frozen=True)
