@@ -12,7 +12,6 @@ from torch import Tensor, fx
 from pgt_fx.capture.attention import NOTE
 from pgt_fx.capture.export import Captured, place
 from pgt_fx.capture.inputs import ClipSpec
-from pgt_fx.capture.lengths import STEPS, Lengths
 from pgt_fx.errors import BlockedError, Blocker
 from pgt_fx.layout import Factor, Layout, LayoutError, plain, time_dims
 from pgt_fx.rules import (
@@ -36,11 +35,11 @@ from pgt_fx.timeline import (
     InputClock,
     JoinClock,
     LawClock,
-    Part,
     moments,
     same,
 )
 from pgt_fx.values import Analysis, Operation, Value
+from pgt_fx.whole import part_of, video_lengths
 
 __all__ = ["Analysis", "Operation", "Value", "analyze_graph", "walk_graph"]
 
@@ -68,26 +67,8 @@ def walk_graph(
     walk = _Walk(Analysis(captured, spec, future))
     for node in captured.graph.nodes:
         walk.visit(node)
-    walk.analysis.lengths = _lengths(walk.analysis)
+    walk.analysis.lengths = video_lengths(walk.analysis)
     return walk.analysis, walk.blockers
-
-
-def _lengths(analysis: Analysis) -> Lengths:
-    """Lengths of video at which the model's Python goes the way that was captured, and at which
-    every view that takes frames in groups finds whole groups."""
-    allowed, clip = analysis.captured.lengths, min(analysis.spec.lengths)
-    groups: list[tuple[Clock, int]] = []
-    for operation in analysis.operations.values():
-        outcome = operation.outcome
-        if isinstance(outcome, Windowed) and outcome.groups and operation.clock is not None:
-            groups.append((operation.clock, outcome.groups))
-    for step in STEPS:
-        lengths = range(clip % step or step, 129, step)
-        at = [tuple(n * r for r in analysis.spec.ratio) for n in lengths if n >= allowed.least]
-        if all(clock.at(n, True).total % size == 0 for n in at for clock, size in groups):
-            step = max(step, allowed.step)
-            return Lengths(allowed.least, step, clip % step)
-    return allowed
 
 
 REMEDY = "replace it by an operator with a finite window, or leave it outside the model"
@@ -198,7 +179,13 @@ class _Walk:
 
     def _concatenation(self, node: fx.Node, outcome: Concatenated) -> None:
         """Parts of known length, then a stream: a clock of its own, and nothing to align."""
-        parts = tuple(self._part(n, k) for n, k in zip(outcome.parts, outcome.lengths, strict=True))
+        parts = tuple(
+            part_of(self.analysis, n, k)
+            for n, k in zip(outcome.parts, outcome.lengths, strict=True)
+        )
+        if any(part.first for part in parts[1:]):
+            # Its turn may come in a later step, when the frame is gone.
+            raise Refusal("puts a frame taken by its number behind others", "slice it: x[:, :, :1]")
         clock = ConcatClock(parts)
         streams = [self.analysis.value(n) for n in outcome.parts]
         pooled = frozenset().union(*(v.pooled for v in streams if v.timed))
@@ -208,24 +195,6 @@ class _Walk:
             node, outcome, value, place(node), clock=clock
         )
         self._check(node, value)
-
-    def _part(self, node: fx.Node, length: int | None) -> Part:
-        value = self.analysis.value(node)
-        if value.timed or not value.pooled:
-            return Part(value.clock, length)
-        clocks = []
-        for name in value.pooled:
-            operation = self.analysis.operations[name]
-            if not isinstance(operation.outcome, Reduced) or operation.outcome.how != "first":
-                raise Refusal(
-                    "puts a value that is pooled over time in front of the frames",
-                    "pool over a constant number of frames",
-                )
-            clocks += [self.analysis.value(s).clock for s in self.analysis.streams(operation.node)]
-        if len(clocks) != 1 or clocks[0] is None:
-            raise Refusal("puts a value made of several frames in front of the frames")
-        self.analysis.apart |= value.pooled
-        return Part(clocks[0], length, first=True)
 
     def _table(self, node: fx.Node) -> Table | None:
         found = self.analysis.values[node.name]

@@ -51,21 +51,23 @@ class Source:
             self.markov_name += "_"
 
     def captured(self, training: bool) -> Captured:
-        """The graph of a mode.
+        """The graph of a mode; another one where a type is written in it and the model was moved.
 
         Raises:
             CaptureError: when that mode can't be captured.
         """
-        if training not in self._captured:
+        known = self._captured.get(training)
+        if known is None or (known.typed and known.dtype != _dtype(self.model)):
             device = next((p.device for p in self.model.parameters()), torch.device("cpu"))
             leaves = [
                 torch.empty_like(x, device=device, dtype=self._cast(x.dtype)) if _video(x, t) else x
                 for x, t in zip(self.leaves, self.spec.times, strict=True)
             ]
-            captured = clean(capture(self.model, self.spec, leaves, self.pools))
-            note_attention(captured, _tensors(self.model))
-            self._captured[training] = captured
-        return self._captured[training]
+            known = clean(capture(self.model, self.spec, leaves, self.pools))
+            known.dtype = _dtype(self.model)
+            note_attention(known, _tensors(self.model))
+            self._captured[training] = known
+        return known
 
     def _cast(self, dtype: torch.dtype) -> torch.dtype:
         """The dtype of a video once the model was moved to another (``prog.double()``)."""
@@ -328,9 +330,9 @@ class Progressive(nn.Module):
     @property
     def report(self) -> Report:
         """What the analysis found: timelines, verdicts, receptive field, state."""
+        emitted = self._program().emitted
         if self.training not in self._reports:
             name = type(self._source.model).__name__
-            emitted = self._program().emitted
             self._reports[self.training] = make_report(
                 self._analysis(), self._options, emitted, name
             )
@@ -366,15 +368,19 @@ class Progressive(nn.Module):
         return self._source.captured(self.training)
 
     def _analysis(self) -> Analysis:
-        if self.training not in self._analyses:
-            self._analyses[self.training] = analyze_graph(
-                self._captured(), self._source.spec, self._options.future
-            )
-        return self._analyses[self.training]
+        captured = self._captured()
+        known = self._analyses.get(self.training)
+        if known is None or known.captured is not captured:
+            known = analyze_graph(captured, self._source.spec, self._options.future)
+            self._analyses[self.training] = known
+            self._programs.pop(self.training, None)
+            self._reports.pop(self.training, None)
+        return known
 
     def _program(self) -> Program:
+        analysis = self._analysis()
         if self.training not in self._programs:
-            emitted = emit(self._analysis(), self._options, self._source.markov_name)
+            emitted = emit(analysis, self._options, self._source.markov_name)
             self._programs[self.training] = Program(
                 emitted, self._source.model, self._source.markov_name
             )

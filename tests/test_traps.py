@@ -219,3 +219,47 @@ def test_a_running_pool_answers_in_the_models_precision_with_nothing_new(how: st
     outs = prog.run(x, schedule=[9, 1, 1, 1])
     assert all(out.dtype == torch.bfloat16 for out in outs if out is not None)
     assert torch.allclose(outs[-1].float(), model(x).float(), atol=2e-2)
+
+
+class WritesAType(nn.Module):
+    """Its forward asks for the type of its weights: a capture writes down which that was."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv3d(3, 3, (3, 1, 1), padding=(1, 0, 0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x.to(self.conv.weight.dtype)) + torch.ones(1, dtype=x.dtype)
+
+
+def test_a_model_that_writes_its_type_is_moved_to_another() -> None:
+    model = WritesAType()
+    prog = pgt_fx.transform(model, torch.randn(1, 3, 8, 4, 4), future="wait")
+    prog(torch.randn(1, 3, 8, 4, 4))
+    prog.reset()
+    prog.double()
+    x = torch.randn(1, 3, 9, 4, 4).double()
+    steps = [prog(x[:, :, :4]), prog(x[:, :, 4:], last=True)]
+    assert relative_error(torch.cat(steps, 2), model(x)) <= 1e-12
+
+
+class KeepsACache(nn.Module):
+    """Keeps what it made on itself, as models do with masks and relative positions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cache: dict[int, Tensor] = {}
+        self.bias = nn.Parameter(torch.randn(4, 4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if 0 not in self.cache:
+            self.cache[0] = self.bias[:, [0, 2, 1, 3]].sum()
+        return x * self.cache[0]
+
+
+def test_a_capture_leaves_nothing_in_the_model() -> None:
+    model = KeepsACache().requires_grad_(False)
+    prog = pgt_fx.transform(model, torch.randn(1, 3, 8, 4, 4))
+    assert model.cache == {} and set(vars(model)) == set(vars(KeepsACache()))
+    x = torch.randn(1, 3, 9, 4, 4)
+    assert torch.equal(prog.full(x), model(x))

@@ -173,12 +173,12 @@ def _check_still(made: Inflated, image: Tensor, maps: Tensor, scores: Tensor, na
         raise InflationError(f"{name} does not run over time ({error})") from error
     # Rounding grows with depth; a wrong wiring is of the order of one.
     tolerance = 10 * torch.finfo(maps.dtype).eps ** 0.5
-    for what, got, expected in (
-        ("features", found, maps.unsqueeze(2).expand_as(found)),
-        ("scores", said, scores),
-    ):
-        bound = float(tolerance * expected.abs().max())
-        if not torch.allclose(got, expected, rtol=0, atol=bound, equal_nan=True):
+    expected = maps.unsqueeze(2).expand(-1, -1, found.shape[2], -1, -1)
+    for what, got, wanted in (("features", found, expected), ("scores", said, scores)):
+        bound = float(tolerance * wanted.abs().max())
+        if got.shape != wanted.shape or not torch.allclose(
+            got, wanted, rtol=0, atol=bound, equal_nan=True
+        ):
             raise InflationError(
                 f"a still video does not give the {what} of {name}: its forward does not keep "
                 "frames apart that stand in the batch, or is not forward_head of forward_features"

@@ -75,7 +75,7 @@ def trace(model: nn.Module, method: str, lists: Set[str]) -> fx.Graph:
     Functional dropout becomes a module of ``model.dropouts``, so that it follows the mode.
 
     Args:
-        model: a timm model.
+        model: a timm model in eval mode; all of it is put in train mode and back.
         method: "forward_features" or "forward_head".
         lists: paths of the modules that take or give something else than one tensor.
 
@@ -83,15 +83,7 @@ def trace(model: nn.Module, method: str, lists: Set[str]) -> fx.Graph:
         InflationError: the method branches on values, or does different things in train and
             eval mode.
     """
-    modes = {module: module.training for module in model.modules()}
-    graphs = []
-    try:
-        for mode in (True, False):
-            model.train(mode)
-            graphs.append(_trace_once(model, method, lists))
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
+    graphs = [_trace_once(model.train(mode), method, lists) for mode in (True, False)]
     if _signature(graphs[0]) != _signature(graphs[1]):
         raise InflationError(
             f"{type(model).__name__}.{method} does different things in train and eval mode; "
@@ -198,8 +190,8 @@ def with_time(
             pooled = over_time(pools[node], env[node], count)
             count = made.call_method("size", (pooled, 2))
             env[node] = made.call_function(fold, (pooled,))
-        if node.op != "get_attr":
-            frames[node] = count
+        if node.op == "placeholder" or any(x in frames for x in node.all_input_nodes):
+            frames[node] = count  # what is made of parameters alone has none
     made.lint()
     return fx.GraphModule(model, made, type(model).__name__ + "OverTime")
 
@@ -281,12 +273,14 @@ def _entry(name: str, stage: int, stages: dict[fx.Node, int], narrow: list[fx.No
 
 
 def _necks(graph: fx.Graph) -> Iterator[fx.Node]:
-    """The nodes through which everything passes."""
+    """The nodes through which everything passes that is made of the image."""
     place = {node: i for i, node in enumerate(graph.nodes)}
+    made: set[fx.Node] = set()
     reach = -1  # the last node that uses anything seen so far
     for node, i in place.items():
-        if node.op == "get_attr":
+        if node.op != "placeholder" and made.isdisjoint(node.all_input_nodes):
             continue
+        made.add(node)
         if reach <= i:
             yield node
         reach = max([reach, *(place[user] for user in node.users)])

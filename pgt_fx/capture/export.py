@@ -58,6 +58,8 @@ class Captured:
         training: the mode.
         fixed: input path -> dimension -> size that the capture fixed (channels; sometimes space).
         lengths: of the whole videos for which the graph is the model.
+        typed: whether a floating-point type is written in the graph, as that of the weights may be.
+        dtype: of the weights when it was captured.
     """
 
     graph: fx.Graph
@@ -71,6 +73,8 @@ class Captured:
     training: bool
     fixed: dict[int, dict[int, int]] = field(default_factory=dict)
     lengths: Lengths = field(default_factory=Lengths)
+    typed: bool = False
+    dtype: torch.dtype | None = None
     _timed: dict[Any, bool] = field(default_factory=dict, repr=False)
 
     def has_time(self, size: Any) -> bool:
@@ -383,4 +387,10 @@ def _captured(
         training=model.training,
         fixed=sizes,
         lengths=allowed,
+        typed=_names_a_type(program.graph_module.graph),
     )
+
+
+def _names_a_type(graph: fx.Graph) -> bool:
+    leaves = (x for n in graph.nodes for x in pytree.tree_leaves((n.args, n.kwargs)))
+    return any(isinstance(x, torch.dtype) and x.is_floating_point for x in leaves)

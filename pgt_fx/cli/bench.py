@@ -1,0 +1,74 @@
+"""``pgt-fx bench NAME``."""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import subprocess
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+import pgt_fx
+from pgt_fx.cli.talk import HOLDS, UNCHECKED, out
+
+#: A benchmark is a file that runs by itself; the others in the folder are what they share.
+RUNS = 'if __name__ == "__main__":'
+
+
+def bench(
+    context: typer.Context,
+    name: Annotated[
+        str | None, typer.Argument(help="A benchmark, or 'report'; without one they are listed.")
+    ] = None,
+) -> None:
+    """Run a benchmark of this repository, with its own options: pgt-fx bench NAME --help."""
+    if name == "--help":  # left to the benchmarks where it stands behind one
+        typer.echo(context.get_help())
+        raise typer.Exit(HOLDS)
+    folder = _folder()
+    if folder is None:
+        typer.echo(
+            "the benchmarks are part of the repository and not of an installed wheel; clone it, "
+            "and install it from there: pip install -e .",
+            err=True,
+        )
+        raise typer.Exit(UNCHECKED)
+    known = benchmarks(folder)
+    if name is None:
+        _list(known)
+        raise typer.Exit(HOLDS)
+    if name not in known:
+        near = difflib.get_close_matches(name, known, 3, 0.4)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(known)}"
+        raise typer.BadParameter(f"no benchmark {name!r}; {hint}")
+    # A process of its own: what one measures must not hold what this command has loaded.
+    script = [sys.executable, str(folder / f"{name}.py"), *context.args]
+    raise typer.Exit(subprocess.run(script).returncode)
+
+
+def benchmarks(folder: Path) -> dict[str, str]:
+    """Names of the benchmarks in a folder, each with the first line of what it says of itself."""
+    found = {}
+    for path in sorted(folder.glob("*.py")):
+        source = path.read_text(encoding="utf-8")
+        if RUNS in source:
+            found[path.stem] = (ast.get_docstring(ast.parse(source)) or "").partition("\n")[0]
+    return found
+
+
+def _folder() -> Path | None:
+    """``benchmarks/`` of the checkout that this package is run from; None in a wheel."""
+    root = Path(pgt_fx.__file__).parents[1]
+    folder = root / "benchmarks"
+    return folder if (root / "pyproject.toml").is_file() and folder.is_dir() else None
+
+
+def _list(known: dict[str, str]) -> None:
+    table = Table(box=None, show_header=False)
+    for name, line in known.items():
+        table.add_row(f"[bold]{name}[/]", line)
+    out().print(table)
