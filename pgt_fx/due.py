@@ -143,9 +143,10 @@ class ConcatDue:
 
 @dataclass(frozen=True)
 class PoolDue:
-    """One running reduction's work in one step: elements reduced before, and in this step."""
+    """One running reduction's work in one step: whether there were elements before, and how many
+    there are in this step."""
 
-    before: int
+    before: bool
     new: int
 
 

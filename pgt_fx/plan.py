@@ -6,7 +6,7 @@ It is a pure function of the frames seen before and after the step; no tensor is
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from pgt_fx.due import (
     ConcatDue,
@@ -155,15 +155,18 @@ def plan(graph: Schedulable, before: tuple[int, ...], after: tuple[int, ...], la
         now, then = item.source.at(after, last), item.source.at(before, False)
         if isinstance(item, PoolItem):
             new = now.total - then.total if fed else 0
-            due[node.slot] = PoolDue(then.total, new)
+            due[node.slot] = PoolDue(then.total > 0, new)
             speaks = new > 0 or (item.running and last and then.total > 0)
             runs = speaks
         elif isinstance(item, (ScanItem, MemoryItem)):
             if isinstance(item, ScanItem):
                 new = now.total - then.total
-                due[node.slot] = PoolDue(then.total, new)
+                due[node.slot] = PoolDue(then.total > 0, new)
             else:
-                due[node.slot] = memory_due(then, now, item.size)
+                seen = memory_due(then, now, item.size)
+                # Where a step stands in the video matters to a table alone.
+                table = isinstance(item, TableItem)
+                due[node.slot] = seen if table else replace(seen, before=min(seen.before, 1))
                 new = now.total - then.sure
             speaks = runs = fed and new > 0
             if not fed and new > 0:

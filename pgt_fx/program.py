@@ -7,9 +7,9 @@ from typing import Any
 
 from torch import Tensor, fx, nn
 
+from pgt_fx.compiled import CompiledSteps, run_eagerly
 from pgt_fx.emitted import Emitted
 from pgt_fx.errors import StateError
-from pgt_fx.markov.step import Step
 from pgt_fx.plan import Plan, plan
 
 CLOCK = ("clock.frames", "clock.sizes", "clock.ended")
@@ -33,6 +33,7 @@ class Program:
             constants.register_buffer(name, tensor.clone(), persistent=False)
         self.markov.add_module("constants", constants)
         self.model = model
+        self.compiled: CompiledSteps | None = None
         self._modules_by_work: dict[tuple[frozenset[str], frozenset[str]], fx.GraphModule] = {}
 
     @property
@@ -65,13 +66,16 @@ class Program:
                 f"the state has an entry {foreign[0]!r} that this model doesn't know; it is "
                 "another model's, or was made under other options or in the other mode"
             )
-        step = Step(state, work.due)
-        outputs = self.module(work)(step, *leaves)
+        module = self.module(work)
+        if self.compiled is None:
+            outputs, carried = run_eagerly(module, state, leaves, work)
+        else:
+            outputs, carried = self.compiled.run(module, state, leaves, work)
         for name, tensor in state.items():
             # An operator that had nothing to do keeps what it carries.
-            if name not in step.carried and name not in CLOCK and self._idle(name, work):
-                step.carried[name] = tensor
-        return list(outputs), step.carried
+            if name not in carried and name not in CLOCK and self._idle(name, work):
+                carried[name] = tensor
+        return outputs, carried
 
     def knows(self, name: str) -> bool:
         """Whether a state entry belongs to this program."""

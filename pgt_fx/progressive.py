@@ -16,6 +16,7 @@ from pgt_fx.capture.clean import clean
 from pgt_fx.capture.export import Captured, capture
 from pgt_fx.capture.inputs import ClipSpec
 from pgt_fx.capture.lengths import Lengths
+from pgt_fx.compiled import CompiledSteps
 from pgt_fx.cut import Moment, cut, lengths_of, moment
 from pgt_fx.emit import emit
 from pgt_fx.errors import ClipError, StateError
@@ -108,6 +109,7 @@ class Progressive(nn.Module):
     _analyses: dict[bool, Analysis]
     _reports: dict[bool, Report]
     _state: State
+    _compile: dict[str, Any] | None
 
     def __init__(self, source: Source, options: Options) -> None:
         super().__init__()
@@ -119,6 +121,7 @@ class Progressive(nn.Module):
         self.__dict__["_analyses"] = {}
         self.__dict__["_reports"] = {}
         self.__dict__["_state"] = {}
+        self.__dict__["_compile"] = None
         model = source.model
         self._modules, self._parameters = model._modules, model._parameters
         self._buffers = model._buffers
@@ -381,10 +384,24 @@ class Progressive(nn.Module):
         analysis = self._analysis()
         if self.training not in self._programs:
             emitted = emit(analysis, self._options, self._source.markov_name)
-            self._programs[self.training] = Program(
-                emitted, self._source.model, self._source.markov_name
-            )
+            made = Program(emitted, self._source.model, self._source.markov_name)
+            made.compiled = None if self._compile is None else CompiledSteps(self._compile)
+            self._programs[self.training] = made
         return self._programs[self.training]
+
+    def compile(self, **options: Any) -> None:
+        """Compile the steps in place, as ``nn.Module.compile`` does.
+
+        A step's plan is compiled when it recurs: the first steady step runs as it is, the second
+        is compiled, all later ones find it compiled. ``torch.compile(prog)`` works as well, but
+        would look into the planning, too.
+
+        Args:
+            options: of ``torch.compile``; ``fullgraph=True, dynamic=False`` unless said otherwise
+                (``fullgraph=False`` for recurrent layers, which torch does not compile).
+        """
+        self.__dict__["_compile"] = dict(options)
+        self._programs.clear()
 
     # -- nn.Module -----------------------------------------------------------------------------
 

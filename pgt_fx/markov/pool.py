@@ -54,15 +54,32 @@ class MarkovPool(nn.Module):
             if carried is None:
                 raise ValueError("no element has been seen")
             step.carried[self.slot] = carried
-            return self._as_model(step, self._answer(carried, due.before))
+            return self._as_model(step, self._answer(carried, self._count(step, None, due)))
         part = self.reduce(x, *others)
         self._note_dtype(step, part)
+        count = self._count(step, x, due)
         if carried is None:
             step.carried[self.slot] = self._carry(part, due.new)
             return part  # to the last bit what the model computes
         total = self._merge(carried, part, due.new)
         step.carried[self.slot] = total
-        return self._answer(total, due.before + due.new).to(part.dtype)
+        return self._answer(total, count).to(part.dtype)
+
+    def _count(self, step: Step, x: Tensor | None, due: PoolDue) -> Tensor | None:
+        """Elements so far, as a tensor: what a step does is then the same at every step."""
+        if self.how not in ("mean", "var", "std"):
+            return None
+        name = f"{self.slot}.count"
+        before = step.state.get(name)
+        if x is None:
+            count = before
+        else:
+            new = torch.full((), due.new, dtype=torch.long, device=x.device)
+            count = new if before is None else before + new
+        if count is None:
+            raise ValueError("no element has been seen")
+        step.carried[name] = count
+        return count
 
     def _note_dtype(self, step: Step, part: Tensor) -> None:
         """Sums of half precision are carried in single: what the model expects is kept beside."""
@@ -103,13 +120,15 @@ class MarkovPool(nn.Module):
             case _:
                 return part.clone()
 
-    def _answer(self, total: Tensor, count: int) -> Tensor:
-        return total / count if self.how == "mean" else total
+    def _answer(self, total: Tensor, count: Tensor | None) -> Tensor:
+        return total if count is None else total / count
 
     def _spread(self, step: Step, x: Tensor | None, due: PoolDue) -> Tensor:
         """Merge of two groups' means and squared deviations (Chan, Golub, LeVeque 1979)."""
         mean_slot, square_slot = f"{self.slot}.mean", f"{self.slot}.squares"
         mean, squares = step.state.get(mean_slot), step.state.get(square_slot)
+        before = step.state.get(f"{self.slot}.count")
+        counted = self._count(step, x, due)
         each = 1
         dtype = None
         if x is not None:
@@ -119,21 +138,20 @@ class MarkovPool(nn.Module):
             part = wide.mean(self.dims, keepdim=True)
             part_squares = (wide - part).square().sum(self.dims, keepdim=True)
             each = x.numel() // part.numel() // max(due.new, 1)
-            if mean is None or squares is None:
+            if mean is None or squares is None or before is None or counted is None:
                 mean, squares = part, part_squares
             else:
-                before, new = due.before * each, due.new * each
-                shift = part - mean
-                mean = mean + shift * (new / (before + new))
-                squares = squares + part_squares + shift.square() * (before * new / (before + new))
+                shift, share = part - mean, due.new / counted.to(wide.dtype)
+                mean = mean + shift * share
+                squares = squares + part_squares + shift.square() * (before * share * each)
             step.carried[f"{self.slot}.each"] = torch.tensor(each)
         else:
             each = int(step.state[f"{self.slot}.each"])
             step.carried[f"{self.slot}.each"] = step.state[f"{self.slot}.each"]
-        if mean is None or squares is None:
+        if mean is None or squares is None or counted is None:
             raise ValueError("no element has been seen")
         step.carried[mean_slot], step.carried[square_slot] = mean, squares
-        out = squares / ((due.before + due.new) * each - self.correction)
+        out = squares / (counted.to(squares.dtype) * each - self.correction)
         out = out.sqrt() if self.how == "std" else out
         if not self.keepdim:
             out = out.squeeze(self.dims)

@@ -1,0 +1,74 @@
+"""Steps under ``torch.compile``: one compiled function for each plan that recurs.
+
+What is due in a step is plain Python on integers, and the same in every steady step; so the
+compiled function has it as constants, and takes and gives tensors alone. Nothing in it depends on
+how far the video has come: the second steady step, and all later ones, find it compiled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from pgt_fx.markov.step import Step
+from pgt_fx.plan import Plan
+
+#: Plans seen once (a warm-up, a last step) are many in a life of odd chunks, and cheap to forget.
+MOST_SEEN = 4096
+
+Result = tuple[list[Any], dict[str, Tensor]]
+
+
+def run_eagerly(
+    module: fx.GraphModule, state: Mapping[str, Tensor], leaves: Sequence[Any], work: Plan
+) -> Result:
+    """One step: the model's outputs, flat, and the carried tensors."""
+    step = Step(state, work.due)
+    return list(module(step, *leaves)), step.carried
+
+
+class CompiledSteps:
+    """Runs steps; a plan that comes a second time is compiled.
+
+    Args:
+        options: of ``torch.compile``.
+    """
+
+    def __init__(self, options: Mapping[str, Any]) -> None:
+        self.options = {"fullgraph": True, "dynamic": False} | dict(options)
+        self._carried: dict[Any, list[str]] = {}
+        self._compiled: dict[Any, Callable[..., tuple[list[Any], list[Tensor]]]] = {}
+
+    def run(
+        self, module: fx.GraphModule, state: Mapping[str, Tensor], leaves: Sequence[Any], work: Plan
+    ) -> Result:
+        """As :func:`run_eagerly`."""
+        names = [name for name in state if not name.startswith("clock.")]
+        key = (id(module), tuple(names), tuple(work.due.items()))
+        if key not in self._carried:
+            if len(self._carried) > MOST_SEEN:
+                self._carried.clear()
+            outputs, carried = run_eagerly(module, state, leaves, work)
+            self._carried[key] = list(carried)
+            return outputs, carried
+        if key not in self._compiled:
+            kernel = _kernel(module, names, work, self._carried[key])
+            self._compiled[key] = torch.compile(kernel, **self.options)
+        outputs, tensors = self._compiled[key]([state[name] for name in names], list(leaves))
+        return outputs, dict(zip(self._carried[key], tensors, strict=True))
+
+
+def _kernel(
+    module: fx.GraphModule, names: Sequence[str], work: Plan, carried: Sequence[str]
+) -> Callable[[list[Tensor], list[Any]], tuple[list[Any], list[Tensor]]]:
+    due = dict(work.due)
+
+    def kernel(tensors: list[Tensor], leaves: list[Any]) -> tuple[list[Any], list[Tensor]]:
+        step = Step(dict(zip(names, tensors, strict=True)), due)
+        outputs = list(module(step, *leaves))
+        return outputs, [step.carried[name] for name in carried]
+
+    return kernel

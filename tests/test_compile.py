@@ -1,0 +1,110 @@
+"""Compiled steps: the same answers, one graph for all steady steps, nothing compiled again."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from oracles import relative_error
+from torch import Tensor, fx, nn
+
+import pgt_fx
+from pgt_fx import zoo
+
+
+class Counted:
+    """A backend of torch.compile that runs what it is given, and counts the graphs."""
+
+    def __init__(self) -> None:
+        self.graphs = 0
+
+    def __call__(self, graph: fx.GraphModule, inputs: Any) -> Any:
+        self.graphs += 1
+        return graph.forward
+
+
+class Branches(nn.Module):
+    """Unequal delays, a temporal stride, a first frame apart, a causal scan, a running variance."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.long, self.short = nn.Conv1d(3, 4, 5, padding=2), nn.Conv1d(3, 4, 3, padding=1)
+        self.down = nn.Conv1d(4, 4, 3, stride=2, padding=1)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        y = self.down(self.long(x) + self.short(x))
+        y = torch.cat([y[:, :, :1], nn.functional.max_pool1d(y[:, :, 1:], 2, 1)], 2)
+        return y.cumsum(2), y.var(2)
+
+
+@pytest.mark.parametrize("future", ["zero", "wait"])
+@pytest.mark.parametrize("pooling", ["step", "running"])
+def test_all_steady_steps_run_one_graph(future: str, pooling: str) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(2, 3, 8 * 12)
+    prog = pgt_fx.transform(Branches(), x[:, :, :8], future=future, pooling=pooling)
+    plain, backend = prog.replace(), Counted()
+    prog.compile(backend=backend)
+    graphs = []
+    with torch.no_grad():
+        for number, chunk in enumerate(x.split(8, 2)):
+            found, wanted = prog(chunk), plain(chunk)
+            assert relative_error(found[0], wanted[0]) <= 1e-6
+            assert relative_error(found[1], wanted[1]) <= 1e-6 or number == 0
+            graphs.append(backend.graphs)
+        assert relative_error(prog.full(x)[0], plain.full(x)[0]) <= 1e-6
+    assert graphs[0] == 0 and graphs[-1] == 1, graphs
+    assert graphs.index(1) <= 4 and backend.graphs == 1, graphs
+
+
+def test_another_chunk_length_is_another_graph_and_a_second_video_none() -> None:
+    x = torch.randn(2, 3, 40)
+    prog = pgt_fx.transform(Branches(), x[:, :, :8])
+    backend = Counted()
+    prog.compile(backend=backend)
+    with torch.no_grad():
+        for _ in range(2):
+            for chunk in x.split(8, 2):
+                prog(chunk)
+            prog.reset()
+        first = backend.graphs
+        assert first >= 1
+        for _ in range(3):
+            for chunk in x.split(8, 2):
+                prog(chunk)
+            prog.reset()
+        known = backend.graphs
+        for chunk in x.split(4, 2):
+            prog(chunk)
+    assert backend.graphs == known + 1
+
+
+def test_gradients_of_compiled_steps() -> None:
+    model = zoo.build("r3d_18", space=32, redraw_norms=True)
+    video = zoo.clip("r3d_18", space=32, frames=40)
+    found = []
+    for compiled in (False, True):
+        prog = pgt_fx.transform(model, video[:, :, :8])
+        if compiled:
+            prog.compile(backend="aot_eager")
+        model.zero_grad()
+        for chunk in video.split(8, 2):
+            prog(chunk).sum().backward()
+        found.append([p.grad.clone() for p in model.parameters() if p.grad is not None])
+    assert len(found[0]) == len(found[1]) > 50
+    for plain, other in zip(*found, strict=True):
+        assert relative_error(other, plain) <= 1e-4
+
+
+@pytest.mark.slow
+def test_the_default_compiler() -> None:
+    """Takes a minute: C++ is compiled."""
+    model = zoo.build("r3d_18", space=32, redraw_norms=True)
+    prog = pgt_fx.transform(model, zoo.clip("r3d_18", space=32), pooling="running")
+    plain = prog.replace()
+    prog.compile()
+    with torch.no_grad():
+        for _ in range(4):
+            x = zoo.clip("r3d_18", space=32)
+            assert relative_error(prog(x), plain(x)) <= 1e-4
