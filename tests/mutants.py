@@ -19,7 +19,7 @@ import pgt_fx
 from pgt_fx import timeline
 from pgt_fx.analysis import Analysis
 from pgt_fx.due import Due
-from pgt_fx.markov import align, context, pool, window
+from pgt_fx.markov import align, concat, context, pool, window
 from pgt_fx.markov.window import MarkovWindow
 from pgt_fx.program import Program
 from pgt_fx.progressive import Progressive
@@ -62,6 +62,17 @@ class Pooled(nn.Module):
 
 
 CLIP = torch.zeros(2, 3, 8)
+
+
+class Apart(nn.Module):
+    """A first frame apart that comes late, and the rest, which has to wait for it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.rest = nn.Conv1d(3, 4, 7), nn.Conv1d(3, 4, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([self.first(x)[:, :, :1], self.rest(x)[:, :, 1:]], 2)
 
 
 def progressive(kind: type[nn.Module] = Subject, **options: Any) -> Progressive:
@@ -393,6 +404,29 @@ def _maximum() -> Any:
         return _merge
 
     return patched(pool.MarkovPool, "_merge", make)
+
+
+@mutant("what waits behind a first frame is forgotten", "exact-wait", Apart)
+def _waiting() -> Any:
+    def make(original: Any) -> Any:
+        def aligned(step, slot, due, axis, x):  # type: ignore[no-untyped-def]
+            step.state = {k: torch.zeros_like(v) if k == slot else v for k, v in step.state.items()}
+            return original(step, slot, due, axis, x)
+
+        return aligned
+
+    return patched(concat, "aligned", make)
+
+
+@mutant("a stream does not wait for the first frame", "exact-wait", Apart)
+def _impatient() -> Any:
+    def make(original: Any) -> Any:
+        def parts_at(self, frames, last):  # type: ignore[no-untyped-def]
+            return [part.at(frames, last) for part in self.parts]
+
+        return parts_at
+
+    return patched(timeline.ConcatClock, "parts_at", make)
 
 
 # -- what the analysis claims --------------------------------------------------------------------
