@@ -1,23 +1,22 @@
 """What do truncated and exact gradients hold at once, beside the whole video in one backward?
 
 Peak bytes of tensors made during one forward and backward (weights, gradients and the video are
-there before), by number of steps: ``python benchmarks/gradient_memory.py --out FILE.json``.
+there before), by number of steps, with one loss per step in both. ``train.py`` compares more ways,
+with the whole video's own loss.
+
+    pgt-fx bench gradient_memory
+    pgt-fx bench gradient_memory --model r3d_18 --space 32 --steps 1 2 --repeat 1
 """
 
 from __future__ import annotations
 
-import argparse
 import json
-import statistics
-import time
-import warnings
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from peak_memory import PeakMemory
+from harness import interleaved, parser, peak_bytes, prepare, ratio, save
 
 import pgt_fx
 from pgt_fx import Schedule, zoo
@@ -27,9 +26,7 @@ from pgt_fx.training import backward
 def measure(work: Callable[[], object], prog: torch.nn.Module) -> int:
     """Peak bytes beyond what is there before; gradients exist already."""
     prog.zero_grad(set_to_none=False)
-    with PeakMemory() as memory:
-        work()
-    return memory.peak
+    return peak_bytes(work)
 
 
 Ways = dict[str, Callable[[], object]]
@@ -64,36 +61,25 @@ def state_bytes(prog: pgt_fx.Progressive, video: torch.Tensor, steps: Schedule) 
 def one_row(
     work: Ways, video: torch.Tensor, steps: Schedule, rounds: int, wait: pgt_fx.Progressive
 ) -> dict[str, Any]:
-    seconds: dict[str, list[float]] = {name: [] for name in work}
-    for call in work.values():
-        call()  # gradients exist from here on, and each step's graph has been bound
-    for _ in range(rounds):  # A B C A B C …
-        for name, call in work.items():
-            start = time.perf_counter()
-            call()
-            seconds[name].append(time.perf_counter() - start)
-    pairs = {n: zip(seconds[n], seconds["whole"], strict=True) for n in ("truncated", "exact")}
+    # The warm-up makes the gradients, and binds each step's graph.
+    seconds = interleaved(work, rounds)
     return {
         "steps": steps.steps,
         "frames": steps.frames,
         "state_bytes": state_bytes(wait, video, steps),
         "peak_bytes": {name: measure(call, wait) for name, call in work.items()},
-        "time_over_whole": {n: statistics.median(a / b for a, b in p) for n, p in pairs.items()},
+        "time_over_whole": {n: ratio(seconds, n, "whole") for n in ("truncated", "exact")},
     }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", default="r3d_18", help="a name of the zoo")
-    parser.add_argument("--space", type=int, default=64)
-    parser.add_argument("--length", type=int, default=8, help="T'")
-    parser.add_argument("--steps", type=int, nargs="*", default=[1, 2, 4, 8])
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--out", type=Path)
-    options = parser.parse_args()
-    warnings.simplefilter("ignore")
-    torch.manual_seed(0)
-    torch.set_num_threads(2)
+    cli = parser(__doc__, "gradient_memory", repeat=3)
+    cli.add_argument("--model", default="r3d_18", help="a name of the zoo")
+    cli.add_argument("--space", type=int, default=112)
+    cli.add_argument("--length", type=int, default=8, help="T'")
+    cli.add_argument("--steps", type=int, nargs="*", default=[1, 2, 4, 8])
+    options = cli.parse_args()
+    prepare(options)
     model = zoo.build(options.model, space=options.space, redraw_norms=True)
     zero = pgt_fx.transform(model, zoo.clip(options.model, space=options.space)).eval()
     wait = zero.replace(future="wait", pooling="running", strict=False).eval()
@@ -101,7 +87,7 @@ def main() -> None:
     for count in options.steps:
         steps = Schedule(options.length, count)
         video, work = ways(model, zero, wait, steps)
-        rows.append(one_row(work, video, steps, options.rounds, wait))
+        rows.append(one_row(work, video, steps, options.repeat, wait))
         print(json.dumps(rows[-1]), flush=True)
     one = rows[0]["peak_bytes"]
     for row in rows:
@@ -115,17 +101,7 @@ def main() -> None:
             f"(P=1 + states) {row['exact_over_one_step_and_states']:.3f}, whole / exact "
             f"{row['peak_bytes']['whole'] / row['peak_bytes']['exact']:.2f}"
         )
-    if options.out:
-        result = {
-            "question": "peak memory of gradients by number of steps",
-            "model": options.model,
-            "space": options.space,
-            "length": options.length,
-            "torch": torch.__version__,
-            "threads": torch.get_num_threads(),
-            "rows": rows,
-        }
-        options.out.write_text(json.dumps(result, indent=2) + "\n")
+    save("gradient_memory", options, rows)
 
 
 if __name__ == "__main__":

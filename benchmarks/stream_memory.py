@@ -1,21 +1,21 @@
 """Does a long stream keep its state and the process's memory flat?
 
 Streams steps of one frame through a zoo model and records the bytes of state and the resident
-memory: ``python benchmarks/stream_memory.py slow_r50 --steps 2000 --space 64 --out memory.json``.
+memory. ``scale.py`` streams more frames in longer chunks, and compares peaks.
+
+    pgt-fx bench stream_memory slow_r50 --steps 2000 --space 64
 """
 
 from __future__ import annotations
 
-import argparse
 import gc
 import json
-import platform
 import statistics
 import time
-from pathlib import Path
 
 import psutil
 import torch
+from harness import parser, prepare, save
 from rich.progress import track
 
 import pgt_fx
@@ -23,14 +23,13 @@ from pgt_fx import zoo
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("model", nargs="?", default="slow_r50")
-    parser.add_argument("--steps", type=int, default=2000)
-    parser.add_argument("--space", type=int, default=64)
-    parser.add_argument("--future", default="wait")
-    parser.add_argument("--out", type=Path)
-    options = parser.parse_args()
-    torch.set_num_threads(2)
+    cli = parser(__doc__, "stream_memory")
+    cli.add_argument("model", nargs="?", default="r3d_18")
+    cli.add_argument("--steps", type=int, default=2000)
+    cli.add_argument("--space", type=int, default=32)
+    cli.add_argument("--future", default="wait")
+    options = cli.parse_args()
+    prepare(options)
     model = zoo.build(options.model, space=options.space, redraw_norms=True)
     example = zoo.clip(options.model, space=options.space)
     prog = pgt_fx.transform(model, example, future=options.future, pooling="running", strict=False)
@@ -55,24 +54,15 @@ def main() -> None:
                 )
     resident = [row["resident_bytes"] for row in rows]
     half = len(resident) // 2
-    result = {
-        "question": "state and process memory over a long stream",
-        "model": options.model,
-        "future": options.future,
-        "steps": options.steps,
-        "space": options.space,
-        "torch": torch.__version__,
-        "machine": platform.machine(),
+    found = {
         "state_bytes": sorted({row["state_bytes"] for row in rows}),
         "resident_second_half_over_first": round(
             statistics.median(resident[half:]) / statistics.median(resident[:half]), 4
         ),
         "resident_last_over_first": round(resident[-1] / resident[0], 4),
-        "rows": rows,
     }
-    print(json.dumps({k: v for k, v in result.items() if k != "rows"}, indent=2))
-    if options.out:
-        options.out.write_text(json.dumps(result, indent=2) + "\n")
+    print(json.dumps(found, indent=2))
+    save("stream_memory", options, rows, **found)
 
 
 if __name__ == "__main__":

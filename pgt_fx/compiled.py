@@ -8,10 +8,12 @@ how far the video has come: the second steady step, and all later ones, find it 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from numbers import Integral
+from types import FunctionType
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 
 from pgt_fx.markov.step import Step
 from pgt_fx.plan import Plan
@@ -56,6 +58,7 @@ class CompiledSteps:
             return outputs, carried
         if key not in self._compiled:
             kernel = _kernel(module, names, work, self._carried[key])
+            kernel = _of_its_own(kernel, len(self._compiled))
             self._compiled[key] = torch.compile(kernel, **self.options)
         outputs, tensors = self._compiled[key]([state[name] for name in names], list(leaves))
         return outputs, dict(zip(self._carried[key], tensors, strict=True))
@@ -72,3 +75,24 @@ def _kernel(
         return outputs, [step.carried[name] for name in carried]
 
     return kernel
+
+
+def _of_its_own(kernel: Any, number: int) -> Any:
+    """The same function with code of its own: torch counts compilations per code object, and would
+    take the plans of a model for recompilations of one function."""
+    code = kernel.__code__.replace(co_name=f"step_{number}")
+    return FunctionType(code, kernel.__globals__, code.co_name, None, kernel.__closure__)
+
+
+def plain_numbers(model: nn.Module) -> None:
+    """Write NumPy's integers in the settings of layers as Python's, which torch can compile."""
+    for module in model.modules():
+        for name, value in vars(module).items():
+            if isinstance(value, tuple) and any(_numpy(v) for v in value):
+                setattr(module, name, tuple(int(v) if _numpy(v) else v for v in value))
+            elif _numpy(value):
+                setattr(module, name, int(value))
+
+
+def _numpy(value: Any) -> bool:
+    return isinstance(value, Integral) and type(value).__module__ == "numpy"

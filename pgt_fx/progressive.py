@@ -16,7 +16,7 @@ from pgt_fx.capture.clean import clean
 from pgt_fx.capture.export import Captured, capture
 from pgt_fx.capture.inputs import ClipSpec
 from pgt_fx.capture.lengths import Lengths
-from pgt_fx.compiled import CompiledSteps
+from pgt_fx.compiled import CompiledSteps, plain_numbers
 from pgt_fx.cut import Moment, cut, lengths_of, moment
 from pgt_fx.emit import emit
 from pgt_fx.errors import ClipError, StateError
@@ -393,13 +393,14 @@ class Progressive(nn.Module):
         """Compile the steps in place, as ``nn.Module.compile`` does.
 
         A step's plan is compiled when it recurs: the first steady step runs as it is, the second
-        is compiled, all later ones find it compiled. ``torch.compile(prog)`` works as well, but
-        would look into the planning, too.
+        is compiled, all later ones find it compiled. ``torch.compile(prog)`` would look into the
+        planning as well, and compile more often.
 
         Args:
             options: of ``torch.compile``; ``fullgraph=True, dynamic=False`` unless said otherwise
                 (``fullgraph=False`` for recurrent layers, which torch does not compile).
         """
+        plain_numbers(self._source.model)
         self.__dict__["_compile"] = dict(options)
         self._programs.clear()
 

@@ -19,7 +19,7 @@ import pgt_fx
 from pgt_fx import timeline
 from pgt_fx.analysis import Analysis
 from pgt_fx.due import Due
-from pgt_fx.markov import align, concat, context, pool, window
+from pgt_fx.markov import align, buffer, concat, context, pool, window
 from pgt_fx.markov.window import MarkovWindow
 from pgt_fx.program import Program
 from pgt_fx.progressive import Progressive
@@ -334,13 +334,13 @@ def _dilation() -> Any:
 @mutant("the zero future is a copy of the last frame", "full-equals-model")
 def _replicated() -> Any:
     def make(original: Any) -> Any:
-        def filled(x, dim, left, right, mode, value):  # type: ignore[no-untyped-def]
-            x = original(x, dim, left, 0, mode, value)
-            return original(x, dim, 0, right, "replicate", value) if right else x
+        def padded(tail, x, dim, left, right, mode, value):  # type: ignore[no-untyped-def]
+            x, whole = original(tail, x, dim, left, 0, mode, value)
+            return (buffer.filled(x, dim, 0, right, "replicate", value) if right else x), whole
 
-        return filled
+        return padded
 
-    return patched(window, "filled", make)
+    return patched(window, "padded", make)
 
 
 # -- joins, pools, heads -------------------------------------------------------------------------

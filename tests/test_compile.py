@@ -80,6 +80,34 @@ def test_another_chunk_length_is_another_graph_and_a_second_video_none() -> None
     assert backend.graphs == known + 1
 
 
+def test_many_plans_are_many_functions() -> None:
+    """Strides that chunks don't divide: more plans than torch compiles one function for."""
+    model = nn.Sequential(*[nn.Conv1d(3, 3, 3, stride=4, padding=1) for _ in range(2)])
+    x = torch.randn(1, 3, 7 * 80)
+    prog = pgt_fx.transform(model, x[:, :, :32])
+    plain, backend = prog.replace(), Counted()
+    prog.compile(backend=backend)
+    with torch.no_grad():
+        for chunk in x.split(7, 2):
+            found, wanted = prog(chunk), plain(chunk)
+            assert (found is None) == (wanted is None)
+            assert found is None or relative_error(found, wanted) <= 1e-6
+    assert backend.graphs > 8
+
+
+def test_numbers_of_numpy_are_compiled() -> None:
+    """pytorchvideo computes strides with NumPy."""
+    model = zoo.build("slow_r50", space=32)
+    video = zoo.clip("slow_r50", space=32, frames=36)
+    prog = pgt_fx.transform(model, video[:, :, :8], clip_pools="global")
+    plain, backend = prog.replace(), Counted()
+    prog.compile(backend=backend)
+    with torch.no_grad():
+        for chunk in [video[:, :, :8], *video[:, :, 8:].split(7, 2)]:
+            assert relative_error(prog(chunk), plain(chunk)) <= 1e-5
+    assert backend.graphs == 1
+
+
 def test_gradients_of_compiled_steps() -> None:
     model = zoo.build("r3d_18", space=32, redraw_norms=True)
     video = zoo.clip("r3d_18", space=32, frames=40)

@@ -7,13 +7,15 @@
 
 from __future__ import annotations
 
+import re
 import time
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
-from pgt_fx.compiler import transform
+from pgt_fx.compiler import analyze, transform
 from pgt_fx.errors import BlockedError, CaptureError, ExactnessError
 from pgt_fx.progressive import Progressive
 from pgt_fx.report import Report
@@ -21,7 +23,7 @@ from pgt_fx.verification.contract import verify
 
 from .clips import SPATIAL_STRIDE
 from .cost import gflops, view_space
-from .registry import build, clip, get
+from .registry import build, clip, features, get
 
 #: The promises that are measured for the table; ``pgt-fx verify`` measures all of them.
 PROMISES = (
@@ -58,6 +60,8 @@ class Row:
         seconds: of one conversion.
         space: height and width at which the promises were measured.
         promises: id -> True: holds, False: violated, None: not checked.
+        stages: temporal receptive field of the stages before the head, squeeze-excitations left
+            out, in frames of the path with the most; for models of which the paper prints it.
     """
 
     name: str
@@ -75,6 +79,7 @@ class Row:
     seconds: float = 0.0
     space: int = 0
     promises: dict[str, bool | None] = field(default_factory=dict)
+    stages: int | None = None
 
     @property
     def ok(self) -> bool:
@@ -105,6 +110,7 @@ def survey(name: str, *, space: int | None = None, check: bool = True) -> Row:
     row.parameters = sum(p.numel() for p in model.parameters())
     row.clip = [list(x.shape) for x in _tensors(example)]
     row.gflops = gflops(name, space=view_space(entry))
+    row.stages = None if entry.trf is None else stages_field(name)
     started = time.perf_counter()
     try:
         prog = transform(model, example, strict=False, pooling="running")
@@ -118,6 +124,30 @@ def survey(name: str, *, space: int | None = None, check: bool = True) -> Row:
         row.space = _space(name) if space is None else space
         _promises(row)
     return row
+
+
+def stages_field(name: str) -> int | None:
+    """The temporal receptive field of a backbone's stages, in frames of the path with the most;
+    None: all of time. Squeeze-excitations, which look at all of time, are left out."""
+    model = build(name, space=SPATIAL_STRIDE)
+    for module in list(model.modules()):
+        for at, child in module.named_children():
+            if type(child).__name__ == "SqueezeExcitation":
+                setattr(module, at, nn.Identity())
+    body = _LastPath(features(name, model)) if len(get(name).clip) > 1 else features(name, model)
+    return analyze(body, clip(name, space=SPATIAL_STRIDE)).receptive_field[-1]
+
+
+class _LastPath(nn.Module):
+    """What a model of several paths gives for the last of them."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, paths: list[Tensor]) -> Tensor:
+        last: Tensor = self.module(paths)[-1]
+        return last
 
 
 def _figures(row: Row, prog: Progressive) -> None:
@@ -157,7 +187,8 @@ def _grouped(found: list[tuple[str, str]]) -> list[str]:
 def _refusal(error: Exception) -> list[str]:
     if isinstance(error, BlockedError):
         return _grouped([(b.reason, str(b.place)) for b in error.blockers])
-    return [" ".join(str(error).split())]
+    # What torch says of the sizes that don't fit is left out.
+    return [re.sub(r": \w+Error: .*? (?=A table, )", ". ", " ".join(str(error).split()))]
 
 
 def _promises(row: Row) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -26,8 +27,9 @@ converted, and its promises are measured.
   each step (their reasons are below). **step-only**: nothing is carried. **refused**: `transform`
   says why and converts nothing.
 - TRF (temporal receptive field), look-ahead and latency are in input frames, those of two paths
-  one after the other; *all* is all of the video. For a model that ends in a pool over time they
-  are those of what it pools. The stride is in input frames per element.
+  one after the other; *all* is all of the video. For a model that ends in a pool over all of time
+  they are those of what it pools; a head that pools a window of fixed length counts as one. The
+  stride is in input frames per element.
 - State: carried between two steps, batch of one, float32, at the clip's size.
 - GFLOPs × P × v: a view of 256×256 pixels (one multiply-add counted as one), P = {steps} steps,
   v = {views} views; † at the size of the clip: the model takes no other, or latents.
@@ -84,7 +86,7 @@ def to_markdown(rows: Sequence[Row]) -> str:
     if paper:
         parts += ["", "## Beside the paper's figures", ""]
         parts += [
-            "| model | GFLOPs here | paper | TRF here | paper | |",
+            "| model | GFLOPs here | paper | TRF of the stages here | paper | |",
             "|---|---:|---:|---:|---:|---|",
         ]
         by_name = {r.name: r for r in rows}
@@ -92,7 +94,7 @@ def to_markdown(rows: Sequence[Row]) -> str:
             row = by_name[name]
             parts.append(
                 f"| {name} | {_number(row.gflops)} | {_number(entry.gflops)} | "
-                f"{_frames(row.trf)} | {entry.trf or ''} | {entry.note} |"
+                f"{row.stages or ''} | {entry.trf or ''} | {entry.note} |"
             )
     return "\n".join(parts) + "\n"
 
@@ -110,7 +112,7 @@ def summary(rows: Sequence[Row]) -> str:
 def _line(row: Row, notes: dict[str, int]) -> str:
     marks = []
     for reason in row.reasons:
-        marks.append(str(notes.setdefault(_general(reason), len(notes) + 1)))
+        marks.append(str(notes.setdefault(_general(reason, row.kind == REFUSED), len(notes) + 1)))
     becomes = row.kind + (f" ({', '.join(dict.fromkeys(marks))})" if marks else "")
     clip = " + ".join("×".join(map(str, size[1:])) for size in row.clip)
     if row.kind == REFUSED:
@@ -140,9 +142,14 @@ def _line(row: Row, notes: dict[str, int]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _general(reason: str) -> str:
-    """A reason without the number of its operators: models share it."""
-    return reason.partition(" (")[0] if reason.endswith(" first)") else reason
+def _general(reason: str, refused: bool) -> str:
+    """A reason without the number of its operators, which models share; where the model is
+    refused, with the first of them."""
+    if not reason.endswith(" first)"):
+        return reason
+    text, _, rest = reason.partition(" (")
+    place = re.sub(r"^\d+ operators?, ", "", rest.removesuffix(" first)"))
+    return f"{text}: {place}" if refused else text
 
 
 def _frames(values: Sequence[int | None]) -> str:

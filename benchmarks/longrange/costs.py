@@ -13,7 +13,8 @@ from data import OrderOfEvents
 from rows import Row, Setting
 from train import build, iteration
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+# At the end: that folder has a train.py and a report.py of its own.
+sys.path.append(str(Path(__file__).parents[1]))
 from peak_memory import PeakMemory
 
 

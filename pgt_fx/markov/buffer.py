@@ -52,12 +52,25 @@ def carried_tail(state: Mapping[str, Tensor], slot: str, held: int, dim: int) ->
 
 def joined(tail: Tensor | None, x: Tensor | None, dim: int) -> Tensor:
     """The carried tail followed by the new elements."""
+    if (tail is None or tail.shape[dim] == 0) and x is not None:
+        return x
+    pieces = _pieces(tail, x, dim)
+    # The model may write in place into what it is given.
+    return torch.cat(pieces, dim) if len(pieces) > 1 else pieces[0].clone()
+
+
+def _pieces(tail: Tensor | None, x: Tensor | None, dim: int) -> list[Tensor]:
+    """What is there of the carried tail and the new elements.
+
+    Raises:
+        StateError: when they don't go together.
+    """
     if tail is None or tail.shape[dim] == 0:
         if x is None:
             raise ValueError("neither carried nor new elements")
-        return x
+        return [x]
     if x is None or x.shape[dim] == 0:
-        return tail.clone()  # the model may write in place into what it is given
+        return [tail]
     rest = [(a, b) for d, (a, b) in enumerate(zip(tail.shape, x.shape, strict=True)) if d != dim]
     if any(a != b for a, b in rest):
         raise StateError(
@@ -67,7 +80,29 @@ def joined(tail: Tensor | None, x: Tensor | None, dim: int) -> Tensor:
         )
     if tail.dtype != x.dtype:  # autocast was switched between two steps
         tail = tail.to(x.dtype)
-    return torch.cat([tail, x], dim)
+    return [tail, x]
+
+
+def padded(
+    tail: Tensor | None, x: Tensor | None, dim: int, left: int, right: int, mode: str, value: float
+) -> tuple[Tensor, Tensor]:
+    """The carried tail and the new elements with padding around them, copied once.
+
+    Args:
+        left, right, mode, value: as for :func:`filled`.
+
+    Returns:
+        all of it, and the part without the padding.
+    """
+    if not (left or right) or mode == "reflect":
+        whole = joined(tail, x, dim)
+        return filled(whole, dim, left, right, mode, value), whole
+    pieces = _pieces(tail, x, dim)
+    count = sum(p.shape[dim] for p in pieces)
+    first = [_beyond(pieces[0], dim, left, mode, value, first=True)] if left else []
+    last = [_beyond(pieces[-1], dim, right, mode, value, first=False)] if right else []
+    whole = torch.cat([*first, *pieces, *last], dim)
+    return whole, whole.narrow(dim, left, count)
 
 
 def filled(x: Tensor, dim: int, left: int, right: int, mode: str, value: float) -> Tensor:
@@ -77,32 +112,23 @@ def filled(x: Tensor, dim: int, left: int, right: int, mode: str, value: float) 
     """
     if not left and not right:
         return x
-    n = x.shape[dim]
-    pieces = []
-    if left:
-        pieces.append(_ends(x, dim, range(left, 0, -1), mode, value, n, first=True))
-    pieces.append(x)
-    if right:
-        pieces.append(_ends(x, dim, range(n, n + right), mode, value, n, first=False))
-    return torch.cat(pieces, dim)
+    if mode == "reflect":  # element -i is element i; element n-1+i is element n-1-i
+        n = x.shape[dim]
+        before = [x.narrow(dim, 1, left).flip(dim)] if left else []
+        behind = [x.narrow(dim, n - 1 - right, right).flip(dim)] if right else []
+    else:
+        before = [_beyond(x, dim, left, mode, value, first=True)] if left else []
+        behind = [_beyond(x, dim, right, mode, value, first=False)] if right else []
+    return torch.cat([*before, x, *behind], dim)
 
 
-def _ends(
-    x: Tensor, dim: int, at: range, mode: str, value: float, n: int, *, first: bool
-) -> Tensor:
+def _beyond(x: Tensor, dim: int, count: int, mode: str, value: float, *, first: bool) -> Tensor:
+    """Padding in front of the first or behind the last element."""
+    shape = list(x.shape)
+    shape[dim] = count
     if mode == "constant":
-        shape = list(x.shape)
-        shape[dim] = len(at)
         return x.new_full(shape, value)
-    if mode == "replicate":
-        edge = x.narrow(dim, 0 if first else n - 1, 1)
-        shape = list(x.shape)
-        shape[dim] = len(at)
-        return edge.expand(shape)
-    # reflect: element -i is element i; element n-1+i is element n-1-i
-    if first:
-        return x.narrow(dim, at[-1], len(at)).flip(dim)
-    return x.narrow(dim, n - 1 - len(at), len(at)).flip(dim)
+    return x.narrow(dim, 0 if first else x.shape[dim] - 1, 1).expand(shape)
 
 
 def dense(x: Tensor, like: Tensor) -> Tensor:

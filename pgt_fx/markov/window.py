@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from pgt_fx.due import Due
 from pgt_fx.layout import Axis
-from pgt_fx.markov.buffer import carried_tail, dense, filled, joined, owned
+from pgt_fx.markov.buffer import carried_tail, dense, filled, owned, padded
 from pgt_fx.markov.context import blended, context_of
 from pgt_fx.markov.step import Step
 from pgt_fx.markov.template import Template
@@ -60,7 +60,8 @@ class MarkovWindow(nn.Module):
             tail: Tensor | None = x.new_full(_with(x.shape, dim, due.blank), self.fill)
         else:
             tail = carried_tail(step.state, self.slot, due.held, dim)
-        whole = joined(tail, x, dim)
+        around = (0, 0) if due.skip else (due.left, due.right)
+        buffer, whole = padded(tail, x, dim, *around, self.mode, self.fill)
         first, end = due.keep
         if end > first:
             step.carried[self.slot] = owned(whole.narrow(dim, first, end - first), whole)
@@ -70,8 +71,9 @@ class MarkovWindow(nn.Module):
             self._summarize(step, whole, dim, due)
         if not due.outs:
             return None
-        buffer = whole.narrow(dim, due.skip, whole.shape[dim] - due.skip) if due.skip else whole
-        buffer = filled(buffer, dim, due.left, due.right, self.mode, self.fill)
+        if due.skip:
+            buffer = whole.narrow(dim, due.skip, whole.shape[dim] - due.skip)
+            buffer = filled(buffer, dim, due.left, due.right, self.mode, self.fill)
         if due.trim:
             buffer = buffer.narrow(dim, due.trim, buffer.shape[dim] - due.trim)
         if isinstance(self.law, Window):

@@ -1,0 +1,253 @@
+"""What the benchmarks share: interleaved timing, peaks of memory, the machine in words, JSON.
+
+Two ways of doing the same are timed A B A B …, not one after the other, so that a machine that
+grows slower or faster does so for both; what is reported of them is the median over the pairs of
+the ratio within a pair. The first rounds warm up and are not counted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from peak_memory import PeakMemory
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+
+RESULTS = Path(__file__).parent / "results"
+
+
+# -- time ------------------------------------------------------------------------------------------
+
+
+def interleaved(
+    sides: Mapping[str, Callable[[], object]],
+    repeat: int,
+    *,
+    warm_up: int = 1,
+    device: str = "cpu",
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, list[float]]:
+    """Seconds of each side in ``repeat`` rounds, A B A B …, after ``warm_up`` rounds unclocked."""
+    seconds: dict[str, list[float]] = {name: [] for name in sides}
+    for number in range(warm_up + repeat):
+        for name, work in sides.items():
+            synchronize(device)
+            start = clock()
+            work()
+            synchronize(device)
+            if number >= warm_up:
+                seconds[name].append(clock() - start)
+    return seconds
+
+
+def spread(samples: Iterable[float]) -> dict[str, float]:
+    """Median and quartiles, rounded to five digits."""
+    ordered = sorted(samples)
+    if len(ordered) < 2:
+        low = middle = high = ordered[0]
+    else:
+        low, middle, high = statistics.quantiles(ordered, n=4, method="inclusive")
+    return {"median": digits(middle), "low": digits(low), "high": digits(high)}
+
+
+def ratio(seconds: Mapping[str, Sequence[float]], a: str, b: str) -> dict[str, Any]:
+    """Of ``a`` over ``b``: within each pair, then median and quartiles over the pairs."""
+    pairs = [x / y for x, y in zip(seconds[a], seconds[b], strict=True)]
+    return {**spread(pairs), "pairs": len(pairs)}
+
+
+def digits(x: float) -> float:
+    """Five significant digits: more is noise."""
+    return float(f"{x:.5g}")
+
+
+def synchronize(device: str) -> None:
+    if device != "cpu":
+        torch.cuda.synchronize()
+
+
+# -- memory ----------------------------------------------------------------------------------------
+
+
+def peak_bytes(work: Callable[[], object], device: str = "cpu") -> int:
+    """Most bytes that tensors made by ``work`` hold at once; what was there before is not in it.
+
+    On the CPU counted storage by storage (:mod:`peak_memory`), on a GPU by its allocator.
+    """
+    if device == "cpu":
+        with PeakMemory() as memory:
+            work()
+        return memory.peak
+    synchronize(device)
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    work()
+    synchronize(device)
+    return torch.cuda.max_memory_allocated() - before
+
+
+def process_bytes() -> int:
+    """The most memory that this process has ever had resident."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def in_a_process(script: str, work: Mapping[str, Any]) -> dict[str, Any]:
+    """Run ``script --one WORK`` in a process of its own, so that peaks are of this work alone.
+
+    Returns:
+        the JSON of the last line it prints; ``{"error": …}`` when it fails (out of memory).
+    """
+    command = [sys.executable, script, "--one", json.dumps(work)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        lines = done.stderr.strip().splitlines()
+        return {"error": lines[-1] if lines else f"ended by signal {-done.returncode}"}
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+# -- models ----------------------------------------------------------------------------------------
+
+
+def any_length(model: nn.Module) -> nn.Module:
+    """Make a head's pool over exactly the clip one over all there is, in place.
+
+    The original can then be run on a clip of any length beside the steps. It is what
+    ``clip_pools="global"`` does, and changes nothing at the clip length.
+    """
+    for path, module in list(model.named_modules()):
+        if isinstance(module, nn.AvgPool3d):
+            parent, _, name = path.rpartition(".")
+            setattr(model.get_submodule(parent), name, nn.AdaptiveAvgPool3d(1))
+    return model
+
+
+def plain_integers(model: nn.Module) -> nn.Module:
+    """Make the sizes of a model's convolutions and pools Python's own integers, in place.
+
+    pytorchvideo leaves some that are numpy's, which torch.compile takes for data that it can't
+    know, and refuses.
+    """
+    for module in model.modules():
+        for name in ("stride", "padding", "kernel_size", "dilation"):
+            value = getattr(module, name, None)
+            if isinstance(value, (tuple, list)):
+                setattr(module, name, tuple(v if isinstance(v, str) else int(v) for v in value))
+    return model
+
+
+def told(error: Exception) -> str:
+    """An error in one line of bounded length."""
+    return " ".join(f"{type(error).__name__}: {error}".split())[:200]
+
+
+# -- options, tables, JSON -------------------------------------------------------------------------
+
+
+def parser(doc: str | None, name: str, **defaults: Any) -> argparse.ArgumentParser:
+    """The options that all benchmarks have."""
+    out = argparse.ArgumentParser(
+        prog=f"pgt-fx bench {name}",
+        description=doc,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    out.add_argument("--threads", type=int, default=defaults.get("threads", 2))
+    out.add_argument("--seed", type=int, default=0)
+    out.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    out.add_argument("--out", type=Path, help="JSON; default: benchmarks/results/NAME.json")
+    if "repeat" in defaults:
+        out.add_argument("--repeat", type=int, default=defaults["repeat"], help="timed rounds")
+    if "models" in defaults:
+        out.add_argument("--models", nargs="*", default=defaults["models"], help="names of the zoo")
+    out.add_argument("--one", help=argparse.SUPPRESS)  # one configuration, see in_a_process
+    return out
+
+
+def prepare(options: argparse.Namespace) -> None:
+    """Seed and threads; warnings of the models' own packages are not what is looked at."""
+    warnings.simplefilter("ignore")
+    torch.manual_seed(options.seed)
+    torch.set_num_threads(options.threads)
+
+
+def machine(device: str = "cpu") -> dict[str, Any]:
+    """What the figures depend on; nothing that tells whose machine it is."""
+    return {
+        "cpu": _cpu(),
+        "cores": len(_cores()),
+        "device": "cpu" if device == "cpu" else torch.cuda.get_device_name(),
+        "system": platform.system(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+    }
+
+
+def _cores() -> Iterable[int]:
+    import os
+
+    if hasattr(os, "sched_getaffinity"):
+        return os.sched_getaffinity(0)
+    return range(os.cpu_count() or 1)
+
+
+def _cpu() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return named[0] if named else platform.machine()
+
+
+def save(
+    name: str,
+    options: argparse.Namespace,
+    rows: list[dict[str, Any]],
+    *,
+    variant: str = "",
+    **more: Any,
+) -> Path:
+    """Write what was found to ``--out``, or to ``results/`` under the benchmark's name.
+
+    Args:
+        variant: of the same benchmark beside which this run is to be kept ("compiled").
+        more: further entries, beside the machine, the options and the rows.
+    """
+    kind = "_".join(x for x in (name, options.device.replace("cpu", ""), variant) if x)
+    path: Path = options.out or RESULTS / f"{kind}.json"
+    given = {k: v for k, v in vars(options).items() if k not in ("out", "one")}
+    data = {"benchmark": name, "machine": machine(options.device), "options": given, **more}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({**data, "rows": rows}, indent=2, default=str) + "\n")
+    return path
+
+
+def show(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Print a table."""
+    table = Table(title=title, title_justify="left", box=None, header_style="bold")
+    for number, column in enumerate(columns):
+        table.add_column(column, justify="left" if number == 0 else "right")
+    for row in rows:
+        table.add_row(*map(_cell, row))
+    console = Console()
+    (console if console.is_terminal else Console(width=160)).print(table)
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return "–"
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,155 @@
+"""The figures that the project is held to: what is measured, its bound and its aim.
+
+Of several models or passes the worst counts, and is named.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+Run = dict[str, Any]
+Found = tuple[float, str]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One figure.
+
+    Attributes:
+        what: in words.
+        bound: it must not be more than this.
+        aim: what it would be if nothing were wasted.
+        read: from all runs, the values with what each is of.
+        shown: how bound and aim are written where a fraction says more.
+    """
+
+    what: str
+    bound: float
+    aim: float
+    read: Callable[[list[Run]], Iterable[Found]]
+    shown: tuple[str, str] | None = None
+
+    def line(self, runs: list[Run]) -> list[str]:
+        """Cells of the table: what, bound, aim, measured, met or missed."""
+        bound, aim = self.shown or (f"{self.bound:g}", f"{self.aim:g}")
+        found = sorted(self.read(runs))
+        head = [self.what, f"≤ {bound}" if self.bound else bound, aim]
+        if not found:
+            return [*head, "not measured", ""]
+        value, where = found[-1]
+        verdict = "missed" if value > self.bound else "met" if value > self.aim else "met, aim too"
+        others = ""
+        if len(found) > 1:
+            middle = statistics.median(v for v, _ in found)
+            others = f"; {middle:.3g} in the median of {len(found)}"
+        return [*head, f"{value:.3g} ({where}{others})", verdict]
+
+
+def rows(runs: list[Run], benchmark: str) -> Iterator[tuple[Run, dict[str, Any]]]:
+    for run in runs:
+        if run["benchmark"] == benchmark:
+            for row in run["rows"]:
+                yield run, row
+
+
+def on_gpu(run: Run) -> bool:
+    return run["machine"].get("device", "cpu") != "cpu"
+
+
+def _step(
+    key: str, ways: tuple[str, ...], *, gpu: bool = False, mode: str = "eager"
+) -> Callable[[list[Run]], Iterator[Found]]:
+    def read(runs: list[Run]) -> Iterator[Found]:
+        for run, row in rows(runs, "step"):
+            asked = row.get("full") and row.get("dtype") == "float32" and row.get("mode") == mode
+            if not asked or row["pass"] not in ways or on_gpu(run) != gpu:
+                continue
+            if "failed" in row:  # what couldn't be measured is no figure met
+                yield math.inf, f"{row['model']}, {row['pass']}: {row['failed']}"
+            elif key in row:
+                yield row[key]["median"], f"{row['model']}, {row['pass']}"
+
+    return read
+
+
+def _stream(way: str) -> Callable[[list[Run]], Iterator[Found]]:
+    def read(runs: list[Run]) -> Iterator[Found]:
+        for run, row in rows(runs, "stream"):
+            if row["way"].startswith(way):
+                yield row["ours_over_this"]["median"], run["machine"].get("device", "cpu")
+
+    return read
+
+
+def _scale(runs: list[Run]) -> Iterator[Found]:
+    for run, row in rows(runs, "scale"):
+        if run["options"]["frames"] >= 10_000:
+            for kind, value in row["peak_long_over_short"].items():
+                yield value, f"{row['model']}, of the {kind.removesuffix('_bytes')}"
+
+
+def _train(memory: bool) -> Callable[[list[Run]], Iterator[Found]]:
+    def read(runs: list[Run]) -> Iterator[Found]:
+        for _, row in rows(runs, "train"):
+            if row["steps"] != 8:
+                continue
+            peaks = [row["peaks"].get(w, {}).get("tensor_bytes") for w in ("exact", "whole")]
+            if memory and all(peaks):
+                yield peaks[0] / peaks[1], row["model"]
+            elif not memory and "exact" in row.get("time_over_whole", {}):
+                yield row["time_over_whole"]["exact"]["median"], row["model"]
+
+    return read
+
+
+def _compile_time(runs: list[Run]) -> Iterator[Found]:
+    for _, row in rows(runs, "compile_time"):
+        if "transform_over_export" in row:
+            yield row["transform_over_export"]["median"], row["model"]
+
+
+def _recompilations(runs: list[Run]) -> Iterator[Found]:
+    for _, row in rows(runs, "step"):
+        if "recompilations_after_second_step" in row:
+            where, count = f"{row['model']}, {row['pass']}", row["recompilations_after_second_step"]
+            # It stops counting at its limit, and runs the rest uncompiled.
+            yield (math.inf, f"{where}: gave up") if row.get("gave_up") else (count, where)
+
+
+FORWARD, BOTH = ("forward",), ("forward+backward",)
+PLAIN, PAPER = "step_over_plain", "step_over_recompute"
+FIGURES = (
+    Figure(
+        "step, per new frame over plain clip: forward (CPU, float32, full space)",
+        1.10, 1.02, _step(PLAIN, FORWARD),
+    ),
+    Figure("the same, forward + backward", 1.10, 1.02, _step(PLAIN, BOTH)),
+    Figure("the same on a GPU, eager", 1.15, 1.05, _step(PLAIN, FORWARD + BOTH, gpu=True)),
+    Figure(
+        "the same on a GPU, compiled",
+        1.10, 1.02, _step(PLAIN, FORWARD + BOTH, gpu=True, mode="compiled"),
+    ),
+    Figure(
+        "step over the paper's recomputation (CPU, float32, full space)",
+        0.95, 0.88, _step(PAPER, FORWARD + BOTH),
+    ),
+    Figure(
+        "stream per frame, chunks of 8, over continual-inference forward_steps",
+        1.0, 0.8, _stream("continual-inference forward_steps"),
+    ),
+    Figure(
+        "stream per frame, chunks of 8, over a window of 8 at stride 1",
+        1 / 6, 1 / 8, _stream("sliding window"), ("1/6", "1/8"),
+    ),
+    Figure("peak memory of streaming 10,000 frames over 100", 1.01, 1.00, _scale),
+    Figure(
+        "exact gradient, P = 8: peak memory over whole-video backward", 0.25, 0.15, _train(True)
+    ),
+    Figure("exact gradient, P = 8: time over whole-video backward", 1.45, 1.34, _train(False)),
+    Figure("transform over torch.export.export alone", 1.5, 1.2, _compile_time),
+    Figure("recompilations after the second step under torch.compile", 0, 0, _recompilations),
+)  # fmt: skip

@@ -1,0 +1,102 @@
+"""RESULTS.md with its figures, from everything in benchmarks/results: what is met, what missed.
+
+pgt-fx bench report
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import json
+from pathlib import Path
+from typing import Any
+
+import plots
+from headline import FIGURES
+from sections import SECTIONS, table
+
+HERE = Path(__file__).parent
+HEAD = """# Benchmarks
+
+Made by `pgt-fx bench report` from `benchmarks/results/*.json`, which `pgt-fx bench NAME` writes.
+Ratios are medians over interleaved pairs (A B A B …), quartiles in brackets. Bytes are those of
+tensors alive at once unless another is named. Of several models or passes the first table shows
+the worst.
+"""
+
+
+def runs_of(folder: Path) -> list[dict[str, Any]]:
+    """All results, in the order of the sections."""
+    order = list(SECTIONS)
+    found = []
+    for path in sorted(folder.glob("*.json")):
+        run = json.loads(path.read_text())
+        if run.get("benchmark") in SECTIONS:
+            found.append({**run, "file": path.stem})
+    return sorted(found, key=lambda run: (order.index(run["benchmark"]), run["file"]))
+
+
+def question(name: str) -> str:
+    """The first line of a benchmark's docstring."""
+    doc = ast.get_docstring(ast.parse((HERE / f"{name}.py").read_text())) or name
+    return doc.splitlines()[0]
+
+
+def setting(run: dict[str, Any]) -> str:
+    """Machine and versions in one line."""
+    m = run["machine"]
+    device = "" if m.get("device", "cpu") == "cpu" else f", {m['device']}"
+    threads = f"{m['threads']} threads" if "threads" in m else ""
+    cores = f" ({m['cores']} cores)" if "cores" in m else ""
+    options = {
+        k: v for k, v in run["options"].items() if k not in ("threads", "device") and v not in ([],)
+    }
+    given = ", ".join(f"{k} {_plain(v)}" for k, v in options.items())
+    return f"CPU {m['cpu']}{cores}{device}, torch {m['torch']}, {threads}; {given}."
+
+
+def _plain(value: Any) -> str:
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def write(folder: Path, out: Path) -> None:
+    """``out`` and, beside it, a figure per run."""
+    runs = runs_of(folder)
+    text = [HEAD, *_headline(runs), ""]
+    for run in runs:
+        name = run["benchmark"]
+        variant = run["file"].removeprefix(name).strip("_").replace("_", ", ")
+        text += [f"## {name}{f' ({variant})' if variant else ''}", "", question(name), ""]
+        text += [setting(run), "", *SECTIONS[name](run), ""]
+        picture = folder / f"{run['file']}.png"
+        if plots.draw(run, picture):
+            text += [f"![{run['file']}]({_relative(picture, out.parent)})", ""]
+    lines = "\n".join(text).splitlines()
+    kept = [line for n, line in enumerate(lines) if line or (n and lines[n - 1])]
+    out.write_text("\n".join(kept).rstrip() + "\n")
+
+
+def _headline(runs: list[dict[str, Any]]) -> list[str]:
+    columns = ("figure", "bound", "aim", "measured", "")
+    return table(columns, [figure.line(runs) for figure in FIGURES])
+
+
+def _relative(path: Path, folder: Path) -> str:
+    return path.relative_to(folder).as_posix() if path.is_relative_to(folder) else path.name
+
+
+def main() -> None:
+    cli = argparse.ArgumentParser(
+        prog="pgt-fx bench report",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    cli.add_argument("--results", type=Path, default=HERE / "results", help="folder of the JSON")
+    cli.add_argument("--out", type=Path, default=HERE / "RESULTS.md")
+    options = cli.parse_args()
+    write(options.results, options.out)
+    print("\n".join(_headline(runs_of(options.results))))
+
+
+if __name__ == "__main__":
+    main()

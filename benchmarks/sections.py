@@ -1,0 +1,159 @@
+"""One table for each question, from the JSON of its benchmark."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+Run = dict[str, Any]
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]:
+    """Markdown."""
+    rule = "|".join(["---", *["---:"] * (len(columns) - 1)])
+    lines = [f"| {' | '.join(columns)} |", f"|{rule}|"]
+    return lines + [f"| {' | '.join(map(cell, row))} |" for row in rows]
+
+
+def cell(value: object) -> str:
+    if value is None:
+        return "–"
+    if isinstance(value, float):
+        return f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
+    return str(value).replace("|", "\\|").replace("\n", " ")
+
+
+def middle(found: dict[str, Any] | None) -> str | None:
+    """A median with its quartiles."""
+    if not found:
+        return None
+    if "low" not in found:
+        return f"{found['median']:.3g}"
+    return f"{found['median']:.3g} ({found['low']:.3g}–{found['high']:.3g})"
+
+
+def step(run: Run) -> list[str]:
+    rows = []
+    for row in run["rows"]:
+        key = [row["model"], row["space"], row["dtype"], row["pass"]]
+        if "failed" in row:
+            rows.append([*key, None, None, row["failed"], None])
+            continue
+        times = row["seconds_per_new_frame"]
+        ms = [1e3 * times[k]["median"] for k in ("plain", "step")]
+        ratios = [middle(row.get(k)) for k in ("step_over_plain", "step_over_recompute")]
+        rows.append([*key, *ms, *ratios])
+    columns = ("model", "space", "dtype", "pass", "plain, ms/frame", "step, ms/frame")
+    out = table((*columns, "step over plain", "step over the paper's"), rows)
+    notes = {r["model"]: r["no_recompute"] for r in run["rows"] if "no_recompute" in r}
+    lines = [f"- {name}, the paper's way: {why}" for name, why in notes.items()]
+    for row in run["rows"]:
+        if "graphs" in row:
+            later = row["recompilations_after_second_step"]
+            more = "; gave up at the limit of recompilations" if row["gave_up"] else ""
+            lines.append(
+                f"- {row['model']}, {row['space']} px, {row['dtype']}, {row['pass']}: "
+                f"{row['graphs']} graphs until the second steady step, {later} later{more}"
+            )
+    return [*out, "", *lines]
+
+
+def stream(run: Run) -> list[str]:
+    rows = [
+        (
+            row["way"],
+            1e3 * row["seconds_per_frame"]["median"],
+            row["frames_per_second"],
+            middle(row["ours_over_this"]),
+            row["tensor_bytes"] / 1e6 if "tensor_bytes" in row else row.get("error"),
+            row["latency_frames"],
+            row["max_error"],
+            row.get("note", ""),
+        )
+        for row in run["rows"]
+    ]
+    columns = ("way", "ms/frame", "frames/s", "ours over this", "peak MB", "latency, frames")
+    out = table((*columns, "max error", ""), rows)
+    return [*out, "", *(f"- left out: {k}: {v}" for k, v in run.get("missing", {}).items())]
+
+
+def train(run: Run) -> list[str]:
+    rows = []
+    for row in run["rows"]:
+        whole = row["peaks"].get("whole", {}).get("tensor_bytes")
+        for way, seconds in row["seconds"].items():
+            found = row["peaks"][way]
+            peak = found.get("tensor_bytes")
+            over = peak / whole if peak and whole else None
+            time = middle(row.get("time_over_whole", {}).get(way))
+            shown = peak / 1e6 if peak else found.get("error")
+            key = (row["model"], row["steps"], row["frames"], way)
+            rows.append((*key, seconds["median"], time, shown, over))
+    columns = ("model", "P", "frames", "way", "seconds", "over whole", "peak MB", "over whole")
+    errors = [row["exact_gradient_error"] for row in run["rows"]]
+    out = [*table(columns, rows), "", *(f"- {line}" for line in run["crossings"])]
+    return [*out, f"- exact gradients against the whole video's: {max(errors):.2g}, relative"]
+
+
+def scale(run: Run) -> list[str]:
+    rows = []
+    for row in run["rows"]:
+        peaks = row["peak_long_over_short"]
+        times = middle({k: 1e3 * v for k, v in row["seconds_per_step"].items()})
+        ratios = [peaks.get("tensor_bytes"), peaks.get("process_bytes")]
+        state = row["state_bytes"] / 1e3
+        rows.append((row["model"], times, row["second_half_over_first"], state, *ratios))
+    o = run["options"]
+    over = f"{o['frames']} over {o['short']} frames"
+    columns = ("model", "ms/step", "second half over first", "state kB", f"tensors, {over}")
+    return table((*columns, f"process, {over}"), rows)
+
+
+def compile_time(run: Run) -> list[str]:
+    rows = []
+    for row in run["rows"]:
+        times = [row["seconds"].get(k, {}).get("median") for k in ("export", "transform")]
+        refused = "; ".join(f"{k}: {v}" for k, v in row.get("refused", {}).items())
+        rows.append((row["model"], *times, middle(row.get("transform_over_export")) or refused))
+    return table(("model", "export, s", "transform, s", "transform over export"), rows)
+
+
+def state(run: Run) -> list[str]:
+    rows = []
+    for row in run["rows"]:
+        kinds = ("carried", "of_that_delays", "lower_bound", "naive_delays")
+        mb = [row[k] / 1e6 if k in row else None for k in kinds]
+        ratios = [row.get(k) for k in ("carried_over_lower_bound", "carried_over_naive")]
+        note = row.get("refused") or ("grows with the video" if row.get("grows") else "")
+        rows.append((row["model"], *mb, *ratios, note))
+    columns = ("model", "carried MB", "of that delays", "lower bound", "naive delays")
+    return table((*columns, "over bound", "over naive", ""), rows)
+
+
+def gradient_memory(run: Run) -> list[str]:
+    rows = [
+        (
+            row["steps"],
+            *(row["peak_bytes"][k] / 1e6 for k in ("truncated", "exact", "whole")),
+            *(middle(row["time_over_whole"][k]) for k in ("truncated", "exact")),
+        )
+        for row in run["rows"]
+    ]
+    columns = ("P", "truncated MB", "exact MB", "whole MB", "truncated, time", "exact, time")
+    return table(columns, rows)
+
+
+def stream_memory(run: Run) -> list[str]:
+    state = ", ".join(f"{x / 1e6:.3g}" for x in run["state_bytes"])
+    rows = [
+        ("state, MB (by phase)", state),
+        ("process, second half over first", run["resident_second_half_over_first"]),
+        ("process, last over first", run["resident_last_over_first"]),
+    ]
+    return table((f"{run['options']['steps']} steps of a frame", ""), rows)
+
+
+SECTIONS: dict[str, Callable[[Run], list[str]]] = {
+    f.__name__: f
+    for f in (step, stream, train, scale, compile_time, state, gradient_memory, stream_memory)
+}

@@ -1,0 +1,233 @@
+"""Does a progressive step cost what the plain model costs, per new frame?
+
+First a chunk of T' = 8 frames, then steps of 7 new ones: seconds per new frame of such a step over
+those of the plain model on a clip of 8, forward and forward + backward; and over the paper's way of
+doing it, which computes the carried frame of every block again (recompute.py). The limit is 1.
+
+Where the model has a temporal stride of s, s steps are timed together, after which its phase is
+the same again. Heads pool over all there is (harness.any_length).
+
+    pgt-fx bench step --space full 64
+    pgt-fx bench step --compile              # the same compiled: prog.compile(), torch.compile
+    pgt-fx bench step --models slow_r50 --space 32 --repeat 3
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import logging
+import math
+from collections.abc import Callable
+from fractions import Fraction
+from typing import Any
+
+import torch
+from harness import (
+    any_length,
+    interleaved,
+    parser,
+    plain_integers,
+    prepare,
+    ratio,
+    save,
+    show,
+    spread,
+    told,
+)
+from recompute import NotApplicableError, recomputed
+from torch import nn
+
+import pgt_fx
+from pgt_fx import zoo
+
+MODELS = ["slow_r50", "slowfast_r50", "r2plus1d_18", "x3d_m", "csn_r101"]
+PASSES = ("forward", "forward+backward")
+LENGTH, NEW = 8, 7
+WAYS = ("plain", "step", "recompute")
+
+
+def period(prog: pgt_fx.Progressive) -> int:
+    """Steps after which the model's temporal strides are in phase again."""
+    strides = [
+        Fraction(stride) / r for stride, r in zip(prog.report.stride, prog.clip_ratio, strict=False)
+    ]
+    s = max((math.ceil(x) for x in strides), default=1)
+    return math.lcm(s, NEW) // NEW
+
+
+def clip(prog: pgt_fx.Progressive, frames: int, space: int, like: torch.Tensor) -> Any:
+    clips = [
+        torch.randn(1, 3, frames * r, space, space).to(like.device, like.dtype)
+        for r in prog.clip_ratio
+    ]
+    return clips if len(clips) > 1 else clips[0]
+
+
+def call(model: nn.Module, given: Any, backward: bool) -> bool:
+    """Once forward (and backward, to the gradients of all parameters); whether it answered.
+
+    With a temporal stride of 8 one step of 7 frames in 8 has no answer, and nothing to go back
+    from.
+    """
+    # A model of two paths writes its activations into the list it is given.
+    given = list(given) if isinstance(given, list) else given
+    if not backward:
+        with torch.inference_mode():
+            return model(given) is not None
+    out = model(given)
+    if out is not None:
+        out.float().square().mean().backward()
+    return out is not None
+
+
+def sides(
+    model: nn.Module,
+    prog: pgt_fx.Progressive,
+    space: int,
+    backward: bool,
+    compiled: bool,
+) -> tuple[dict[str, Callable[[], None]], dict[str, Any]]:
+    """What is compared, each doing as many steps or clips as make up a period; and notes."""
+    for one in (model, prog):
+        one.train(backward)
+    like = next(model.parameters())
+    first, new = clip(prog, LENGTH, space, like), clip(prog, NEW, space, like)
+    count, notes = period(prog), {}
+    ways: dict[str, nn.Module] = {"plain": model, "step": prog}
+    try:
+        ways["recompute"] = recomputed(model, NEW).train(backward)
+    except NotApplicableError as error:
+        notes["no_recompute"] = str(error)
+    given = {"plain": first, "step": new, "recompute": new}
+
+    def repeat(way: nn.Module, chunk: Any) -> Callable[[], None]:
+        def run() -> None:
+            for _ in range(count):
+                call(way, chunk, backward)
+
+        return run
+
+    prog.reset()
+    out: dict[str, Callable[[], None]] = {}
+    for name, way in ways.items():
+        run: nn.Module = way
+        if compiled and name == "step":
+            prog.compile()
+            notes |= compilations(prog, first, new, backward, count)
+        elif compiled:
+            run = torch.compile(way)  # type: ignore[assignment]
+        if way is not model and not (compiled and way is prog):
+            call(run, first, backward)
+            call(run, new, backward)
+        out[name] = repeat(run, given[name])
+    return out, notes
+
+
+def compilations(
+    prog: pgt_fx.Progressive, first: Any, new: Any, backward: bool, count: int
+) -> dict[str, Any]:
+    """Graphs that torch.compile makes until each of the ``count`` phases of a steady step has come
+    twice, and behind that; and whether it gave up on a function, whose later calls then run
+    uncompiled and make no graph."""
+    graphs, heard = torch._dynamo.utils.counters["stats"], _Listener()
+    logger = logging.getLogger("torch._dynamo")
+    logger.addHandler(heard)
+    try:
+        before = graphs["unique_graphs"]
+        call(prog, first, backward)
+        for _ in range(2 * count):
+            call(prog, new, backward)
+        second = graphs["unique_graphs"]
+        for _ in range(max(4, 2 * count)):
+            call(prog, new, backward)
+    finally:
+        logger.removeHandler(heard)
+    return {
+        "graphs": second - before,
+        "recompilations_after_second_step": graphs["unique_graphs"] - second,
+        "gave_up": heard.gave_up,
+    }
+
+
+class _Listener(logging.Handler):
+    """Listens for the warning that the limit of recompilations was hit."""
+
+    gave_up = False
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.gave_up |= "recompile_limit" in record.getMessage()
+
+
+def _key(
+    name: str, space: int, dtype: str, way: str, options: argparse.Namespace
+) -> dict[str, Any]:
+    mode = "compiled" if options.compile else "eager"
+    full = space == zoo.get(name).space
+    return {"model": name, "space": space, "full": full, "dtype": dtype, "pass": way, "mode": mode}
+
+
+def measure(
+    name: str, space: int, dtype: str, way: str, options: argparse.Namespace
+) -> dict[str, Any]:
+    """One row: a model at a size, in a dtype, one pass."""
+    row = _key(name, space, dtype, way, options)
+    kind = torch.bfloat16 if dtype == "bf16" else torch.float32
+    model = plain_integers(any_length(zoo.build(name, space=space, redraw_norms=True)))
+    prog = pgt_fx.transform(model, zoo.clip(name, space=space))
+    model.to(options.device, kind)
+    torch._dynamo.reset()
+    new = clip(prog, NEW, space, next(model.parameters()))
+    work, notes = sides(model, prog, space, way == PASSES[1], options.compile)
+    seconds = interleaved(work, options.repeat, device=options.device)
+    each = {"plain": LENGTH, "step": NEW, "recompute": NEW}
+    count = period(prog)
+    per_frame = {k: [s / (each[k] * count) for s in v] for k, v in seconds.items()}
+    row |= {"steps_timed_together": count, **notes}
+    if count > 1:
+        row["answers"] = sum(call(prog, new, way == PASSES[1]) for _ in range(count))
+    row["seconds_per_new_frame"] = {k: spread(v) for k, v in per_frame.items()}
+    row["step_over_plain"] = ratio(per_frame, "step", "plain")
+    if "recompute" in per_frame:
+        row["step_over_recompute"] = ratio(per_frame, "step", "recompute")
+        row["recompute_over_plain"] = ratio(per_frame, "recompute", "plain")
+    return row
+
+
+def main() -> None:
+    cli = parser(__doc__, "step", repeat=7, models=MODELS)
+    cli.add_argument("--space", nargs="*", default=["full", "64"], help="'full' or pixels")
+    cli.add_argument("--dtype", nargs="*", default=["float32", "bf16"], choices=("float32", "bf16"))
+    cli.add_argument("--passes", nargs="*", default=list(PASSES), choices=PASSES)
+    cli.add_argument("--compile", action="store_true", help="under torch.compile")
+    options = cli.parse_args()
+    prepare(options)
+    rows: list[dict[str, Any]] = []
+    cases = itertools.product(options.models, options.space, options.dtype, options.passes)
+    for name, space, dtype, way in cases:
+        size = zoo.get(name).space if space == "full" else int(space)
+        try:
+            row = measure(name, size, dtype, way, options)
+        except Exception as error:  # one that a backend can't compile must not cost the others
+            row = {**_key(name, size, dtype, way, options), "failed": told(error)}
+        rows.append(row)
+        show_rows(rows[-1:])
+        save("step", options, rows, variant="compiled" if options.compile else "")
+    print()
+    show_rows(rows)
+
+
+def show_rows(rows: list[dict[str, Any]]) -> None:
+    columns = ("model", "space", "dtype", "pass", "plain ms", "step ms", "paper's ms")
+    lines = []
+    for row in rows:
+        times = row.get("seconds_per_new_frame", {})
+        ms = [1e3 * times[k]["median"] if k in times else None for k in WAYS]
+        ratios = [row.get(k, {}).get("median") for k in ("step_over_plain", "step_over_recompute")]
+        key = [row[k] for k in ("model", "space", "dtype", "pass")]
+        lines.append([*key, *ms, *(ratios if times else (row["failed"], None))])
+    show("per new frame", (*columns, "step/plain", "step/paper's"), lines)
+
+
+if __name__ == "__main__":
+    main()

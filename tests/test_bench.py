@@ -1,0 +1,373 @@
+"""What the benchmarks count and compare; no measured time is looked at."""
+
+from __future__ import annotations
+
+import importlib.util
+import itertools
+import json
+import platform
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from typer.testing import CliRunner
+
+import pgt_fx
+from pgt_fx.cli import app
+
+FOLDER = Path(__file__).parents[1] / "benchmarks"
+SHARED = ("harness", "peak_memory", "recompute", "headline", "sections", "plots", "stream_net")
+
+
+@pytest.fixture(autouse=True)
+def _importable(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(sys, "path", [*sys.path, str(FOLDER)])
+    yield
+    for name in SHARED:
+        sys.modules.pop(name, None)
+
+
+def script(name: str) -> ModuleType:
+    """A benchmark as a module; under a name of its own, as longrange/ has a train and a report."""
+    spec = importlib.util.spec_from_file_location(f"bench_{name}", FOLDER / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+# -- the harness -----------------------------------------------------------------------------------
+
+
+def test_sides_alternate_and_the_warm_up_is_not_counted() -> None:
+    from harness import interleaved
+
+    now, done = [0.0], []
+
+    def side(name: str, seconds: Iterator[float]) -> Any:
+        def work() -> None:
+            done.append(name)
+            now[0] += next(seconds)
+
+        return work
+
+    sides = {"a": side("a", iter([100.0, 1, 2, 3])), "b": side("b", iter([100.0, 2, 8, 4]))}
+    seconds = interleaved(sides, 3, warm_up=1, clock=lambda: now[0])
+    assert done == ["a", "b"] * 4
+    assert seconds == {"a": [1, 2, 3], "b": [2, 8, 4]}
+
+
+def test_ratios_are_taken_within_pairs() -> None:
+    from harness import ratio, spread
+
+    # The second round ran on a machine ten times slower: of medians over all it would be 0.25.
+    seconds = {"a": [1.0, 20.0, 2.0], "b": [2.0, 40.0, 8.0]}
+    assert ratio(seconds, "a", "b") == {"median": 0.5, "low": 0.375, "high": 0.5, "pairs": 3}
+    assert spread([3.0]) == {"median": 3, "low": 3, "high": 3}
+    assert spread(range(1, 6)) == {"median": 3, "low": 2, "high": 4}
+    with pytest.raises(ValueError, match="zip"):
+        ratio({"a": [1.0], "b": []}, "a", "b")
+
+
+def test_what_is_written_tells_the_machine_and_not_whose(tmp_path: Path) -> None:
+    from harness import parser, save
+
+    options = parser("Doc.", "step", repeat=2).parse_args(["--out", str(tmp_path / "x.json")])
+    path = save("step", options, [{"model": "m"}], found=3)
+    data = json.loads(path.read_text())
+    assert data["benchmark"] == "step" and data["found"] == 3 and data["rows"] == [{"model": "m"}]
+    assert data["machine"]["torch"] == torch.__version__
+    assert data["machine"]["threads"] == torch.get_num_threads()
+    assert {"seed": 0, "repeat": 2, "threads": 2}.items() <= data["options"].items()
+    told = json.dumps(data["machine"] | data["options"])
+    assert str(tmp_path) not in told and platform.node() not in told
+
+
+def test_peaks_are_of_the_work_alone() -> None:
+    from harness import peak_bytes
+
+    x = torch.zeros(1000)
+    assert peak_bytes(lambda: (x + 1).sum()) == 4004
+    assert peak_bytes(lambda: None) == 0
+
+
+def test_a_failed_process_is_told(tmp_path: Path) -> None:
+    from harness import in_a_process
+
+    path = tmp_path / "work.py"
+    path.write_text("import sys\nprint('talk')\nprint(sys.argv[2])\n")
+    assert in_a_process(str(path), {"way": "x"}) == {"way": "x"}
+    path.write_text("raise MemoryError('no more')\n")
+    assert in_a_process(str(path), {}) == {"error": "MemoryError: no more"}
+
+
+# -- the paper's way -------------------------------------------------------------------------------
+
+
+class BasicBlock(nn.Module):
+    """A residual block with one temporal convolution, or two; recognised by its name."""
+
+    def __init__(self, convs: int = 1) -> None:
+        super().__init__()
+        sizes = [(4, 4, (3, 1, 1), 1, (1, 0, 0))] * convs
+        self.branch = nn.Sequential(*[nn.Conv3d(*size) for size in sizes], nn.BatchNorm3d(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(x + self.branch(x))
+
+
+def small(convs: int = 1) -> nn.Module:
+    torch.manual_seed(0)
+    stem = nn.Conv3d(3, 4, (5, 3, 3), padding=(2, 1, 1))
+    blocks = (BasicBlock(convs), BasicBlock(convs))
+    return nn.Sequential(stem, nn.ReLU(), *blocks).double().eval()
+
+
+@torch.no_grad()
+def differences(model: nn.Module) -> list[float]:
+    """By step, of the paper's way from the Markov operators."""
+    from recompute import recomputed
+
+    prog = pgt_fx.transform(model, torch.randn(1, 3, 8, 4, 4).double())
+    paper, out = recomputed(model, 7), []
+    for frames in (8, 7, 7):
+        x = torch.randn(1, 3, frames, 4, 4).double()
+        ours, theirs = prog(x), paper(x)
+        assert ours.shape == theirs.shape
+        out.append(float((ours - theirs).abs().max()))
+    return out
+
+
+def test_recomputation_equals_the_markov_operators_with_one_temporal_convolution_a_block() -> None:
+    assert max(differences(small())) < 1e-12
+
+
+def test_with_two_temporal_convolutions_a_block_one_carried_frame_stands_for_two() -> None:
+    first, *later = differences(small(2))
+    assert first < 1e-12, "nothing is carried into the first step"
+    assert min(later) > 1e-3
+
+
+def test_recomputation_leaves_the_model_as_it_is_and_can_start_anew() -> None:
+    from recompute import Carried, recomputed
+
+    model = small()
+    paper, x = recomputed(model, 7), torch.randn(1, 3, 8, 4, 4).double()
+    assert not any(isinstance(m, Carried) for m in model.modules())
+    first = paper(x)
+    assert not torch.equal(paper(x), first)
+    paper.reset()
+    assert torch.equal(paper(x), first)
+    assert all(not m.past.requires_grad for m in paper.modules() if isinstance(m, Carried))
+
+
+def test_a_temporal_stride_that_does_not_divide_the_step_is_refused() -> None:
+    from recompute import NotApplicableError, recomputed
+
+    strided = nn.Sequential(nn.Conv3d(3, 4, 3, stride=2, padding=1))
+    recomputed(strided, 8)
+    with pytest.raises(NotApplicableError, match="temporal stride of 2"):
+        recomputed(strided, 7)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["slow_r50", "slowfast_r50"])
+def test_recomputation_equals_the_markov_operators_on_real_backbones(name: str) -> None:
+    from harness import any_length
+    from recompute import recomputed
+
+    from pgt_fx import zoo
+
+    model = any_length(zoo.build(name, space=32, redraw_norms=True)).double()
+    prog = pgt_fx.transform(model, zoo.clip(name, space=32, dtype=torch.float64))
+    paper = recomputed(model, 7)
+    with torch.no_grad():
+        for frames in (8, 7, 7):
+            x: Any = [torch.randn(1, 3, frames * r, 32, 32).double() for r in prog.clip_ratio]
+            x = x if len(x) > 1 else x[0]
+            ours, theirs = prog(list(x) if isinstance(x, list) else x), paper(x)
+            assert torch.allclose(ours, theirs, rtol=1e-9, atol=1e-12)
+
+
+# -- what single benchmarks count ------------------------------------------------------------------
+
+
+def test_ways_of_streaming_give_the_same_features() -> None:
+    import stream_net
+
+    stream = script("stream")
+    net = stream_net.build(1 / 16)
+    work, missing = stream.streams(net, torch.randn(1, 3, 19, 32, 32))
+    assert set(work) | set(missing) and {"full forward", "sliding window of 8"} <= set(work)
+    for name, found in stream.agreement(work).items():
+        assert found["max_error"] < 1e-5, name
+        assert found["features"] in (19, 19 - stream_net.LOOK_AHEAD), name
+
+
+def test_checkpoints_change_no_gradient() -> None:
+    train = script("train")
+    model, x = small(), torch.randn(1, 3, 8, 4, 4).double()
+    expected = _gradients(model, x)
+    for around in ("stage", "block"):
+        found = _gradients(train.checkpointed(model, around), x)
+        assert all(map(torch.equal, found, expected))
+
+
+def _gradients(model: nn.Module, x: Tensor) -> list[Tensor]:
+    model.zero_grad()
+    model(x).square().sum().backward()
+    return [p.grad.clone() for p in model.parameters() if p.grad is not None]
+
+
+def test_crossing_points_are_said_in_words() -> None:
+    train = script("train")
+    rows = [
+        {
+            "model": "m",
+            "steps": p,
+            "seconds": {"exact": {"median": 2.0}, "whole": {"median": 1.0}},
+            "peaks": {"exact": {"tensor_bytes": 30}, "whole": {"tensor_bytes": 10 * p}},
+        }
+        for p in (1, 2, 4, 8)
+    ]
+    assert train.crossings(rows) == [
+        "m: exact takes less memory than whole from P = 4 on (measured up to 8)",
+        "m: exact takes less time than whole at no P up to 8",
+    ]
+
+
+def test_state_is_counted_against_what_windows_must_hold() -> None:
+    state = script("state")
+
+    class Joined(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.wide = nn.Conv3d(3, 4, (5, 1, 1), padding=(2, 0, 0))
+            self.narrow = nn.Conv3d(3, 4, (3, 1, 1), padding=(1, 0, 0))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.wide(x) + self.narrow(x)
+
+    prog = pgt_fx.transform(Joined(), torch.randn(1, 3, 8, 6, 6), future="wait")
+    analysis, frame = prog._analysis(), 6 * 6 * 4
+    # Both windows read the video: the tail of the wider one could serve both.
+    assert state.lower_bound(analysis) == 4 * 3 * frame
+    # The narrow branch comes one element early, of 4 channels.
+    assert state.naive_delays(analysis) == 4 * frame
+    least = state.lower_bound(analysis)
+    assert least <= prog.report.state_bytes
+
+
+# -- the report ------------------------------------------------------------------------------------
+
+
+def _runs() -> list[dict[str, Any]]:
+    def median(value: float) -> dict[str, Any]:
+        return {"median": value, "low": value, "high": value, "pairs": 1}
+
+    step = [
+        {
+            "model": model,
+            "space": 224,
+            "full": True,
+            "dtype": "float32",
+            "pass": way,
+            "mode": "eager",
+            "seconds_per_new_frame": {"plain": median(1.0), "step": median(over)},
+            "step_over_plain": median(over),
+        }
+        for (model, way), over in zip(
+            itertools.product(("fast", "slow"), ("forward", "forward+backward")),
+            (1.01, 1.2, 1.05, 1.01),
+            strict=True,
+        )
+    ]
+    machine = {"cpu": "some CPU", "cores": 2, "device": "cpu", "torch": "2", "threads": 2}
+    shared = {"machine": machine, "options": {"threads": 2, "seed": 0}}
+    return [{"benchmark": "step", **shared, "rows": step}]
+
+
+def test_a_report_says_what_is_met_and_what_is_missed(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    results = tmp_path / "results"
+    results.mkdir()
+    for run in _runs():
+        (results / f"{run['benchmark']}.json").write_text(json.dumps(run))
+    (results / "other.json").write_text('{"benchmark": "of another kind"}')
+    script("report").write(results, tmp_path / "RESULTS.md")
+    text = (tmp_path / "RESULTS.md").read_text()
+    by_name = {line.split("|")[1].strip(): line for line in text.splitlines() if "|" in line}
+    forward = by_name["step, per new frame over plain clip: forward (CPU, float32, full space)"]
+    assert "1.05 (slow, forward; 1.03 in the median of 2) | met |" in forward
+    assert "1.2 (fast, forward+backward" in by_name["the same, forward + backward"]
+    assert by_name["the same, forward + backward"].endswith("| missed |")
+    assert "not measured" in by_name["the same on a GPU, eager"]
+    assert "## step" in text and "![step](results/step.png)" in text
+    assert (results / "step.png").stat().st_size > 1000
+
+
+def test_a_model_that_fails_meets_nothing() -> None:
+    from headline import FIGURES
+
+    runs = _runs()
+    failed = {k: runs[0]["rows"][0][k] for k in ("model", "full", "dtype", "pass", "mode")}
+    runs[0]["rows"].append({**failed, "model": "broken", "failed": "RuntimeError: no"})
+    assert FIGURES[0].line(runs)[-1] == "missed" and "broken" in FIGURES[0].line(runs)[-2]
+
+
+def test_what_is_in_the_repository_can_be_reported() -> None:
+    report = script("report")
+    runs = report.runs_of(FOLDER / "results")
+    assert runs and all(report.SECTIONS[run["benchmark"]](run) for run in runs)
+
+
+# -- the command -----------------------------------------------------------------------------------
+
+NAMES = ("step", "stream", "train", "scale", "compile_time", "state", "stream_memory", "report")
+
+
+def test_benchmarks_are_listed_with_a_line_each() -> None:
+    result = CliRunner().invoke(app, ["bench"])
+    assert result.exit_code == 0
+    lines = {line.split()[0]: line for line in result.stdout.splitlines() if line.strip()}
+    assert {*NAMES, "gradient_memory"} == set(lines)
+    assert all(len(line.split()) > 4 for line in lines.values())
+    assert "Does a progressive step cost" in lines["step"]
+    assert not set(SHARED) & set(lines)
+
+
+def test_an_unknown_benchmark_is_met_with_the_nearest() -> None:
+    result = CliRunner().invoke(app, ["bench", "stat"], env={"COLUMNS": "200"})
+    assert result.exit_code == 2 and "did you mean state" in result.output
+    result = CliRunner().invoke(app, ["bench", "qqq"], env={"COLUMNS": "300"})
+    assert result.exit_code == 2 and "there are compile_time" in result.output
+
+
+def test_options_are_passed_on_and_the_exit_code_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    called: list[list[str]] = []
+
+    class Done:
+        returncode = 3
+
+    def run(script: list[str]) -> Done:
+        called.append(script)
+        return Done()
+
+    monkeypatch.setattr("subprocess.run", run)
+    asked = ["bench", "step", "--space", "32", "--compile", "--help"]
+    assert CliRunner().invoke(app, asked).exit_code == 3
+    assert called[0][0] == sys.executable and Path(called[0][1]) == FOLDER / "step.py"
+    assert called[0][2:] == asked[2:]
+    shown = CliRunner().invoke(app, ["bench", "--help"])
+    assert shown.exit_code == 0 and "Usage" in shown.output
+
+
+def test_a_wheel_has_no_benchmarks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(pgt_fx, "__file__", str(tmp_path / "pgt_fx" / "__init__.py"))
+    result = CliRunner().invoke(app, ["bench"])
+    assert result.exit_code == 2 and "clone it" in result.output
