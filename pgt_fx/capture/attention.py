@@ -71,8 +71,6 @@ class Attention:
         Args:
             rows, columns: entries per frame along both sides of the map.
         """
-        if self.constants is None:
-            return Band()
         widths = []
         try:
             for frames in self._sizes(max(rows, columns)):
@@ -87,23 +85,27 @@ class Attention:
         (first, _), (second, size) = widths
         return Band(True, first if first == second < size - 1 else None)
 
+    @property
+    def _known(self) -> Constants:
+        if self.constants is None:
+            raise NotConstant("nothing is known of what depends on the number of frames")
+        return self.constants
+
     def _sizes(self, entries: int) -> tuple[int, int]:
         """Two numbers of frames, above every constant that a mask could be cut off at."""
-        assert self.constants is not None
-        frames = max(24, 2 * self.constants.largest([self.product, *self.between]) + 5)
+        frames = max(24, 2 * self._known.largest([self.product, *self.between]) + 5)
         if (frames + 9) * entries > LARGEST:
             raise NotConstant("too large a map")
         return frames, frames + 9
 
     def _seen(self, frames: int, rows: int, columns: int) -> Tensor | None:
         """(frames, frames): whether any entry of a query's frame sees any of a key's."""
-        assert self.constants is not None
         if schema_name(self.product) == "aten::scaled_dot_product_attention":
             allowed = self._of_fused(frames)
         elif self.normaliser is None:
             return None
         else:
-            allowed = self.constants.weights(self.product, self.normaliser, frames) != 0
+            allowed = self._known.weights(self.product, self.normaliser, frames) != 0
         if allowed is None or allowed.dim() < 2:
             return None
         flat = allowed.reshape(-1, *allowed.shape[-2:]).any(0)
@@ -113,16 +115,15 @@ class Attention:
         return tiles if tiles.shape[0] == tiles.shape[1] else None
 
     def _of_fused(self, frames: int) -> Tensor | None:
-        assert self.constants is not None
         arguments = named(self.product)
         mask = arguments.get("attn_mask")
         if isinstance(mask, fx.Node):
-            given = self.constants.value(mask, frames)
+            given = self._known.value(mask, frames)
             return given if given.dtype is torch.bool else ~torch.isneginf(given)
         if not arguments.get("is_causal"):
             return None
-        rows = self.constants.size(arguments["query"].meta["val"].shape[-2], frames)
-        columns = self.constants.size(arguments["key"].meta["val"].shape[-2], frames)
+        rows = self._known.size(arguments["query"].meta["val"].shape[-2], frames)
+        columns = self._known.size(arguments["key"].meta["val"].shape[-2], frames)
         return torch.ones(rows, columns, dtype=torch.bool).tril()
 
 
