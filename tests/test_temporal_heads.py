@@ -214,7 +214,9 @@ def test_every_promise_holds(head: str) -> None:
     """Also those of training, with dropout."""
     prog = pgt_fx.transform(made(head), video(CLIP), strict=False)
     found = pgt_fx.verify(prog, chunkings=2, redraw_norms=False)
-    assert found.ok, str(found)
+    # To a mean the order of frames does not matter: equality proves nothing, and none is claimed.
+    assert found.ok == (head != "mean"), str(found)
+    assert not any(check.ok is False for check in found.checks), str(found)
     assert found["one-way-forward"].ok and found["one-way-backward"].ok
     assert bool(found["exact-wait"].ok) == (head in STREAMED)
 
