@@ -27,7 +27,7 @@ from pgt_fx.rules import (
     Windowed,
 )
 from pgt_fx.rules.pointwise import CLIP_TABLE, LENGTH_TABLE
-from pgt_fx.rules.registry import MergedTime, SizeAtHand
+from pgt_fx.rules.registry import MergedTime, SizeAtHand, hint
 from pgt_fx.tables import Table, check_shifts, read_table
 from pgt_fx.timeline import (
     Clock,
@@ -101,14 +101,14 @@ class _Walk:
         value = node.meta.get("val")
         if not isinstance(value, Tensor):
             return Value(None)
-        layout = plain([_hint(s) for s in value.shape])
+        layout = plain([hint(s) for s in value.shape])
         leaf = self.analysis.captured.inputs.get(node.name)
         at = None if leaf is None else self.analysis.spec.times[leaf]
         if leaf is None or at is None:
             return Value(layout)
         dims = list(layout)
         for d, s in enumerate(value.shape):
-            dims[d] = (Factor(_hint(s), not isinstance(s, int), int(d == at), d == 0 != at),)
+            dims[d] = (Factor(hint(s), not isinstance(s, int), int(d == at), d == 0 != at),)
         return Value(tuple(dims), InputClock(self.analysis.future, self.paths[leaf]))
 
     def _call(self, node: fx.Node) -> None:
@@ -280,7 +280,7 @@ class _Walk:
                 "keep one entry per frame",
             )
         values = [
-            Value(plain([_hint(s) for s in t.shape]), None, pooled, guessed=behind)
+            Value(plain([hint(s) for s in t.shape]), None, pooled, guessed=behind)
             if isinstance(t, Tensor)
             else Value(None, None, pooled)
             for t in tensors
@@ -408,7 +408,7 @@ class _Walk:
                 continue
             at = [d for d, s in enumerate(tensor.shape) if self.analysis.captured.has_time(s)]
             dims = tuple(
-                (Factor(_hint(s), True, min(2, 1 + at.index(d)) if d in at else 0),)
+                (Factor(hint(s), True, min(2, 1 + at.index(d)) if d in at else 0),)
                 for d, s in enumerate(tensor.shape)
             )
             timed = operands and len(time_dims(dims, 1)) == 1
@@ -435,14 +435,6 @@ class _Walk:
             )
             remedy = "return it with time on an axis of its own, or outermost in the merged one"
             self.blockers[f"{node.name} (output)"] = Blocker(place(node), reason, remedy)
-
-
-def _hint(s: Any) -> int:
-    if isinstance(s, int):
-        return s
-    if isinstance(s, torch.SymInt) and s.node.hint is not None:
-        return int(s.node.hint)
-    raise Refusal("a size depends on the data")
 
 
 def _has_tensor(node: fx.Node) -> bool:

@@ -20,6 +20,7 @@ from pgt_fx.capture.export import Captured
 from pgt_fx.capture.schema import schema_name
 from pgt_fx.layout import Factor, Layout, LayoutError, plain, time_dims
 from pgt_fx.rules import RULES, Local, OpView, Refusal
+from pgt_fx.rules.registry import hint
 
 CONSTANT = ("full", "zeros", "ones", "new_full", "new_zeros", "new_ones", "scalar_tensor")
 VIEWS = ("view", "reshape", "expand", "unsqueeze", "squeeze", "permute", "transpose", "slice")
@@ -67,7 +68,7 @@ def read_table(
         )
     length = next(iter(lengths.values()))
     dims = [
-        (Factor(_hint(s), True, 1 + at.index(d)),) if d in at else plain([_hint(s)])[0]
+        (Factor(hint(s), True, 1 + at.index(d)),) if d in at else plain([hint(s)])[0]
         for d, s in enumerate(value.shape)
     ]
     if any(t.length != length for t in tables):
@@ -231,7 +232,3 @@ def check_shifts(constants: Constants, node: fx.Node, layout: Layout) -> None:
                 "with the same distance differ",
                 "make it of the distance between frames alone",
             )
-
-
-def _hint(s: Any) -> int:
-    return s if isinstance(s, int) else int(s.node.hint)
