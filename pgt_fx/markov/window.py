@@ -11,6 +11,7 @@ from pgt_fx.due import Due
 from pgt_fx.layout import Axis
 from pgt_fx.markov.buffer import carried_tail, dense, filled, owned, padded
 from pgt_fx.markov.context import blended, context_of
+from pgt_fx.markov.correction import correction
 from pgt_fx.markov.step import Step
 from pgt_fx.markov.template import Template
 from pgt_fx.options import MarkovOperator
@@ -49,6 +50,7 @@ class MarkovWindow(nn.Module):
         self.axis, self.out_dim, self.law = axis, out_dim, law
         self.fill, self.mode, self.what = fill, mode, what
         self.markov = markov or MarkovOperator()
+        self.correction = correction(call, law, axis.dim) if self.markov.exact else None
 
     def extra_repr(self) -> str:
         return f"{self.what}, state {self.slot!r}"
@@ -60,6 +62,9 @@ class MarkovWindow(nn.Module):
             tail: Tensor | None = x.new_full(_with(x.shape, dim, due.blank), self.fill)
         else:
             tail = carried_tail(step.state, self.slot, due.held, dim)
+        without_copy = self._corrected(step, due, tail, x, tensors)
+        if without_copy is not None:
+            return without_copy
         around = (0, 0) if due.skip else (due.left, due.right)
         buffer, whole = padded(tail, x, dim, *around, self.mode, self.fill)
         first, end = due.keep
@@ -86,6 +91,19 @@ class MarkovWindow(nn.Module):
         if due.divisors:
             out = self._rescaled(out, due.divisors)
         return out
+
+    def _corrected(
+        self, step: Step, due: Due, tail: Tensor | None, x: Tensor | None, tensors: tuple[Any, ...]
+    ) -> Tensor | None:
+        """The step without a copy of its input, where that is possible and faster."""
+        how = self.correction
+        if how is None or x is None or tail is None:
+            return None
+        if not how.fits(due, x) or not how.pays(tail, x, tensors[0]):
+            return None
+        dim = self.axis.dim
+        step.carried[self.slot] = owned(x.narrow(dim, due.new - how.ends, how.ends), x)
+        return how.run(x, None if due.blank else tail, *tensors)
 
     def _summarize(self, step: Step, whole: Tensor, dim: int, due: Due) -> None:
         """Put the operator's context in place of the past elements of the carried tail."""
