@@ -26,47 +26,39 @@ from harness import digits, parser, prepare, save, show, told
 import pgt_fx
 from pgt_fx import zoo
 from pgt_fx.analysis import Analysis
+from pgt_fx.delays import early
 from pgt_fx.plan import AlignItem
 from pgt_fx.rules import Windowed
-from pgt_fx.state_size import _element_bytes, _example_sizes
-from pgt_fx.timeline import Clock, Window
-
-#: Moments, in frames of the slowest path, over which a stream's phases are looked at.
-PHASES = range(160, 160 + 32)
+from pgt_fx.state_size import element_bytes, example_sizes
+from pgt_fx.timeline import Window
 
 
 def lower_bound(analysis: Analysis) -> int:
     """Bytes that the windows must hold."""
-    sizes, most = _example_sizes(analysis), defaultdict[str, int](int)
+    sizes, most = example_sizes(analysis), defaultdict[str, int](int)
     for operation in analysis.operations.values():
         outcome = operation.outcome
         if not isinstance(outcome, Windowed) or not isinstance(outcome.law, Window):
             continue
         source = analysis.streams(operation.node)[0]
         held = max(0, outcome.law.span - outcome.law.stride)
-        size = _element_bytes(analysis, source, sizes, pooled=False)
+        size = element_bytes(analysis, source, sizes, pooled=False)
         most[source.name] = max(most[source.name], held * size)
     return sum(most.values())
 
 
 def naive_delays(analysis: Analysis) -> int:
     """Bytes of delays that stand at the joins themselves."""
-    sizes, total = _example_sizes(analysis), 0
+    sizes, total = example_sizes(analysis), 0
     for operation in analysis.operations.values():
         if operation.joined is None:
             continue
         for operand in dict.fromkeys(operation.joins):
             clock = analysis.value(operand).clock
             if clock is not None:
-                early = _early(analysis, clock, operation.joined)
-                total += early * _element_bytes(analysis, operand, sizes, pooled=False)
+                ahead = early(clock, operation.joined, analysis.spec.ratio)
+                total += ahead * element_bytes(analysis, operand, sizes, pooled=False)
     return total
-
-
-def _early(analysis: Analysis, clock: Clock, joined: Clock) -> int:
-    """Elements by which an operand is ahead of its join, at most."""
-    moments = [tuple(n * r for r in analysis.spec.ratio) for n in PHASES]
-    return max(clock.at(m, False).sure - joined.at(m, False).sure for m in moments)
 
 
 def measure(name: str) -> dict[str, Any]:
@@ -98,11 +90,12 @@ def measure(name: str) -> dict[str, Any]:
 
 def _aligned(analysis: Analysis, emitted: Any) -> int:
     """Bytes that are carried now as delays: in front of joins and of the model's output."""
-    sizes, total = _example_sizes(analysis), 0
+    sizes, total = example_sizes(analysis), 0
     for slot, item in emitted.schedulable.items.items():
-        if isinstance(item, AlignItem) and not slot.startswith("output"):
-            size = _element_bytes(analysis, emitted.origin[slot], sizes, pooled=False)
-            total += size * _early(analysis, item.source, item.out)
+        own = slot not in emitted.shared and not slot.startswith("output")
+        if isinstance(item, AlignItem) and own:
+            size = element_bytes(analysis, emitted.origin[slot], sizes, pooled=False)
+            total += size * early(item.source, item.out, analysis.spec.ratio)
     return total
 
 

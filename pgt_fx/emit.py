@@ -15,11 +15,12 @@ from torch import fx, nn
 from pgt_fx.analysis import Analysis, Operation, Value
 from pgt_fx.arguments import argument, arguments, listed, template
 from pgt_fx.capture.clip_tables import clip_rows
-from pgt_fx.capture.export import module_path, place
+from pgt_fx.capture.export import place
 from pgt_fx.capture.fold import Region, fold
 from pgt_fx.capture.grown import grown
 from pgt_fx.capture.recurrent import run_layers
-from pgt_fx.emitted import Emitted, identifier, note
+from pgt_fx.delays import late
+from pgt_fx.emitted import Emitted, Names, identifier, note
 from pgt_fx.layout import axis_of, time_dims
 from pgt_fx.markov.align import MarkovAlign
 from pgt_fx.markov.concat import MarkovConcat
@@ -45,6 +46,7 @@ from pgt_fx.remember import memory_size, remembers, table_memory
 from pgt_fx.rules import Concatenated, Local, Reduced, Scanned, StepOnly, Windowed
 from pgt_fx.rules.registry import SizeAtHand
 from pgt_fx.rules.shift import SpacePad
+from pgt_fx.sharing import share
 from pgt_fx.tables import table_graph
 from pgt_fx.timeline import Clock, ConcatClock, JoinClock, same
 
@@ -72,8 +74,10 @@ class _Emitter:
         self.captured = analysis.captured
         self.out = Emitted(fx.Graph())
         self.env: dict[fx.Node, Any] = {}
-        self.slots: set[str] = set()
+        self.names = Names(self.captured)
         self.regions = fold(self.captured, self._foldable)
+        self.late = late(analysis, self.regions, self._foldable)
+        self.joins = {o.joined: o.node.name for o in analysis.operations.values() if o.joined}
 
     def run(self) -> Emitted:
         graph = self.out.graph
@@ -89,6 +93,7 @@ class _Emitter:
         graph.eliminate_dead_code(is_impure_node=self._stateful)
         graph.lint()
         self._schedule()
+        share(self.out, self.analysis.spec.ratio)
         known = {n.name for n in graph.nodes}
         made = {new.name: node.name for node, new in self.env.items() if new is not node}
         self.out.made = {new: old for new, old in made.items() if new in known}
@@ -131,32 +136,6 @@ class _Emitter:
         else:
             self._local(node, operation)
 
-    # -- names ---------------------------------------------------------------------------------
-
-    def _label(self, node: fx.Node) -> str:
-        """A dotted name that the user recognises: the module, and the operator where needed."""
-        path = module_path(node)
-        op = place(node).op.removeprefix("aten.").rstrip("_")
-        module = self._leaf(path)
-        return path if path and module else f"{path}.{op}" if path else op
-
-    def _leaf(self, path: str) -> bool:
-        return path in self._leaves_of_model()
-
-    def _leaves_of_model(self) -> frozenset[str]:
-        if not hasattr(self, "_leaf_paths"):
-            paths = {c.path for c in self.captured.calls.values()}
-            inner = {p.rsplit(".", 1)[0] for p in paths if "." in p}
-            self._leaf_paths = frozenset(paths - inner)
-        return self._leaf_paths
-
-    def _slot(self, label: str) -> str:
-        slot, number = label, 2
-        while slot in self.slots:
-            slot, number = f"{label}#{number}", number + 1
-        self.slots.add(slot)
-        return slot
-
     # -- nodes ---------------------------------------------------------------------------------
 
     def _get(self, node: fx.Node) -> Any:
@@ -185,13 +164,18 @@ class _Emitter:
         )
 
     def _call_module(self, node: fx.Node, region: Region) -> None:
+        source = self._waiting(node, region.source, region.path) or self._get(region.source)
         new = self.out.graph.create_node(
-            "call_module", region.path, (self._get(region.source),), name=identifier(region.path)
+            "call_module", region.path, (source,), name=identifier(region.path)
         )
         self.env[node] = new
 
     def _local(self, node: fx.Node, operation: Operation) -> None:
         aligned = self._aligned(node, operation) | self._tables(node, operation)
+        if node in self.late:
+            source = self.analysis.streams(node)[0]
+            held = self._waiting(node, source, self.names.label(node))
+            aligned |= {} if held is None else {source: held}
         args, kwargs = arguments(node, getattr(operation.outcome, "args", {}))
         args = [self._size(node, a, aligned) for a in args]
         self._new_call(node, RUN.get(node.target, node.target), args, kwargs, aligned)
@@ -225,7 +209,7 @@ class _Emitter:
             if known.table is None or operation.clock is None:
                 raise AssertionError("no table")
             graph, inputs = table_graph(self.captured, operand, known.table)
-            slot = self._slot(f"{self._label(node)}.table")
+            slot = self.names.slot(f"{self.names.label(node)}.table")
             where = place(node)
             dim = time_dims(known.layout or (), 1)[0]
             made = MarkovTable(
@@ -245,10 +229,10 @@ class _Emitter:
         aligned = self._aligned(node, operation) | self._tables(node, operation)
         outcome = operation.outcome
         size = memory_size(self.analysis, operation, self.options)
-        label = self._label(node)
+        label = self.names.label(node)
         names = ("keys", "values") if len(outcome.keys) == 2 else ("memory",)  # type: ignore[union-attr]
         for name, operand in zip(names, outcome.keys, strict=True):  # type: ignore[union-attr]
-            slot = self._slot(f"{label}.{name}")
+            slot = self.names.slot(f"{label}.{name}")
             module = MarkovMemory(slot, self.analysis.axis(operand))
             given = aligned.get(operand) or self._get(operand)
             self.out.origin[slot], self.out.owner[slot] = operand, node.name
@@ -287,13 +271,26 @@ class _Emitter:
         for operand in operation.joins:
             if operand in out:
                 continue
-            clock = self.analysis.value(operand).clock
+            clock = self._clock(operand)
             if clock is None or same(clock, operation.joined, self.analysis.spec.ratio):
                 continue
-            slot = self._slot(f"{self._label(node)}.held")
+            slot = self.names.slot(f"{self.names.label(node)}.held")
             out[operand] = self._align(operand, clock, operation.joined, slot)
             self.out.owner[slot] = node.name
         return out
+
+    def _clock(self, node: fx.Node) -> Clock | None:
+        """The clock of a value as it is made here: a late one's is that of its join."""
+        return self.late.get(node) or self.analysis.value(node).clock
+
+    def _waiting(self, node: fx.Node, source: fx.Node, label: str) -> fx.Node | None:
+        """The operand of a late operator, held back; None where it is as late, or nothing is."""
+        wanted, clock = self.late.get(node), self._clock(source)
+        if wanted is None or clock is None or same(clock, wanted, self.analysis.spec.ratio):
+            return None
+        slot = self.names.slot(f"{label}.held")
+        self.out.owner[slot] = self.joins[wanted]
+        return self._align(source, clock, wanted, slot)
 
     def _align(self, operand: fx.Node, clock: Clock, joined: Clock, slot: str) -> fx.Node:
         module = MarkovAlign(slot, self.analysis.axis(operand))
@@ -320,7 +317,7 @@ class _Emitter:
         if isinstance(outcome.call, SpacePad):
             args, kwargs = [source], {}
         call, others = template(outcome.call or node.target, args, kwargs, source)
-        slot = self._slot(self._label(node))
+        slot = self.names.slot(self.names.label(node))
         layout = value.layout or ()
         module = MarkovWindow(
             slot,
@@ -352,7 +349,7 @@ class _Emitter:
         clock = operation.joined or self.analysis.value(source).clock
         if clock is None:
             raise AssertionError("a reduction without a clock")
-        slot = self._slot(self._label(node))
+        slot = self.names.slot(self.names.label(node))
         call, others = template(node.target, args, kwargs, source)
         module: nn.Module
         if pooling == "markov":
@@ -377,7 +374,7 @@ class _Emitter:
         if clock is None:
             raise AssertionError("a scan without a clock")
         args, kwargs = arguments(node, {})
-        slot = self._slot(self._label(node))
+        slot = self.names.slot(self.names.label(node))
         module: nn.Module
         if outcome.how == "recurrent":
             call, others = template(listed, args, kwargs, source)
@@ -400,7 +397,7 @@ class _Emitter:
             self.analysis.axis(n) if has else None
             for n, has in zip(outcome.parts, timed, strict=True)
         ]
-        slot = self._slot(self._label(node))
+        slot = self.names.slot(self.names.label(node))
         inputs = tuple(self._get(n) for n in outcome.parts)
         module = MarkovConcat(slot, axes, time_dims(operation.value.layout or (), 1)[0])
         self.out.origin[slot], self.out.owner[slot] = node, node.name
@@ -421,7 +418,7 @@ class _Emitter:
             if value.clock is not None:
                 joined = JoinClock((value.clock,), commit=True)
                 if not same(value.clock, joined, ratio):
-                    slot = self._slot(f"output{number or ''}.held")
+                    slot = self.names.slot(f"output{number or ''}.held")
                     new = self._align(item, value.clock, joined, slot)
             layout = value.layout or ()
             self.out.outputs.append(axis_of(layout).dim if value.clock is not None else None)

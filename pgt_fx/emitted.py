@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor, fx, nn
 
-from pgt_fx.capture.export import place
+from pgt_fx.capture.export import Captured, module_path, place
 from pgt_fx.plan import Schedulable
 
 
@@ -22,6 +22,7 @@ class Emitted:
         outputs: per output of the model, the time dimension (None without one).
         origin: slot -> captured node whose elements it carries.
         owner: slot -> name of the captured node that it serves.
+        shared: slot -> the slot of another operator that carries the same elements.
         constants: tensors lifted by the capture, by attribute name.
         made: node of the graph -> captured node whose value it gives.
     """
@@ -33,8 +34,33 @@ class Emitted:
     outputs: list[int | None] = field(default_factory=list)
     origin: dict[str, fx.Node] = field(default_factory=dict)
     owner: dict[str, str] = field(default_factory=dict)
+    shared: dict[str, str] = field(default_factory=dict)
     constants: dict[str, Tensor] = field(default_factory=dict)
     made: dict[str, str] = field(default_factory=dict)
+
+
+class Names:
+    """Names of what is emitted, which the user recognises and no two share."""
+
+    def __init__(self, captured: Captured) -> None:
+        paths = {c.path for c in captured.calls.values()}
+        inner = {p.rsplit(".", 1)[0] for p in paths if "." in p}
+        self._leaves = frozenset(paths - inner)
+        self._slots: set[str] = set()
+
+    def label(self, node: fx.Node) -> str:
+        """A dotted name: the module, and the operator where the module has several."""
+        path = module_path(node)
+        op = place(node).op.removeprefix("aten.").rstrip("_")
+        return path if path and path in self._leaves else f"{path}.{op}" if path else op
+
+    def slot(self, label: str) -> str:
+        """A name in the state, numbered where there is one already."""
+        slot, number = label, 2
+        while slot in self._slots:
+            slot, number = f"{label}#{number}", number + 1
+        self._slots.add(slot)
+        return slot
 
 
 def identifier(path: str) -> str:

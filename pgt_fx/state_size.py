@@ -15,7 +15,7 @@ def state_bytes(analysis: Analysis, emitted: Emitted) -> dict[str, int]:
     """Bytes carried per slot once a stream is under way, at the example's size and batch 1; under
     ``"@" + name`` those of all slots of a captured node."""
     ratio = analysis.spec.ratio
-    sizes = _example_sizes(analysis)
+    sizes = example_sizes(analysis)
     lengths: dict[str, int] = {}
     for n in range(160, 160 + 32):
         before, after = (tuple(m * r for r in ratio) for m in (n, n + 1))
@@ -25,12 +25,12 @@ def state_bytes(analysis: Analysis, emitted: Emitted) -> dict[str, int]:
             lengths[slot] = max(lengths.get(slot, 0), keep[1] - keep[0])
     out: dict[str, int] = {}
     for slot, item in emitted.schedulable.items.items():
-        if isinstance(item, TableItem):
+        if isinstance(item, TableItem) or slot in emitted.shared:
             out[slot] = 0
             continue
         node = emitted.origin[slot]
         reduced = isinstance(item, PoolItem) and item.running
-        per_element = _element_bytes(analysis, node, sizes, pooled=reduced)
+        per_element = element_bytes(analysis, node, sizes, pooled=reduced)
         law_is_free = isinstance(item, (WindowItem, AlignItem)) and lengths.get(slot, 0) <= 0
         out[slot] = 0 if law_is_free else per_element * max(0, lengths.get(slot, 0))
         if isinstance(item, ScanItem):
@@ -44,7 +44,7 @@ def state_bytes(analysis: Analysis, emitted: Emitted) -> dict[str, int]:
     return out
 
 
-def _example_sizes(analysis: Analysis) -> dict[sympy.Symbol, int]:
+def example_sizes(analysis: Analysis) -> dict[sympy.Symbol, int]:
     """Size symbols of the capture -> the example's sizes, with a batch of one."""
     out: dict[sympy.Symbol, int] = {}
     for node in analysis.captured.graph.nodes:
@@ -58,8 +58,8 @@ def _example_sizes(analysis: Analysis) -> dict[sympy.Symbol, int]:
     return out
 
 
-def _element_bytes(
-    analysis: Analysis, node: fx.Node, sizes: dict[sympy.Symbol, int], *, pooled: bool
+def element_bytes(
+    analysis: Analysis, node: fx.Node, sizes: dict[sympy.Symbol, int], *, pooled: bool = False
 ) -> int:
     """Bytes of one element along time (of the whole value when it is pooled)."""
     value, known = node.meta["val"], analysis.values[node.name]

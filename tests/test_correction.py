@@ -38,6 +38,15 @@ CONVS = {
     "conv1d": (nn.Conv1d(4, 6, 3, padding=1), (4,)),
     "depthwise": (nn.Conv3d(4, 4, 3, padding=1, groups=4, bias=False), (4, 5, 6)),
     "factorised, k=5": (nn.Conv3d(4, 3, (5, 1, 1), padding=(2, 0, 0)), (4, 5, 6)),
+    "depthwise, factorised": (
+        nn.Conv3d(4, 4, (5, 1, 1), padding=(2, 0, 0), groups=4),
+        (4, 5, 6),
+    ),
+    "depthwise, a pixel in four": (
+        nn.Conv3d(4, 4, (5, 1, 1), (1, 2, 2), (2, 0, 0), groups=4),
+        (4, 5, 6),
+    ),
+    "depthwise, k=3 alone": (nn.Conv1d(4, 4, 3, padding=1, groups=4), (4,)),
     "k=7 in two groups": (nn.Conv3d(4, 6, (7, 3, 1), padding=(3, 1, 0), groups=2), (4, 5, 6)),
     "strided and dilated in space": (
         nn.Conv3d(4, 6, 3, (1, 2, 1), (1, 2, 0), (1, 2, 1)),

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from pgt_fx.due import Due
 from pgt_fx.layout import Axis
-from pgt_fx.markov.buffer import carried_tail, dense, joined, merge, owned, split
+from pgt_fx.markov.buffer import carried_tail, dense, merge, owned, split, taken
 from pgt_fx.markov.step import Step
 
 
@@ -16,36 +16,48 @@ class MarkovAlign(nn.Module):
     Args:
         slot: name of its entry in the state, where elements that came early wait.
         axis: the operand's time axis.
+
+    Attributes:
+        tail: name of the entry that it reads: its own, or that of an operator which carries the
+            same elements (:mod:`pgt_fx.sharing`).
     """
 
     def __init__(self, slot: str, axis: Axis) -> None:
         super().__init__()
-        self.slot, self.axis = slot, axis
+        self.slot, self.axis, self.tail = slot, axis, slot
 
     def extra_repr(self) -> str:
-        return f"state {self.slot!r}"
+        return f"state {self.tail!r}"
 
     def forward(self, step: Step, x: Tensor | None) -> Tensor | None:
         """``x``: the operand's new elements, or None; the common prefix, or None."""
-        return aligned(step, self.slot, step.window(self.slot), self.axis, x)
+        return aligned(step, self.slot, step.window(self.slot), self.axis, x, tail=self.tail)
 
 
-def aligned(step: Step, slot: str, due: Due, axis: Axis, x: Tensor | None) -> Tensor | None:
-    """The elements of one operand whose turn it is; those that came early are carried."""
+def aligned(
+    step: Step, slot: str, due: Due, axis: Axis, x: Tensor | None, *, tail: str = ""
+) -> Tensor | None:
+    """The elements of one operand whose turn it is; those that came early are carried.
+
+    Args:
+        tail: the entry of the state to read; where it isn't ``slot``, nothing is carried here.
+    """
+    own = tail in ("", slot)
     dim = axis.dim + int(axis.outer)
-    held = carried_tail(step.state, slot, due.held, dim)
+    held = carried_tail(step.state, slot if own else tail, due.held, dim, others=not own)
     if x is None and not due.held:
-        if held is not None:
+        if held is not None and own:
             step.carried[slot] = held
         return None
     if x is not None:
         x, dim = split(x, axis, due.new)
-    whole = joined(held, x, dim)
     first, end = due.keep
-    if end >= first:
-        step.carried[slot] = owned(whole.narrow(dim, first, end - first), whole)
+    if end >= first and own:
+        kept, copied = taken(held, x, dim, first, end)
+        step.carried[slot] = kept if copied else owned(kept)
     if not due.outs:
         return None
-    if due.skip or due.outs != whole.shape[dim]:
-        whole = dense(whole.narrow(dim, due.skip, due.outs), whole)
-    return merge(whole, axis)
+    out, copied = taken(held, x, dim, due.skip, due.skip + due.outs)
+    if not copied and x is not None and out is not x:
+        out = dense(out, x)
+    return merge(out, axis)

@@ -33,8 +33,13 @@ def merge(x: Tensor, axis: Axis) -> Tensor:
     return x.flatten(axis.dim, axis.dim + int(axis.outer) + int(axis.inner))
 
 
-def carried_tail(state: Mapping[str, Tensor], slot: str, held: int, dim: int) -> Tensor | None:
+def carried_tail(
+    state: Mapping[str, Tensor], slot: str, held: int, dim: int, *, others: bool = False
+) -> Tensor | None:
     """The tail that an operator finds in the state.
+
+    Args:
+        others: the entry is another operator's, which carries as many elements or more.
 
     Raises:
         StateError: when it is not what the clocks say it is: the state is another model's, or
@@ -42,6 +47,8 @@ def carried_tail(state: Mapping[str, Tensor], slot: str, held: int, dim: int) ->
     """
     tail = state.get(slot)
     length = 0 if tail is None else tail.shape[dim]
+    if others and tail is not None and length > held:
+        return tail.narrow(dim, length - held, held)
     if length != held:
         raise StateError(
             f"state entry {slot!r} has {length} elements along time, expected {held}; go on with "
@@ -57,6 +64,30 @@ def joined(tail: Tensor | None, x: Tensor | None, dim: int) -> Tensor:
     pieces = _pieces(tail, x, dim)
     # The model may write in place into what it is given.
     return torch.cat(pieces, dim) if len(pieces) > 1 else pieces[0].clone()
+
+
+def taken(
+    tail: Tensor | None, x: Tensor | None, dim: int, first: int, end: int
+) -> tuple[Tensor, bool]:
+    """Elements ``first`` to ``end`` of the carried tail followed by the new ones, copied once.
+
+    Returns:
+        the elements, and whether they are a copy: not where they are a part of ``x`` alone.
+    """
+    held, parts = 0, []
+    for piece in _pieces(tail, x, dim):
+        count = piece.shape[dim]
+        begin, stop = max(first - held, 0), min(end - held, count)
+        if stop > begin:
+            parts.append(piece if stop - begin == count else piece.narrow(dim, begin, stop - begin))
+        held += count
+    if not parts:
+        return _pieces(tail, x, dim)[-1].narrow(dim, 0, 0), False
+    if len(parts) > 1:
+        return torch.cat(parts, dim), True
+    # The model may write in place into what it is given: never into the state.
+    only_tail = tail is not None and first < tail.shape[dim]
+    return (parts[0].clone(), True) if only_tail else (parts[0], False)
 
 
 def _pieces(tail: Tensor | None, x: Tensor | None, dim: int) -> list[Tensor]:
@@ -139,6 +170,6 @@ def dense(x: Tensor, like: Tensor) -> Tensor:
     return x.contiguous()
 
 
-def owned(x: Tensor, whole: Tensor) -> Tensor:
-    """``x`` as a tensor with storage of its own: a view would keep all of ``whole`` alive."""
+def owned(x: Tensor) -> Tensor:
+    """``x`` with storage of its own: a view would keep all that it is a part of alive."""
     return x.clone() if x.numel() else x.new_empty(x.shape)

@@ -75,10 +75,24 @@ class Correction:
         conv = getattr(torch.ops.aten, f"conv{self.rank}d")
         ways = (self.stride, self.padding, self.dilation, self.groups)
         out: Tensor = conv(x, weight, bias, *ways)
-        if tail is not None:
-            dim = out.dim() - self.rank + self.at
+        if tail is None:
+            return out
+        dim = out.dim() - self.rank + self.at
+        if self._scales(weight):
+            for j in range(self.ends):
+                for i in range(j, self.ends):
+                    factor = weight.select(2 + self.at, i - j).squeeze(1)
+                    out.select(dim, j).addcmul_(tail.select(dim, i), factor)
+        else:
             out.narrow(dim, 0, self.ends).add_(self._lacking(tail, weight))
         return out
+
+    def _scales(self, weight: Tensor) -> bool:
+        """Whether each tap is one number per channel: depthwise, and one pixel wide."""
+        depthwise = weight.shape[0] == self.groups and weight.shape[1] == 1
+        pixel = all(k == 1 for axis, k in enumerate(weight.shape[2:]) if axis != self.at)
+        still = max(self._space(self.stride), default=1) == 1
+        return depthwise and pixel and still and not any(self._space(self.padding))
 
     def _lacking(self, tail: Tensor, weight: Tensor) -> Tensor:
         """What the carried frames add to the first outputs."""

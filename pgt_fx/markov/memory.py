@@ -31,7 +31,7 @@ class MarkovMemory(nn.Module):
         new, dim = split(x, self.axis, due.new)
         whole = joined(step.state.get(self.slot), new, dim)
         length = whole.shape[dim]
-        step.carried[self.slot] = owned(whole.narrow(dim, length - due.keep[1], due.keep[1]), whole)
+        step.carried[self.slot] = owned(whole.narrow(dim, length - due.keep[1], due.keep[1]))
         return merge(whole, self.axis)
 
 

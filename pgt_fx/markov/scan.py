@@ -41,7 +41,7 @@ class MarkovScan(nn.Module):
                 y = y * before
             else:
                 y = torch.logaddexp(y, before)
-        step.carried[self.slot] = owned(y.narrow(self.dim, y.shape[self.dim] - 1, 1), y)
+        step.carried[self.slot] = owned(y.narrow(self.dim, y.shape[self.dim] - 1, 1))
         return y
 
 
@@ -73,5 +73,5 @@ class MarkovRecurrent(nn.Module):
         states = [s.to(x) for s in states]
         results = self.run(x, states, *rest)
         for name, state in zip(self.NAMES, results[1:], strict=False):
-            step.carried[f"{self.slot}.{name}"] = owned(state, state)
+            step.carried[f"{self.slot}.{name}"] = owned(state)
         return results

@@ -30,6 +30,10 @@ class MarkovWindow(nn.Module):
         out_dim: the output's time dimension.
         law, fill, mode: see :class:`pgt_fx.timeline.Window` and :class:`pgt_fx.rules.Windowed`.
         markov: what the next step finds in place of the past.
+
+    Attributes:
+        tail: name of the entry that it reads: its own, or that of an operator which carries the
+            same elements (:mod:`pgt_fx.sharing`).
     """
 
     def __init__(
@@ -46,22 +50,23 @@ class MarkovWindow(nn.Module):
         markov: MarkovOperator | None = None,
     ) -> None:
         super().__init__()
-        self.slot, self.call = slot, call
+        self.slot, self.tail, self.call = slot, slot, call
         self.axis, self.out_dim, self.law = axis, out_dim, law
         self.fill, self.mode, self.what = fill, mode, what
         self.markov = markov or MarkovOperator()
         self.correction = correction(call, law, axis.dim) if self.markov.exact else None
 
     def extra_repr(self) -> str:
-        return f"{self.what}, state {self.slot!r}"
+        return f"{self.what}, state {self.tail!r}"
 
     def forward(self, step: Step, x: Tensor | None, *tensors: Any) -> Tensor | None:
         """One step: ``x`` are the new input elements, or None; the result, or None if none due."""
         due, dim = step.window(self.slot), self.axis.dim
-        if due.blank and x is not None and self.slot not in step.state:
+        if due.blank and x is not None and self.tail not in step.state:
             tail: Tensor | None = x.new_full(_with(x.shape, dim, due.blank), self.fill)
         else:
-            tail = carried_tail(step.state, self.slot, due.held, dim)
+            others = self.tail != self.slot
+            tail = carried_tail(step.state, self.tail, due.held, dim, others=others)
         without_copy = self._corrected(step, due, tail, x, tensors)
         if without_copy is not None:
             return without_copy
@@ -69,8 +74,8 @@ class MarkovWindow(nn.Module):
         buffer, whole = padded(tail, x, dim, *around, self.mode, self.fill)
         first, end = due.keep
         if end > first:
-            step.carried[self.slot] = owned(whole.narrow(dim, first, end - first), whole)
-        elif not isinstance(self.law, Repeat):
+            self._carry(step, whole, first, end)
+        elif not isinstance(self.law, Repeat) and self.tail == self.slot:
             step.carried[self.slot] = whole.new_empty(_with(whole.shape, dim, 0))
         if not self.markov.exact and whole.is_floating_point():
             self._summarize(step, whole, dim, due)
@@ -101,9 +106,13 @@ class MarkovWindow(nn.Module):
             return None
         if not how.fits(due, x) or not how.pays(tail, x, tensors[0]):
             return None
-        dim = self.axis.dim
-        step.carried[self.slot] = owned(x.narrow(dim, due.new - how.ends, how.ends), x)
+        self._carry(step, x, due.new - how.ends, due.new)
         return how.run(x, None if due.blank else tail, *tensors)
+
+    def _carry(self, step: Step, whole: Tensor, first: int, end: int) -> None:
+        """Elements ``first`` to ``end``, for the next step; nothing where another carries them."""
+        if self.tail == self.slot:
+            step.carried[self.slot] = owned(whole.narrow(self.axis.dim, first, end - first))
 
     def _summarize(self, step: Step, whole: Tensor, dim: int, due: Due) -> None:
         """Put the operator's context in place of the past elements of the carried tail."""
