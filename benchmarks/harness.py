@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import resource
 import statistics
@@ -101,18 +102,29 @@ def peak_bytes(work: Callable[[], object], device: str = "cpu") -> int:
 
 def process_bytes() -> int:
     """The most memory that this process has ever had resident."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        # getrusage counts the parent's memory in: it is kept when a process becomes another.
+        line = next(x for x in status.read_text().splitlines() if x.startswith("VmHWM:"))
+        return int(line.split()[1]) * 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def in_a_process(script: str, work: Mapping[str, Any]) -> dict[str, Any]:
+def in_a_process(
+    script: str, work: Mapping[str, Any], environment: Mapping[str, str] | None = None
+) -> dict[str, Any]:
     """Run ``script --one WORK`` in a process of its own, so that peaks are of this work alone.
+
+    Args:
+        environment: variables to add.
 
     Returns:
         the JSON of the last line it prints; ``{"error": …}`` when it fails (out of memory).
     """
     command = [sys.executable, script, "--one", json.dumps(work)]
-    done = subprocess.run(command, capture_output=True, text=True)
+    env = {**os.environ, **(environment or {})}
+    done = subprocess.run(command, capture_output=True, text=True, env=env)
     if done.returncode:
         lines = done.stderr.strip().splitlines()
         return {"error": lines[-1] if lines else f"ended by signal {-done.returncode}"}

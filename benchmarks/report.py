@@ -1,5 +1,7 @@
 """RESULTS.md with its figures, from everything in benchmarks/results: what is met, what missed.
 
+What the profiles say of a missed bound is written by hand, in results/notes.md.
+
 pgt-fx bench report
 """
 
@@ -62,7 +64,9 @@ def _plain(value: Any) -> str:
 def write(folder: Path, out: Path) -> None:
     """``out`` and, beside it, a figure per run."""
     runs = runs_of(folder)
-    text = [HEAD, *_headline(runs), ""]
+    notes = folder / "notes.md"
+    said = [notes.read_text().rstrip(), ""] if notes.exists() else []
+    text = [HEAD, *_headline(runs), "", *said]
     for run in runs:
         name = run["benchmark"]
         variant = run["file"].removeprefix(name).strip("_").replace("_", ", ")

@@ -1,7 +1,10 @@
 """Do 10,000 frames cost more per step, or more memory, than 100?
 
 Streams a video through a small backbone and records time per step, bytes of state and memory of
-the process as curves; then the peaks of 100 and of all frames, each in a process of its own.
+the process as curves; then the peaks of 100 and of all frames, each in a process of its own: of
+tensors, and of the process under a C allocator that gives every large block back when it is freed
+(glibc's thresholds), so that it is what is in use. The same under the allocator as it is counts the
+holes in its heap, too, which take some thousand steps to settle.
 
     pgt-fx bench scale
     pgt-fx bench scale --frames 400 --short 80
@@ -35,6 +38,8 @@ import pgt_fx
 from pgt_fx import zoo
 
 POINTS = 100  # of each curve
+#: glibc: blocks of this size on are mapped, and unmapped when freed; one heap for all threads.
+GIVE_BACK = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_ARENA_MAX": "1"}
 
 
 def stream(name: str, space: int, device: str) -> tuple[pgt_fx.Progressive, Any]:
@@ -132,18 +137,29 @@ def main() -> None:
         given = {"model": name, "space": options.space, "chunk": options.chunk}
         given["device"] = options.device
         for frames in (options.short, options.frames):
-            row[f"peak_{frames}"] = in_a_process(__file__, {**given, "frames": frames})
+            work = {**given, "frames": frames}
+            row[f"peak_{frames}"] = in_a_process(__file__, work, GIVE_BACK)
+            row[f"heap_{frames}"] = in_a_process(__file__, work)
         short, long = row[f"peak_{options.short}"], row[f"peak_{options.frames}"]
         row["peak_long_over_short"] = {k: digits(long[k] / short[k]) for k in short if k in long}
+        heaps = [row[f"heap_{n}"].get("process_bytes") for n in (options.short, options.frames)]
+        row["heap_long_over_short"] = digits(heaps[1] / heaps[0]) if all(heaps) else None
         rows.append(row)
     save("scale", options, rows)
-    columns = ("model", "ms/step", "2nd half/1st", "state kB", "peak long/short: tensors, process")
+    columns = (
+        "model",
+        "ms/step",
+        "2nd half/1st",
+        "state kB",
+        "peak long/short: tensors, process, heap",
+    )
     lines = []
     for row in rows:
         peaks = row["peak_long_over_short"]
-        both = ", ".join(str(peaks.get(k)) for k in ("tensor_bytes", "process_bytes"))
+        found = [peaks.get(k) for k in ("tensor_bytes", "process_bytes")]
+        all_three = ", ".join(map(str, [*found, row["heap_long_over_short"]]))
         ms, state = 1e3 * row["seconds_per_step"]["median"], row["state_bytes"] / 1e3
-        lines.append((row["model"], ms, row["second_half_over_first"], state, both))
+        lines.append((row["model"], ms, row["second_half_over_first"], state, all_three))
     show(f"{options.frames} frames in chunks of {options.chunk}", columns, lines)
 
 

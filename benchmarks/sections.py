@@ -101,12 +101,13 @@ def scale(run: Run) -> list[str]:
         peaks = row["peak_long_over_short"]
         times = middle({k: 1e3 * v for k, v in row["seconds_per_step"].items()})
         ratios = [peaks.get("tensor_bytes"), peaks.get("process_bytes")]
+        ratios.append(row.get("heap_long_over_short"))
         state = row["state_bytes"] / 1e3
         rows.append((row["model"], times, row["second_half_over_first"], state, *ratios))
     o = run["options"]
     over = f"{o['frames']} over {o['short']} frames"
     columns = ("model", "ms/step", "second half over first", "state kB", f"tensors, {over}")
-    return table((*columns, f"process, {over}"), rows)
+    return table((*columns, f"process, {over}", f"with the heap's holes, {over}"), rows)
 
 
 def compile_time(run: Run) -> list[str]:

@@ -9,8 +9,8 @@ Three figures, in bytes for a batch of one at the model's own size, once a strea
   tail could serve all. Temporal shifts, delays at joins and at the output, running pools and
   memories of attention count nothing. No placement of delays can carry less. (What is carried is
   counted at the fullest phase, at which a window may hold up to s − 1 elements more.)
-- *naive delays*: what the windows carry now, and at every join each operand that comes early held
-  back at the join itself, one delay for each join and operand.
+- *naive delays*: what the windows carry now, once for those that read the same value, and at every
+  join each operand that comes early held back at the join itself, a delay for each.
 
     pgt-fx bench state
     pgt-fx bench state --models slow_r50 r3d_18

@@ -273,7 +273,7 @@ class Clock:
         """Counts after ``frames`` frames per input path; ``last``: no more will come."""
         key = (frames, last)
         if key not in self._memo:
-            if len(self._memo) > 4096:  # a stream has no end; the memo must have one
+            if len(self._memo) >= 512:  # a stream has no end; the memo must have one
                 self._memo.clear()
             self._memo[key] = self._at(frames, last)
         return self._memo[key]

@@ -155,18 +155,36 @@ def filled(x: Tensor, dim: int, left: int, right: int, mode: str, value: float) 
 
 def _beyond(x: Tensor, dim: int, count: int, mode: str, value: float, *, first: bool) -> Tensor:
     """Padding in front of the first or behind the last element."""
+    if mode == "constant":
+        return filled_like(x, dim, count, value)
     shape = list(x.shape)
     shape[dim] = count
-    if mode == "constant":
-        return x.new_full(shape, value)
     return x.narrow(dim, 0 if first else x.shape[dim] - 1, 1).expand(shape)
+
+
+def filled_like(x: Tensor, dim: int, count: int, value: float) -> Tensor:
+    """``count`` elements of ``value``, laid out as ``x`` is: ``cat`` keeps a layout that all of its
+    operands have, and none else."""
+    shape = list(x.shape)
+    shape[dim] = count
+    if channels_last(x):
+        out = torch.empty(
+            shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last_3d
+        )
+        return out.fill_(value)
+    return x.new_full(shape, value)
+
+
+def channels_last(x: Tensor) -> bool:
+    """Whether a video is laid out with its channels last, and not the other way as well."""
+    last = torch.channels_last_3d
+    return x.dim() == 5 and not x.is_contiguous() and x.is_contiguous(memory_format=last)
 
 
 def dense(x: Tensor, like: Tensor) -> Tensor:
     """A part of ``like`` laid out as a whole tensor is: the model may ask for a view of it."""
-    last = torch.channels_last_3d
-    if x.dim() == 5 and not like.is_contiguous() and like.is_contiguous(memory_format=last):
-        return x.contiguous(memory_format=last)
+    if channels_last(like):
+        return x.contiguous(memory_format=torch.channels_last_3d)
     return x.contiguous()
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from pgt_fx.due import Due
 from pgt_fx.layout import Axis
-from pgt_fx.markov.buffer import carried_tail, dense, filled, owned, padded
+from pgt_fx.markov.buffer import carried_tail, dense, filled, filled_like, owned, padded
 from pgt_fx.markov.context import blended, context_of
 from pgt_fx.markov.correction import correction
 from pgt_fx.markov.step import Step
@@ -63,7 +63,7 @@ class MarkovWindow(nn.Module):
         """One step: ``x`` are the new input elements, or None; the result, or None if none due."""
         due, dim = step.window(self.slot), self.axis.dim
         if due.blank and x is not None and self.tail not in step.state:
-            tail: Tensor | None = x.new_full(_with(x.shape, dim, due.blank), self.fill)
+            tail: Tensor | None = filled_like(x, dim, due.blank, self.fill)
         else:
             others = self.tail != self.slot
             tail = carried_tail(step.state, self.tail, due.held, dim, others=others)
