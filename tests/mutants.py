@@ -152,13 +152,13 @@ def _no_reset() -> Any:
 
 @mutant("state is a view of the activation", "state-bounded")
 def _view() -> Any:
-    return patched(window, "owned", lambda _: lambda x, whole: x)
+    return patched(window, "owned", lambda _: lambda x: x)
 
 
 @mutant("state shared between the rows of a batch", "rows-isolated")
 def _shared() -> Any:
     def make(original: Any) -> Any:
-        return lambda x, whole: original(x, whole).flip(0)
+        return lambda x: original(x).flip(0)
 
     return patched(window, "owned", make)
 
@@ -224,8 +224,8 @@ def _mode() -> Any:
 @mutant("uninitialised memory in the tail", "deterministic")
 def _random() -> Any:
     def make(original: Any) -> Any:
-        def owned(x: Tensor, whole: Tensor) -> Tensor:
-            return original(x, whole) + 1e-3 * torch.randn_like(x)
+        def owned(x: Tensor) -> Tensor:
+            return original(x) + 1e-3 * torch.randn_like(x)
 
         return owned
 
@@ -302,8 +302,8 @@ def _divisor() -> Any:
 @mutant("tail one element short, filled with zeros", "exact-wait")
 def _short() -> Any:
     def make(original: Any) -> Any:
-        def owned(x: Tensor, whole: Tensor) -> Tensor:
-            tail = original(x, whole)
+        def owned(x: Tensor) -> Tensor:
+            tail = original(x)
             if tail.shape[2] > 1:
                 tail[:, :, 0] = 0
             return tail
@@ -316,7 +316,7 @@ def _short() -> Any:
 @mutant("tail shifted by one element", "exact-wait")
 def _shifted() -> Any:
     def make(original: Any) -> Any:
-        return lambda x, whole: original(x, whole).roll(1, 2)
+        return lambda x: original(x).roll(1, 2)
 
     return patched(window, "owned", make)
 
@@ -363,7 +363,7 @@ def _aligner() -> Any:
 @mutant("aligner forgets what it holds", "exact-wait")
 def _held() -> Any:
     def make(original: Any) -> Any:
-        return lambda x, whole: torch.zeros_like(original(x, whole))
+        return lambda x: torch.zeros_like(original(x))
 
     return patched(align, "owned", make)
 
