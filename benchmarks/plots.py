@@ -143,41 +143,6 @@ def state(run: Run, plt: Any) -> Any:
     return _bars(plt, names, series, title=title, unit=unit, line_label="lower bound", **limit)
 
 
-def gradient_memory(run: Run, plt: Any) -> Any:
-    fig, axis = plt.subplots(figsize=(6, 3.6))
-    steps = [r["steps"] for r in run["rows"]]
-    for number, way in enumerate(("truncated", "exact", "whole")):
-        values = [r["peak_bytes"][way] / 1e6 for r in run["rows"]]
-        axis.plot(steps, values, marker="o", color=COLOURS[number], label=way)
-    axis.set_title(f"Peak memory of gradients, {run['options']['model']}", loc="left")
-    axis.set_xlabel("number of steps P")
-    axis.set_ylabel("MB")
-    axis.grid(color="0.92")
-    axis.legend(fontsize=8, frameon=False)
-    return fig
-
-
-def stream_memory(run: Run, plt: Any) -> Any:
-    fig, axis = plt.subplots(figsize=(6, 3.6))
-    steps = [r["step"] for r in run["rows"]]
-    if not steps:
-        return None
-    for number, (key, label) in enumerate(
-        (("resident_bytes", "process"), ("state_bytes", "state"))
-    ):
-        first = statistics.median(r[key] for r in run["rows"])
-        values = [r[key] / first for r in run["rows"]]
-        axis.plot(steps, values, color=COLOURS[number], label=label)
-    axis.set_title(f"Memory over a stream, {run['options']['model']}", loc="left")
-    axis.set_xlabel("steps of one frame")
-    axis.set_ylabel("over the median")
-    axis.set_ylim(0.8, 1.2)
-    axis.grid(color="0.92")
-    axis.legend(fontsize=8, frameon=False)
-    return fig
-
-
 PLOTS: dict[str, Callable[[Run, Any], Any]] = {
-    f.__name__: f
-    for f in (step, stream, train, scale, compile_time, state, gradient_memory, stream_memory)
+    f.__name__: f for f in (step, stream, train, scale, compile_time, state)
 }

@@ -131,30 +131,6 @@ def state(run: Run) -> list[str]:
     return table((*columns, "over bound", "over naive", ""), rows)
 
 
-def gradient_memory(run: Run) -> list[str]:
-    rows = [
-        (
-            row["steps"],
-            *(row["peak_bytes"][k] / 1e6 for k in ("truncated", "exact", "whole")),
-            *(middle(row["time_over_whole"][k]) for k in ("truncated", "exact")),
-        )
-        for row in run["rows"]
-    ]
-    columns = ("P", "truncated MB", "exact MB", "whole MB", "truncated, time", "exact, time")
-    return table(columns, rows)
-
-
-def stream_memory(run: Run) -> list[str]:
-    state = ", ".join(f"{x / 1e6:.3g}" for x in run["state_bytes"])
-    rows = [
-        ("state, MB (by phase)", state),
-        ("process, second half over first", run["resident_second_half_over_first"]),
-        ("process, last over first", run["resident_last_over_first"]),
-    ]
-    return table((f"{run['options']['steps']} steps of a frame", ""), rows)
-
-
 SECTIONS: dict[str, Callable[[Run], list[str]]] = {
-    f.__name__: f
-    for f in (step, stream, train, scale, compile_time, state, gradient_memory, stream_memory)
+    f.__name__: f for f in (step, stream, train, scale, compile_time, state)
 }

@@ -328,14 +328,14 @@ def test_what_is_in_the_repository_can_be_reported() -> None:
 
 # -- the command -----------------------------------------------------------------------------------
 
-NAMES = ("step", "stream", "train", "scale", "compile_time", "state", "stream_memory", "report")
+NAMES = ("step", "stream", "train", "scale", "compile_time", "state", "report")
 
 
 def test_benchmarks_are_listed_with_a_line_each() -> None:
     result = CliRunner().invoke(app, ["bench"])
     assert result.exit_code == 0
     lines = {line.split()[0]: line for line in result.stdout.splitlines() if line.strip()}
-    assert {*NAMES, "gradient_memory"} == set(lines)
+    assert set(NAMES) == set(lines)
     assert all(len(line.split()) > 4 for line in lines.values())
     assert "Does a progressive step cost" in lines["step"]
     assert not set(SHARED) & set(lines)
