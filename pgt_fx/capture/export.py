@@ -148,8 +148,7 @@ def _export(
         unchanged(model),
         warnings.catch_warnings(),
         _recorded(model) as calls,
-        watching(model, spec.times) as lines,
-        Spelling(sample.pools, sample.tables, limit),
+        watching(model, spec.times, Spelling(sample.pools, sample.tables, limit)) as lines,
     ):
         warnings.simplefilter("ignore")
         try:

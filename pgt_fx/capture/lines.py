@@ -6,8 +6,9 @@ import linecache
 import os
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import MethodWrapperType
 from typing import Any
 
 import torch
@@ -50,12 +51,17 @@ class Lines(TorchFunctionMode):
     """Notes the call in which an error is raised, and the first call after which a size that was
     symbolic is a number.
 
+    Args:
+        spelling: makes the calls, ``spelling(func, args, kwargs)``; None: as they are. One mode
+            does both, as most of its time goes into entering it for each call.
+
     Attributes:
         fixed: that call; None while all watched sizes are symbolic.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, spelling: Callable[[Any, Any, dict[str, Any]], Any] | None = None) -> None:
         super().__init__()
+        self.spelling = spelling or _as_it_is
         self.watched: list[Any] = []
         self.fixed: Place | None = None
 
@@ -64,15 +70,16 @@ class Lines(TorchFunctionMode):
         self.watched = [s for s in sizes if isinstance(s, torch.SymInt) and not _is_number(s)]
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        # Python between two calls may have fixed it: then it is the line of the next call, or
-        # close to it.
-        self._look(func)
+        if type(func) is MethodWrapperType:  # reads an attribute, as nine calls of ten do
+            return func(*args, **(kwargs or {}))
         try:
-            out = func(*args, **(kwargs or {}))
+            out = self.spelling(func, args, kwargs or {})
         except Exception as error:
+            self._look(func)
             if place_of(error) is None:
                 error.pgt_place = calling_place(func)  # type: ignore[attr-defined]
             raise
+        # Python between two calls may have fixed it: then it is the line of the call behind it.
         self._look(func)
         return out
 
@@ -81,14 +88,22 @@ class Lines(TorchFunctionMode):
             self.fixed = calling_place(func)
 
 
+def _as_it_is(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+    return func(*args, **kwargs)
+
+
 def _is_number(size: torch.SymInt) -> bool:
     return not size.node.expr.free_symbols
 
 
 @contextmanager
-def watching(model: nn.Module, times: tuple[int | None, ...]) -> Iterator[Lines]:
+def watching(
+    model: nn.Module,
+    times: tuple[int | None, ...],
+    spelling: Callable[[Any, Any, dict[str, Any]], Any] | None = None,
+) -> Iterator[Lines]:
     """:class:`Lines` over a capture of ``model``, watching the time axes of its inputs."""
-    lines = Lines()
+    lines = Lines(spelling)
 
     def entered(module: nn.Module, args: Any, kwargs: Any) -> None:
         if not lines.watched:

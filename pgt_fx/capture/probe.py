@@ -139,7 +139,7 @@ def probe(
         args, kwargs = pytree.tree_unflatten(faked, spec)
         try:
             # The mode entered last sees a call first: the recorder sees the model's own.
-            with Spelling(pools, tables), Lines(), recorder:
+            with Lines(Spelling(pools, tables)), recorder:
                 model(*args, **kwargs)
         except Exception as error:
             return Probe(error, recorder.pools, recorder.joins)

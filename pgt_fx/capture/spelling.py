@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torch.overrides import TorchFunctionMode
 
 from pgt_fx.capture.clip_tables import ClipTable, is_join, put
 from pgt_fx.capture.recurrent import KINDS, captured
@@ -30,8 +29,8 @@ class TooComplicated(Exception):
     """The size of a tensor is so long an expression that the capture would take minutes."""
 
 
-class Spelling(TorchFunctionMode):
-    """Active while the model is captured.
+class Spelling:
+    """Makes the model's torch calls while it is captured (:class:`pgt_fx.capture.lines.Lines`).
 
     Args:
         clip_pools: numbers of the pool calls to be taken over all of time.
@@ -45,13 +44,17 @@ class Spelling(TorchFunctionMode):
         tables: Sequence[ClipTable] = (),
         limit: int | None = None,
     ) -> None:
-        super().__init__()
         self.limit = limit
         self.clip_pools, self.pools = frozenset(clip_pools), 0
         self.tables, self.joins = {t.call: t for t in tables}, 0
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = self._call(func, args, dict(kwargs or {}))
+    def __call__(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+        """The call, or what is made in its place.
+
+        Raises:
+            TooComplicated: when a size of the result is too long an expression.
+        """
+        out = self._call(func, args, kwargs)
         if self.limit is not None and isinstance(out, Tensor):
             for s in out.shape:
                 if isinstance(s, torch.SymInt) and s.node.expr.count_ops() > self.limit:
