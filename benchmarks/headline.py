@@ -94,14 +94,15 @@ def _scale(runs: list[Run]) -> Iterator[Found]:
 
 def _train(memory: bool) -> Callable[[list[Run]], Iterator[Found]]:
     def read(runs: list[Run]) -> Iterator[Found]:
-        for _, row in rows(runs, "train"):
+        for run, row in rows(runs, "train"):
             if row["steps"] != 8:
                 continue
             peaks = [row["peaks"].get(w, {}).get("tensor_bytes") for w in ("exact", "whole")]
             if memory and all(peaks):
-                yield peaks[0] / peaks[1], row["model"]
+                yield peaks[0] / peaks[1], f"{row['model']}, {run['options']['space']} px"
             elif not memory and "exact" in row.get("time_over_whole", {}):
-                yield row["time_over_whole"]["exact"]["median"], row["model"]
+                where = f"{row['model']}, {run['options']['space']} px"
+                yield row["time_over_whole"]["exact"]["median"], where
 
     return read
 
