@@ -21,28 +21,27 @@ from torch import fx
 
 from pgt_fx.analysis import Analysis, Value
 from pgt_fx.capture.fold import Region
+from pgt_fx.due import held
 from pgt_fx.rules import Local, Windowed
-from pgt_fx.state_size import element_bytes, example_sizes
+from pgt_fx.state_size import PHASES, element_bytes, example_sizes
 from pgt_fx.timeline import Clock, Law, moments, same
 
-#: Moments, in frames of the slowest path, over which the phases of a stream are looked at.
-PHASES = range(160, 160 + 32)
 _NOW = "now"  # the node of the flow network that stands for all that is not moved
 
 
 def early(clock: Clock, joined: Clock, ratio: tuple[int, ...]) -> int:
     """Elements by which an operand is ahead of its join, at most, once a stream is under way."""
-    moments = [tuple(n * r for r in ratio) for n in PHASES]
-    return max(clock.at(m, False).sure - joined.at(m, False).sure for m in moments)
+    return max(a - b for a, b in _counts(clock, joined, ratio))
 
 
 def carried(law: Law, source: Clock, out: Clock, ratio: tuple[int, ...]) -> int:
     """Elements that a window carries at most, once a stream is under way."""
-    counts = [
-        (source.at(m, False).sure, out.at(m, False).sure)
-        for m in (tuple(n * r for r in ratio) for n in PHASES)
-    ]
-    return max(seen - min(law.keep(outs, seen), seen) for seen, outs in counts)
+    return max(held(seen, outs, law) for seen, outs in _counts(source, out, ratio))
+
+
+def _counts(a: Clock, b: Clock, ratio: tuple[int, ...]) -> list[tuple[int, int]]:
+    times = [tuple(n * r for r in ratio) for n in PHASES]
+    return [(a.at(t, False).sure, b.at(t, False).sure) for t in times]
 
 
 @dataclass
@@ -150,8 +149,8 @@ def _reader(
         return _Reader(None, ahead, ahead, operation.joined)
     value = operation.value
     if isinstance(operation.outcome, Windowed) and isinstance(value, Value) and value.clock:
-        held = carried(operation.outcome.law, clock, value.clock, ratio)
-        return _Reader(None, 0, held, clock)
+        most = carried(operation.outcome.law, clock, value.clock, ratio)
+        return _Reader(None, 0, most, clock)
     if _moves(analysis, operand, node, region, local):
         return _Reader(node, 0, 0, clock)
     return _Reader(None, 0, 0, clock)

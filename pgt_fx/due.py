@@ -125,6 +125,13 @@ def align_due(before: Count, after: Count, out_before: Count, out_after: Count) 
     )
 
 
+def held(seen: int, outs: int, law: Law | None = None) -> int:
+    """How many of ``seen`` elements are carried when ``outs`` outputs are out: by an operator with
+    ``law``; without one, at a join."""
+    first = outs if law is None else law.keep(outs, seen)
+    return seen - min(first, seen)
+
+
 @dataclass(frozen=True)
 class ConcatDue:
     """The work of values put one after the other: what each part holds and hands on."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 
+from pgt_fx.due import held as held_of
 from pgt_fx.emitted import Emitted
 from pgt_fx.markov.align import MarkovAlign
 from pgt_fx.markov.window import MarkovWindow
@@ -64,8 +65,7 @@ def _carried(emitted: Emitted, module: Carrier, frames: tuple[int, ...]) -> int:
     if not isinstance(item, (AlignItem, WindowItem)):
         raise AssertionError("no tail")
     seen, out = item.source.at(frames, False).sure, item.out.at(frames, False).sure
-    first = item.law.keep(out, seen) if isinstance(item, WindowItem) else out
-    return seen - min(first, seen)
+    return held_of(seen, out, item.law if isinstance(item, WindowItem) else None)
 
 
 def _moments(

@@ -10,6 +10,9 @@ from pgt_fx.analysis import Analysis
 from pgt_fx.emitted import Emitted
 from pgt_fx.plan import AlignItem, MemoryItem, PoolItem, ScanItem, TableItem, WindowItem, plan
 
+#: Moments, in frames of the slowest path, over which the phases of a stream are looked at.
+PHASES = range(160, 160 + 32)
+
 
 def state_bytes(analysis: Analysis, emitted: Emitted) -> dict[str, int]:
     """Bytes carried per slot once a stream is under way, at the example's size and batch 1; under
@@ -17,7 +20,7 @@ def state_bytes(analysis: Analysis, emitted: Emitted) -> dict[str, int]:
     ratio = analysis.spec.ratio
     sizes = example_sizes(analysis)
     lengths: dict[str, int] = {}
-    for n in range(160, 160 + 32):
+    for n in PHASES:
         before, after = (tuple(m * r for r in ratio) for m in (n, n + 1))
         work = plan(emitted.schedulable, before, after, False)
         for slot, due in work.due.items():
