@@ -19,7 +19,7 @@ def listing(program: Program) -> str:
     notes = program.emitted.notes
     fetched: dict[str, str] = {}
     out = []
-    for line in program.module().code.strip().splitlines():
+    for line in program.emitted.graph.python_code("self").src.strip().splitlines():
         if line.strip() in ("", "import torch"):
             continue
         # fx frees values by assigning None at the end of a line; that is no part of the reading.

@@ -10,7 +10,9 @@ from torch import Tensor, fx, nn
 from pgt_fx.compiled import CompiledSteps, run_eagerly
 from pgt_fx.emitted import Emitted
 from pgt_fx.errors import StateError
-from pgt_fx.plan import Plan, plan
+from pgt_fx.hoist import hoisted
+from pgt_fx.plan import Plan
+from pgt_fx.steady import SteadyPlans
 
 CLOCK = ("clock.frames", "clock.sizes", "clock.ended")
 
@@ -23,8 +25,11 @@ class Program:
     chunks are shorter than the temporal stride), a shorter graph is run: the same without them.
     """
 
-    def __init__(self, emitted: Emitted, model: nn.Module, markov_name: str) -> None:
+    def __init__(
+        self, emitted: Emitted, model: nn.Module, markov_name: str, ratio: tuple[int, ...]
+    ) -> None:
         self.emitted, self.markov_name = emitted, markov_name
+        self.plan = SteadyPlans(emitted.schedulable, ratio).plan
         self.markov = nn.Module()
         for name, module in emitted.markov.items():
             self.markov.add_module(name, module)
@@ -40,9 +45,6 @@ class Program:
     def slots(self) -> frozenset[str]:
         """Names of the stateful operators."""
         return frozenset(self.emitted.schedulable.items)
-
-    def plan(self, before: tuple[int, ...], after: tuple[int, ...], last: bool) -> Plan:
-        return plan(self.emitted.schedulable, before, after, last)
 
     def answers(self, work: Plan) -> bool:
         """Whether a step has an output."""
@@ -108,7 +110,8 @@ class Program:
         children = {**self.model._modules, self.markov_name: self.markov}
         root._modules, root._parameters = children, self.model._parameters
         root._buffers = self.model._buffers
-        module = fx.GraphModule(root, graph, type(self.model).__name__)
+        with graph.on_generate_code(lambda _: hoisted(graph)):
+            module = fx.GraphModule(root, graph, type(self.model).__name__)
         module._modules, module._parameters = children, self.model._parameters
         module._buffers = self.model._buffers
         return module

@@ -384,7 +384,8 @@ class Progressive(nn.Module):
         analysis = self._analysis()
         if self.training not in self._programs:
             emitted = emit(analysis, self._options, self._source.markov_name)
-            made = Program(emitted, self._source.model, self._source.markov_name)
+            spec, name = self._source.spec, self._source.markov_name
+            made = Program(emitted, self._source.model, name, spec.ratio)
             made.compiled = None if self._compile is None else CompiledSteps(self._compile)
             self._programs[self.training] = made
         return self._programs[self.training]

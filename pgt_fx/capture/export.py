@@ -171,8 +171,7 @@ def _space_fixed(
     program: Any, spec: ClipSpec, leaves: Sequence[Any], sample: Sequence[Any]
 ) -> bool:
     """Whether the capture fixed an axis at a size that is not the clip's."""
-    users = [n for n in program.graph.nodes if n.name in program.graph_signature.user_inputs]
-    for leaf, node in enumerate(users):
+    for leaf, node in enumerate(_clip_nodes(program)):
         value = node.meta.get("val")
         if spec.times[leaf] is None or not isinstance(value, Tensor):
             continue
@@ -181,6 +180,12 @@ def _space_fixed(
             if d not in (0, spec.times[leaf]) and wide and is_fixed(s):
                 return True
     return False
+
+
+def _clip_nodes(program: Any) -> list[fx.Node]:
+    """The placeholders of the clip's leaves, in order."""
+    names = set(program.graph_signature.user_inputs)
+    return [n for n in program.graph.nodes if n.op == "placeholder" and n.name in names]
 
 
 def is_fixed(size: Any) -> bool:
@@ -340,11 +345,7 @@ def _captured(
         name: program.constants[target]
         for name, target in signature.inputs_to_lifted_tensor_constants.items()
     }
-    users = [
-        n
-        for n in program.graph.nodes
-        if n.op == "placeholder" and n.name in set(signature.user_inputs)
-    ]
+    users = _clip_nodes(program)
     inputs = {node.name: i for i, node in enumerate(users)}
     symbols: set[sympy.Symbol] = set()
     sizes: dict[int, dict[int, int]] = {}

@@ -1,13 +1,13 @@
 """Runs of the model without compute: does it take a clip of this size, and what are its pools?
 
-Under fake tensors a forward costs about a tenth of a capture and touches no memory.
+A forward on tensors without data costs a thirtieth of a capture and touches no memory.
 """
 
 from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,12 +15,15 @@ from typing import Any
 import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.func import functional_call
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from pgt_fx.capture.clip_tables import ClipTable, JoinCall, find_table, is_join, join_call
 from pgt_fx.capture.lines import Lines
 from pgt_fx.capture.spelling import POOLS, Spelling
+
+Run = Callable[..., None]
 
 #: Tables of one model after which the search is given up.
 MOST_TABLES = 100
@@ -126,28 +129,62 @@ def probe(
     pools: Sequence[int] = (),
     tables: Sequence[ClipTable] = (),
 ) -> Probe:
-    """Run the model under fake tensors on leaves of these shapes.
+    """Run the model without compute on leaves of these shapes.
 
     Args:
         spec: pytree of ``(args, kwargs)``.
         pools: numbers of the pool calls to be taken over all of time.
         tables: operands that have one row per frame of the clip.
     """
+    found = _probe(model, spec, leaves, Spelling(pools, tables), _on_meta)
+    if found.error is not None and _of_the_device(found.error):
+        found = _probe(model, spec, leaves, Spelling(pools, tables), _on_fake)
+    return found
+
+
+def _probe(
+    model: nn.Module, spec: Any, leaves: Sequence[Any], spelling: Spelling, run: Run
+) -> Probe:
     recorder = Recorder()
-    with quiet(), unchanged(model), _no_compute() as fake, torch.no_grad():
-        faked = [fake.from_tensor(x) if isinstance(x, torch.Tensor) else x for x in leaves]
-        args, kwargs = pytree.tree_unflatten(faked, spec)
+    with quiet(), unchanged(model), torch.no_grad():
         try:
             # The mode entered last sees a call first: the recorder sees the model's own.
-            with Lines(Spelling(pools, tables)), recorder:
-                model(*args, **kwargs)
+            run(model, spec, leaves, (Lines(spelling), recorder))
         except Exception as error:
             return Probe(error, recorder.pools, recorder.joins)
     return Probe(None, recorder.pools, recorder.joins)
 
 
-def _no_compute() -> FakeTensorMode:
-    return FakeTensorMode(allow_non_fake_inputs=True)
+def _on_meta(
+    model: nn.Module, spec: Any, leaves: Sequence[Any], modes: tuple[TorchFunctionMode, ...]
+) -> None:
+    """Run on tensors without data: three times as fast as fake ones, which are that and a device.
+
+    A model that makes tensors on a device of its own, or reads values, fails here.
+    """
+    kept = [*model.named_parameters(), *model.named_buffers()]
+    weights = {name: tensor.to("meta") for name, tensor in kept}
+    bare = [x.to("meta") if isinstance(x, torch.Tensor) else x for x in leaves]
+    args, kwargs = pytree.tree_unflatten(bare, spec)
+    with modes[0], modes[1]:
+        functional_call(model, weights, args, kwargs)
+
+
+def _on_fake(
+    model: nn.Module, spec: Any, leaves: Sequence[Any], modes: tuple[TorchFunctionMode, ...]
+) -> None:
+    with FakeTensorMode(allow_non_fake_inputs=True) as fake:
+        faked = [fake.from_tensor(x) if isinstance(x, torch.Tensor) else x for x in leaves]
+        args, kwargs = pytree.tree_unflatten(faked, spec)
+        with modes[0], modes[1]:
+            model(*args, **kwargs)
+
+
+def _of_the_device(error: Exception) -> bool:
+    """Whether a failure may be owed to tensors without data or device, not to the sizes."""
+    of_sizes = isinstance(error, RuntimeError) and not isinstance(error, NotImplementedError)
+    text = str(error).lower()
+    return not of_sizes or "meta" in text or "device" in text
 
 
 def clip_pools(at_clip: list[PoolCall], longer: list[PoolCall]) -> list[int]:

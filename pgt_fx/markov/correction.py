@@ -21,7 +21,7 @@ from pgt_fx.timeline import Law, Window
 
 _CONV: dict[Any, int] = {getattr(torch.ops.aten, f"conv{rank}d"): rank for rank in (1, 2, 3)}
 #: Smaller inputs are copied faster than two more calls are made.
-_WORTH_ELEMENTS = 2**18
+_WORTH_ELEMENTS = 2**19
 _NAMES = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
 
 

@@ -1,0 +1,102 @@
+"""Runs without compute: models that mind tensors without data are run another way, and none is
+changed by it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import pgt_fx
+from pgt_fx.capture import probe as probing
+from pgt_fx.capture.inputs import read_example
+from pgt_fx.capture.probe import probe
+
+
+class Conv(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv1d(4, 4, 3, padding=1), nn.BatchNorm1d(4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(self.conv(x))
+
+
+class MakesItsOwn(Conv):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) + torch.ones(4, 1)
+
+
+class KeepsItsOwn(Conv):
+    def __init__(self) -> None:
+        super().__init__()
+        self.kept = [torch.ones(4, 1)]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) * self.kept[0]
+
+
+class Minds(Conv):
+    def forward(self, x: Tensor) -> Tensor:
+        if x.is_meta:
+            raise NotImplementedError("no kernel for this")
+        return super().forward(x)
+
+
+class AsksForTheDevice(Conv):
+    def forward(self, x: Tensor) -> Tensor:
+        if x.device.type == "meta":
+            raise RuntimeError("unknown device")
+        return super().forward(x)
+
+
+@pytest.mark.parametrize("kind", [MakesItsOwn, KeepsItsOwn, Minds, AsksForTheDevice])
+def test_what_fails_without_data_alone_is_run_with_a_device(
+    kind: type[nn.Module], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran: list[str] = []
+    for name in ("_on_meta", "_on_fake"):
+        way = getattr(probing, name)
+
+        def noted(*args: Any, name: str = name, way: Any = way) -> None:
+            ran.append(name)
+            way(*args)
+
+        monkeypatch.setattr(probing, name, noted)
+    torch.manual_seed(0)
+    model, video = kind().eval(), torch.randn(2, 4, 24)
+    prog = pgt_fx.transform(model, video[:, :, :8], future="wait")
+    assert ran == ["_on_meta", "_on_fake"]
+    outs = [out for out in prog.run(video, schedule=[8, 8, 8]) if out is not None]
+    assert torch.allclose(torch.cat(outs, 2), model(video), atol=1e-6)
+
+
+class OneLength(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Parameter(torch.ones(1, 4, 8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.matmul(self.table.transpose(1, 2))
+
+
+def test_sizes_that_do_not_go_together_are_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probing, "_on_fake", None)
+    spec, leaves = read_example(torch.randn(2, 4, 8))
+    assert probe(OneLength(), spec.spec, leaves).error is None
+    found = probe(OneLength(), spec.spec, [torch.randn(2, 4, 9)])
+    assert isinstance(found.error, RuntimeError) and "[8, 9] X [8, 4]" in str(found.error)
+
+
+@pytest.mark.parametrize("kind", [Conv, Minds])
+def test_the_model_is_as_it_was(kind: type[nn.Module]) -> None:
+    model = kind().train()
+    parameters, buffers = dict(model.named_parameters()), dict(model.named_buffers())
+    values = {k: v.clone() for k, v in [*parameters.items(), *buffers.items()]}
+    spec, leaves = read_example(torch.randn(2, 4, 8))
+    assert probe(model, spec.spec, leaves).error is None
+    now = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    assert all(now[k] is v for k, v in {**parameters, **buffers}.items())
+    assert all(torch.equal(now[k], v) for k, v in values.items())
