@@ -8,6 +8,7 @@ Over the models of the zoo. One that export or transform refuses is listed with 
 
 from __future__ import annotations
 
+import gc
 from functools import partial
 from typing import Any
 
@@ -63,7 +64,12 @@ def measure(name: str, repeat: int) -> dict[str, Any]:
                 sides[side] = work
                 missing.pop(side, None)
                 break
-    seconds = interleaved(sides, repeat, warm_up=0)
+    # As timeit does: a collection takes a third of a second, and whose time it falls on is chance.
+    gc.disable()
+    try:
+        seconds = interleaved(sides, repeat, warm_up=0, before=gc.collect)
+    finally:
+        gc.enable()
     row: dict[str, Any] = {"model": name, "seconds": {k: spread(v) for k, v in seconds.items()}}
     if missing:
         return row | {"refused": missing}

@@ -8,6 +8,7 @@ the ratio within a pair. The first rounds warm up and are not counted.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import platform
@@ -38,13 +39,24 @@ def interleaved(
     repeat: int,
     *,
     warm_up: int = 1,
+    at_least: float = 0.0,
+    before: Callable[[], object] = lambda: None,
     device: str = "cpu",
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, list[float]]:
-    """Seconds of each side in ``repeat`` rounds, A B A B …, after ``warm_up`` rounds unclocked."""
+    """Seconds of each side in ``repeat`` rounds, A B A B …, after ``warm_up`` rounds unclocked.
+
+    Args:
+        at_least: seconds that are to be clocked in all: short rounds are repeated more often.
+        before: runs before each, unclocked.
+    """
     seconds: dict[str, list[float]] = {name: [] for name in sides}
-    for number in range(warm_up + repeat):
+    for number in itertools.count():
+        clocked = sum(map(sum, seconds.values()))
+        if number >= warm_up + repeat and clocked >= at_least:
+            break
         for name, work in sides.items():
+            before()
             synchronize(device)
             start = clock()
             work()

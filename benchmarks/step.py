@@ -183,7 +183,7 @@ def measure(
     torch._dynamo.reset()
     new = clip(prog, NEW, space, next(model.parameters()))
     work, notes = sides(model, prog, space, way == PASSES[1], options.compile)
-    seconds = interleaved(work, options.repeat, device=options.device)
+    seconds = interleaved(work, options.repeat, at_least=options.seconds, device=options.device)
     each = {"plain": LENGTH, "step": NEW, "recompute": NEW}
     count = period(prog)
     per_frame = {k: [s / (each[k] * count) for s in v] for k, v in seconds.items()}
@@ -204,6 +204,8 @@ def main() -> None:
     cli.add_argument("--dtype", nargs="*", default=["float32", "bf16"], choices=("float32", "bf16"))
     cli.add_argument("--passes", nargs="*", default=list(PASSES), choices=PASSES)
     cli.add_argument("--compile", action="store_true", help="under torch.compile")
+    # A round of a small model takes a tenth of a second, and what disturbs it as long.
+    cli.add_argument("--seconds", type=float, default=10.0, help="to clock for a row, at least")
     options = cli.parse_args()
     prepare(options)
     rows: list[dict[str, Any]] = []

@@ -165,7 +165,7 @@ def one(name: str, options: argparse.Namespace) -> dict[str, int]:
 def main() -> None:
     cli = parser(__doc__, "stream", repeat=5)
     cli.add_argument("--space", type=int, default=112)
-    cli.add_argument("--frames", type=int, default=64)
+    cli.add_argument("--frames", type=int, default=256)
     cli.add_argument("--width", type=float, default=1.0, help="factor on the net's channels")
     options = cli.parse_args()
     prepare(options)

@@ -41,6 +41,8 @@ class CompiledSteps:
 
     def __init__(self, options: Mapping[str, Any]) -> None:
         self.options = {"fullgraph": True, "dynamic": False} | dict(options)
+        self._replayed = replayed(options)
+        self._asked: dict[int, tuple[Plan, _Asked]] = {}
         self._carried: dict[Any, list[str]] = {}
         self._compiled: dict[Any, Callable[..., tuple[list[Any], list[Tensor]]]] = {}
 
@@ -49,7 +51,7 @@ class CompiledSteps:
     ) -> Result:
         """As :func:`run_eagerly`."""
         names = [name for name in state if not name.startswith("clock.")]
-        key = (id(module), tuple(names), tuple(work.due.items()))
+        key = (id(module), tuple(names), self._what(work))
         if key not in self._carried:
             if len(self._carried) > MOST_SEEN:
                 self._carried.clear()
@@ -61,7 +63,34 @@ class CompiledSteps:
             kernel = _of_its_own(kernel, len(self._compiled))
             self._compiled[key] = torch.compile(kernel, **self.options)
         outputs, tensors = self._compiled[key]([state[name] for name in names], list(leaves))
+        if self._replayed:
+            outputs, tensors = [_kept(x) for x in outputs], [_kept(x) for x in tensors]
         return outputs, dict(zip(self._carried[key], tensors, strict=True))
+
+    def _what(self, work: Plan) -> _Asked:
+        """What a plan asks for, hashed once: a steady plan comes as the same object each time."""
+        known = self._asked.get(id(work))
+        if known is None or known[0] is not work:
+            if len(self._asked) > MOST_SEEN:
+                self._asked.clear()
+            # The plan is kept with it: another one could get its address.
+            known = self._asked[id(work)] = work, _Asked(tuple(work.due.items()))
+        return known[1]
+
+
+class _Asked:
+    """A tuple that knows its hash: that of what forty operators have to do takes a while."""
+
+    __slots__ = ("_hash", "what")
+
+    def __init__(self, what: tuple[Any, ...]) -> None:
+        self.what, self._hash = what, hash(what)
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Asked) and self.what == other.what
 
 
 def _kernel(
@@ -82,6 +111,21 @@ def _of_its_own(kernel: Any, number: int) -> Any:
     take the plans of a model for recompilations of one function."""
     code = kernel.__code__.replace(co_name=f"step_{number}")
     return FunctionType(code, kernel.__globals__, code.co_name, None, kernel.__closure__)
+
+
+def replayed(options: Mapping[str, Any]) -> bool:
+    """Whether these options of ``torch.compile`` record CUDA graphs.
+
+    A recorded graph writes its results to the same memory each time it is replayed. What a step
+    returns is read by the next step, and kept by whoever gathers a video's answers.
+    """
+    by_mode = options.get("mode") in ("reduce-overhead", "max-autotune")
+    by_option = bool((options.get("options") or {}).get("triton.cudagraphs"))
+    return by_mode or by_option or options.get("backend") == "cudagraphs"
+
+
+def _kept(x: Any) -> Any:
+    return x.clone() if isinstance(x, Tensor) else x
 
 
 def plain_numbers(model: nn.Module) -> None:

@@ -399,7 +399,9 @@ class Progressive(nn.Module):
 
         Args:
             options: of ``torch.compile``; ``fullgraph=True, dynamic=False`` unless said otherwise
-                (``fullgraph=False`` for recurrent layers, which torch does not compile).
+                (``fullgraph=False`` for recurrent layers, which torch does not compile). Where
+                they record CUDA graphs (``mode="reduce-overhead"``), answers and state are copied
+                out of the graph's memory, which its next replay overwrites.
         """
         plain_numbers(self._source.model)
         self.__dict__["_compile"] = dict(options)

@@ -62,6 +62,18 @@ def test_sides_alternate_and_the_warm_up_is_not_counted() -> None:
     assert seconds == {"a": [1, 2, 3], "b": [2, 8, 4]}
 
 
+def test_short_rounds_are_repeated_until_enough_is_clocked() -> None:
+    from harness import interleaved
+
+    now = [0.0]
+
+    def work() -> None:
+        now[0] += 0.5
+
+    seconds = interleaved({"a": work, "b": work}, 2, at_least=4.5, clock=lambda: now[0])
+    assert seconds == {"a": [0.5] * 5, "b": [0.5] * 5}
+
+
 def test_ratios_are_taken_within_pairs() -> None:
     from harness import ratio, spread
 

@@ -163,7 +163,10 @@ def _on_meta(
     A model that makes tensors on a device of its own, or reads values, fails here.
     """
     kept = [*model.named_parameters(), *model.named_buffers()]
-    weights = {name: tensor.to("meta") for name, tensor in kept}
+    try:
+        weights = {name: tensor.to("meta") for name, tensor in kept}
+    except Exception as error:  # tensors of other kinds (quantized ones) may have no such form
+        raise NotImplementedError("weights without data") from error
     bare = [x.to("meta") if isinstance(x, torch.Tensor) else x for x in leaves]
     args, kwargs = pytree.tree_unflatten(bare, spec)
     with modes[0], modes[1]:
@@ -181,10 +184,14 @@ def _on_fake(
 
 
 def _of_the_device(error: Exception) -> bool:
-    """Whether a failure may be owed to tensors without data or device, not to the sizes."""
-    of_sizes = isinstance(error, RuntimeError) and not isinstance(error, NotImplementedError)
+    """Whether a failure may be owed to tensors without data or device, not to the sizes.
+
+    Sizes that don't go together are told by torch as RuntimeErrors, and by models as errors of
+    plain kinds with a reason.
+    """
     text = str(error).lower()
-    return not of_sizes or "meta" in text or "device" in text
+    plain = type(error) in (RuntimeError, Exception, ValueError, AssertionError)
+    return not plain or not text or any(word in text for word in ("meta", "device", "cpu", "cuda"))
 
 
 def clip_pools(at_clip: list[PoolCall], longer: list[PoolCall]) -> list[int]:
