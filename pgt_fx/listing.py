@@ -14,7 +14,8 @@ def listing(program: Program) -> str:
     """Python of one step; above each Markov operator its line in the user's model.
 
     Weights stand where they are used, and ``self.layer1[0]`` for the numbered children that the
-    generated code fetches by ``getattr``.
+    generated code fetches by ``getattr``. What runs is the same, with each child of the model
+    fetched once (:mod:`pgt_fx.hoist`).
     """
     notes = program.emitted.notes
     fetched: dict[str, str] = {}
