@@ -41,7 +41,8 @@ def _bars(plt: Any, names: list[str], series: dict[str, list[float | None]], **h
         shown = [v or 0 for v in values]
         axis.barh(at, shown, height, color=COLOURS[number], label=label)
     axis.set_yticks(range(len(names)), names, fontsize=8)
-    axis.invert_yaxis()
+    # Half a group above the first and below the last: a share of all would grow with their number.
+    axis.set_ylim(len(names) - 0.5, -0.5)
     axis.set_title(how["title"], loc="left")
     axis.set_xlabel(how["unit"])
     if "line" in how:
