@@ -97,11 +97,11 @@ def _train(memory: bool) -> Callable[[list[Run]], Iterator[Found]]:
         for run, row in rows(runs, "train"):
             if row["steps"] != 8:
                 continue
+            where = f"{row['model']}, {run['options']['space']} px"
             peaks = [row["peaks"].get(w, {}).get("tensor_bytes") for w in ("exact", "whole")]
             if memory and all(peaks):
-                yield peaks[0] / peaks[1], f"{row['model']}, {run['options']['space']} px"
+                yield peaks[0] / peaks[1], where
             elif not memory and "exact" in row.get("time_over_whole", {}):
-                where = f"{row['model']}, {run['options']['space']} px"
                 yield row["time_over_whole"]["exact"]["median"], where
 
     return read
