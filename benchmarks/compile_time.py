@@ -19,7 +19,7 @@ from torch.utils import _pytree as pytree
 
 import pgt_fx
 from pgt_fx import zoo
-from pgt_fx.capture.export import _lenient_solver
+from pgt_fx.capture.exported import lenient_solver
 from pgt_fx.capture.inputs import read_example
 from pgt_fx.capture.probe import quiet
 
@@ -39,7 +39,7 @@ def export_alone(model: torch.nn.Module, example: Any, stretch: int) -> None:
         dims.append(dict.fromkeys((0, *range(2, len(shape))), Dim.AUTO))
     args, _ = pytree.tree_unflatten(sample, spec.spec)
     shapes, _ = pytree.tree_unflatten(dims, spec.spec)
-    with quiet(), _lenient_solver():
+    with quiet(), lenient_solver():
         torch.export.export(model, args, dynamic_shapes=tuple(shapes), strict=False)
 
 

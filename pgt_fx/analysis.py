@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, fx
 
 from pgt_fx.capture.attention import NOTE
-from pgt_fx.capture.export import Captured, place
+from pgt_fx.capture.calls import place
+from pgt_fx.capture.export import Captured
 from pgt_fx.capture.inputs import ClipSpec
 from pgt_fx.errors import BlockedError, Blocker
 from pgt_fx.layout import Factor, Layout, LayoutError, plain, time_dims

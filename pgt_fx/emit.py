@@ -14,8 +14,8 @@ from torch import fx, nn
 
 from pgt_fx.analysis import Analysis, Operation, Value
 from pgt_fx.arguments import argument, arguments, listed, template
+from pgt_fx.capture.calls import place
 from pgt_fx.capture.clip_tables import clip_rows
-from pgt_fx.capture.export import place
 from pgt_fx.capture.fold import Region, fold
 from pgt_fx.capture.grown import grown
 from pgt_fx.capture.recurrent import run_layers

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 
 from torch import Tensor, fx, nn
 
-from pgt_fx.capture.export import Captured, module_path, place
+from pgt_fx.capture.calls import module_path, place
+from pgt_fx.capture.export import Captured
 from pgt_fx.plan import Schedulable
 
 

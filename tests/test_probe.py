@@ -90,6 +90,22 @@ def test_sizes_that_do_not_go_together_are_told_at_once(monkeypatch: pytest.Monk
     assert isinstance(found.error, RuntimeError) and "[8, 9] X [8, 4]" in str(found.error)
 
 
+class FourAtATime(Conv):
+    def forward(self, x: Tensor) -> Tensor:
+        if x.shape[2] % 4:
+            raise ValueError(f"{x.shape[2]} frames, where a multiple of 4 is needed")
+        return super().forward(x)
+
+
+def test_an_error_of_the_model_itself_about_sizes_is_told_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(probing, "_on_fake", None)
+    spec, _ = read_example(torch.randn(2, 4, 8))
+    found = probe(FourAtATime(), spec.spec, [torch.randn(2, 4, 9)])
+    assert isinstance(found.error, ValueError) and "multiple of 4" in str(found.error)
+
+
 @pytest.mark.parametrize("kind", [Conv, Minds])
 def test_the_model_is_as_it_was(kind: type[nn.Module]) -> None:
     model = kind().train()

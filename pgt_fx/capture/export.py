@@ -7,39 +7,27 @@ rules and checks against these sizes.
 from __future__ import annotations
 
 import contextlib
-import inspect
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import sympy
 import torch
-import torch.fx.experimental.symbolic_shapes
 from torch import Tensor, fx, nn
-from torch.export import Dim
 from torch.utils import _pytree as pytree
 
+from pgt_fx.capture.calls import ModuleCall
+from pgt_fx.capture.exported import Exported, clip_nodes, export, is_fixed
 from pgt_fx.capture.inputs import ClipSpec
 from pgt_fx.capture.lengths import Lengths, allowed_lengths, known_sizes
-from pgt_fx.capture.lines import OURS, place_of, short, watching
-from pgt_fx.capture.probe import quiet, unchanged
-from pgt_fx.capture.sample import Sample, find_sample
-from pgt_fx.capture.spelling import Spelling, TooComplicated
-from pgt_fx.errors import CaptureError, Place
+from pgt_fx.capture.sample import find_sample
+from pgt_fx.capture.spelling import TooComplicated
+from pgt_fx.errors import CaptureError
 
 #: Operations in the expression of a size at which the capture goes on without symbolic space. Those
 #: of convolutional backbones have up to 5; a shifted-window transformer comes to hundreds, and to
 #: minutes of arithmetic on them.
 LONGEST_SIZE = 40
-
-
-@dataclass(frozen=True)
-class ModuleCall:
-    """One call of a submodule, as a hook saw it: whether it maps one tensor to one tensor."""
-
-    path: str
-    one_to_one: bool
 
 
 @dataclass
@@ -122,56 +110,22 @@ def _capture(
 ) -> Captured:
     sample = find_sample(model, spec, leaves, pools, like_clip=like_clip)
     try:
-        program, calls, fixed = _export(model, spec, sample, limit=LONGEST_SIZE)
+        found = export(model, spec, sample, limit=LONGEST_SIZE)
     except TooComplicated:  # windows of a fixed size, padded to: space is then the clip's
         sample = find_sample(model, spec, leaves, pools, wide=False, like_clip=like_clip)
-        program, calls, fixed = _export(model, spec, sample, space=False)
-    if _space_fixed(program, spec, leaves, sample.leaves):
+        found = export(model, spec, sample, space=False)
+    if _space_fixed(found.program, spec, leaves, sample.leaves):
         # An operator holds the space fixed: then at the clip's size, not at the sample's.
         sample = find_sample(model, spec, leaves, pools, wide=False, like_clip=like_clip)
-        program, calls, fixed = _export(model, spec, sample)
-    return _captured(program, model, spec, calls, sample.pools, fixed)
-
-
-def _export(
-    model: nn.Module,
-    spec: ClipSpec,
-    sample: Sample,
-    *,
-    space: bool = True,
-    limit: int | None = None,
-) -> tuple[Any, dict[str, ModuleCall], Place | None]:
-    """The exported program, its module calls, and the call that fixed the number of frames."""
-    args, kwargs = pytree.tree_unflatten(list(sample.leaves), spec.spec)
-    with (
-        quiet(),
-        unchanged(model),
-        warnings.catch_warnings(),
-        _recorded(model) as calls,
-        watching(model, spec.times, Spelling(sample.pools, sample.tables, limit)) as lines,
-    ):
-        warnings.simplefilter("ignore")
-        try:
-            with _lenient_solver():
-                program = torch.export.export(
-                    model,
-                    args,
-                    kwargs or None,
-                    dynamic_shapes=_dynamic(model, spec, sample.leaves, space),
-                    strict=False,
-                )
-        except TooComplicated:
-            raise
-        except Exception as error:
-            raise CaptureError(_explain(error), place_of(error)) from error
-    return program, calls, lines.fixed
+        found = export(model, spec, sample)
+    return _captured(found, model, spec, sample.pools)
 
 
 def _space_fixed(
     program: Any, spec: ClipSpec, leaves: Sequence[Any], sample: Sequence[Any]
 ) -> bool:
     """Whether the capture fixed an axis at a size that is not the clip's."""
-    for leaf, node in enumerate(_clip_nodes(program)):
+    for leaf, node in enumerate(clip_nodes(program)):
         value = node.meta.get("val")
         if spec.times[leaf] is None or not isinstance(value, Tensor):
             continue
@@ -182,170 +136,17 @@ def _space_fixed(
     return False
 
 
-def _clip_nodes(program: Any) -> list[fx.Node]:
-    """The placeholders of the clip's leaves, in order."""
-    names = set(program.graph_signature.user_inputs)
-    return [n for n in program.graph.nodes if n.op == "placeholder" and n.name in names]
-
-
-def is_fixed(size: Any) -> bool:
-    """Whether a size of the capture is a number, also where it is written as an expression."""
-    return isinstance(size, int) or not size.node.expr.free_symbols
-
-
-@contextlib.contextmanager
-def _lenient_solver() -> Iterator[None]:
-    """Let the capture go on where sympy can't solve a condition on sizes.
-
-    The solver only simplifies conditions for the messages of ``torch.export``; at which lengths
-    the graph holds is found in :mod:`pgt_fx.capture.lengths`. sympy gives up on floors of floors,
-    as strided pools make them.
-    """
-    constraints = torch.fx.experimental.symbolic_shapes.DimConstraints
-    solve = constraints.solve
-
-    def lenient(self: Any) -> None:
-        with contextlib.suppress(NotImplementedError):
-            solve(self)
-
-    constraints.solve = lenient  # type: ignore[method-assign]
-    try:
-        yield
-    finally:
-        constraints.solve = solve  # type: ignore[method-assign]
-
-
-def _explain(error: Exception) -> str:
-    text = " ".join(str(error).split())
-    return (
-        f"torch.export could not capture the model: {type(error).__name__}: {text[:600]}\n"
-        "What the model does in Python with values or sizes of tensors has to be written with "
-        "tensor operators, or the part that stands in the way left outside the model."
-    )
-
-
-def _dynamic(
-    model: nn.Module, spec: ClipSpec, sample: Sequence[Any], space: bool = True
-) -> dict[str, Any]:
-    """``dynamic_shapes`` for the export: every axis of a video but the channels may vary, its space
-    only with ``space``."""
-    first = spec.paths[0]
-    rows = sample[first].shape[0]
-    leaves: list[Any] = []
-    for i, leaf in enumerate(sample):
-        if not isinstance(leaf, Tensor):
-            leaves.append(None)
-            continue
-        at = spec.times[i]
-        if at is None:
-            leaves.append({0: Dim.AUTO} if leaf.dim() and leaf.shape[0] == rows else None)
-            continue
-        dims = {0: Dim.AUTO, at: Dim.AUTO}
-        if leaf.dim() == 5 and space:
-            dims |= {3: Dim.AUTO, 4: Dim.AUTO}
-        leaves.append(dims)
-    args, kwargs = pytree.tree_unflatten(leaves, spec.spec)
-    out: dict[str, Any] = {}
-    given = list(args)
-    for name, parameter in inspect.signature(model.forward).parameters.items():
-        rest = {k: v for k, v in kwargs.items() if k not in out}
-        if parameter.kind is parameter.VAR_POSITIONAL:
-            out |= {name: tuple(given)} if given else {}
-        elif parameter.kind is parameter.VAR_KEYWORD:
-            out |= {name: rest} if rest else {}
-        elif given and parameter.kind is not parameter.KEYWORD_ONLY:
-            out[name] = given.pop(0)
-        elif name in kwargs:
-            out[name] = kwargs[name]
-    return out
-
-
-@contextlib.contextmanager
-def _recorded(model: nn.Module) -> Iterator[dict[str, ModuleCall]]:
-    """Hooks every module call; keys are those of the module stack in node metadata."""
-    paths = {id(module): name for name, module in model.named_modules()}
-    count: dict[str, int] = {}
-    calls: dict[str, ModuleCall] = {}
-
-    def before(module: nn.Module, args: Any) -> None:
-        path = paths.get(id(module))
-        if path is not None:
-            stack.append(_key(path, count.get(path, 0)))
-            count[path] = count.get(path, 0) + 1
-
-    def after(module: nn.Module, args: Any, kwargs: Any, out: Any) -> None:
-        path = paths.get(id(module))
-        if path is not None and stack:
-            plain = len(args) == 1 and not kwargs and isinstance(args[0], Tensor)
-            calls[stack.pop()] = ModuleCall(path, plain and isinstance(out, Tensor))
-
-    stack: list[str] = []
-    hooks = [
-        nn.modules.module.register_module_forward_pre_hook(before),
-        nn.modules.module.register_module_forward_hook(after, with_kwargs=True),
-    ]
-    try:
-        yield calls
-    finally:
-        for hook in hooks:
-            hook.remove()
-
-
-def _key(path: str, number: int) -> str:
-    return f"{path}@{number}" if number else path
-
-
-def call_stack(node: fx.Node) -> list[str]:
-    """Keys of the module calls around a node, outermost first, the model itself left out."""
-    out = []
-    for key, (path, _) in node.meta.get("nn_module_stack", {}).items():
-        if not path:
-            continue
-        number = key.rsplit("@", 1)[1] if "@" in key else ""
-        out.append(f"{path}@{number}" if number else path)
-    return out
-
-
-def module_path(node: fx.Node) -> str:
-    """Path of the innermost module whose forward made the node."""
-    stack = list(node.meta.get("nn_module_stack", {}).values())
-    return stack[-1][0] if stack else ""
-
-
-def place(node: fx.Node) -> Place:
-    """Operator, module and source line of a node; torch's own frames are passed over."""
-    name = str((getattr(node.target, "_schema", None) and node.target._schema.name) or node.target)  # type: ignore[union-attr]
-    frames = [part for part in (node.meta.get("stack_trace") or "").split("File ") if part.strip()]
-    for frame in reversed(frames):
-        head, _, line = frame.partition("\n")
-        file, _, rest = head.strip().strip('"').partition('", line ')
-        if file.startswith(OURS):
-            continue
-        number = rest.split(",")[0]
-        return Place(
-            name.replace("::", "."),
-            module_path(node),
-            f"{short(file)}:{number}",
-            line.strip(),
-        )
-    return Place(name.replace("::", "."), module_path(node))
-
-
 def _captured(
-    program: Any,
-    model: nn.Module,
-    spec: ClipSpec,
-    calls: dict[str, ModuleCall],
-    numbers: tuple[int, ...],
-    fixed_by: Place | None,
+    found: Exported, model: nn.Module, spec: ClipSpec, numbers: tuple[int, ...]
 ) -> Captured:
+    program, fixed_by = found.program, found.fixed_by
     signature = program.graph_signature
     tensors = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
     constants = {
         name: program.constants[target]
         for name, target in signature.inputs_to_lifted_tensor_constants.items()
     }
-    users = _clip_nodes(program)
+    users = clip_nodes(program)
     inputs = {node.name: i for i, node in enumerate(users)}
     symbols: set[sympy.Symbol] = set()
     sizes: dict[int, dict[int, int]] = {}
@@ -381,7 +182,7 @@ def _captured(
         constants=constants,
         inputs=inputs,
         out_spec=program.call_spec.out_spec,
-        calls=calls,
+        calls=found.calls,
         time_symbols=frozenset(symbols),
         global_pools=numbers,
         training=model.training,

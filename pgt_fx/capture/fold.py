@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 from torch import Tensor, fx
 
-from pgt_fx.capture.export import Captured, call_stack
+from pgt_fx.capture.calls import call_stack
+from pgt_fx.capture.export import Captured
 
 
 @dataclass(frozen=True)

@@ -16,12 +16,12 @@ import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.func import functional_call
-from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from pgt_fx.capture.clip_tables import ClipTable, JoinCall, find_table, is_join, join_call
 from pgt_fx.capture.lines import Lines
-from pgt_fx.capture.spelling import POOLS, Spelling
+from pgt_fx.capture.running import followed
+from pgt_fx.capture.spelling import POOLS, Noted, Spelling
 
 Run = Callable[..., None]
 
@@ -39,20 +39,21 @@ class PoolCall:
     after: int
 
 
-class Recorder(TorchFunctionMode):
-    """Records the pool calls and the elementwise calls of a forward, in order."""
+class Recorder:
+    """Records the pool calls and the elementwise calls of a forward, in order, as the model makes
+    them; ``spelling`` runs them."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, spelling: Spelling) -> None:
+        self.spelling = spelling
         self.pools: list[PoolCall] = []
         self.joins: list[JoinCall] = []
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __call__(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         if is_join(func):
             self.joins.append(join_call(args))
-        out = func(*args, **(kwargs or {}))
+        out = self.spelling(func, args, kwargs)
         if func in POOLS and isinstance(out, torch.Tensor):
-            kernel = [*args, *(kwargs or {}).values()][1]
+            kernel = [*args, *kwargs.values()][1]
             rank = 3 if "3d" in func.__name__ else 1
             first = kernel[0] if isinstance(kernel, (tuple, list)) else kernel
             self.pools.append(
@@ -115,11 +116,13 @@ class Probe:
         error: the exception that the model raised, None when it ran.
         pools: its pool calls, up to the error.
         joins: its elementwise calls of two operands, up to the error.
+        noted: the calls that a capture has to see.
     """
 
     error: Exception | None
     pools: list[PoolCall]
     joins: list[JoinCall] = field(default_factory=list)
+    noted: Noted = field(default_factory=Noted)
 
 
 def probe(
@@ -136,28 +139,25 @@ def probe(
         pools: numbers of the pool calls to be taken over all of time.
         tables: operands that have one row per frame of the clip.
     """
-    found = _probe(model, spec, leaves, Spelling(pools, tables), _on_meta)
+    found = _probe(model, spec, leaves, (pools, tables), _on_meta)
     if found.error is not None and _of_the_device(found.error):
-        found = _probe(model, spec, leaves, Spelling(pools, tables), _on_fake)
+        found = _probe(model, spec, leaves, (pools, tables), _on_fake)
     return found
 
 
 def _probe(
-    model: nn.Module, spec: Any, leaves: Sequence[Any], spelling: Spelling, run: Run
+    model: nn.Module, spec: Any, leaves: Sequence[Any], spelled: tuple[Any, Any], run: Run
 ) -> Probe:
-    recorder = Recorder()
-    with quiet(), unchanged(model), torch.no_grad():
+    with quiet(), unchanged(model), torch.no_grad(), followed() as running:
+        recorder = Recorder(Spelling(*spelled, running=running))
         try:
-            # The mode entered last sees a call first: the recorder sees the model's own.
-            run(model, spec, leaves, (Lines(spelling), recorder))
+            run(model, spec, leaves, Lines(recorder))
         except Exception as error:
             return Probe(error, recorder.pools, recorder.joins)
-    return Probe(None, recorder.pools, recorder.joins)
+    return Probe(None, recorder.pools, recorder.joins, recorder.spelling.noted)
 
 
-def _on_meta(
-    model: nn.Module, spec: Any, leaves: Sequence[Any], modes: tuple[TorchFunctionMode, ...]
-) -> None:
+def _on_meta(model: nn.Module, spec: Any, leaves: Sequence[Any], lines: Lines) -> None:
     """Run on tensors without data: three times as fast as fake ones, which are that and a device.
 
     A model that makes tensors on a device of its own, or reads values, fails here.
@@ -169,17 +169,15 @@ def _on_meta(
         raise NotImplementedError("weights without data") from error
     bare = [x.to("meta") if isinstance(x, torch.Tensor) else x for x in leaves]
     args, kwargs = pytree.tree_unflatten(bare, spec)
-    with modes[0], modes[1]:
+    with lines:
         functional_call(model, weights, args, kwargs)
 
 
-def _on_fake(
-    model: nn.Module, spec: Any, leaves: Sequence[Any], modes: tuple[TorchFunctionMode, ...]
-) -> None:
+def _on_fake(model: nn.Module, spec: Any, leaves: Sequence[Any], lines: Lines) -> None:
     with FakeTensorMode(allow_non_fake_inputs=True) as fake:
         faked = [fake.from_tensor(x) if isinstance(x, torch.Tensor) else x for x in leaves]
         args, kwargs = pytree.tree_unflatten(faked, spec)
-        with modes[0], modes[1]:
+        with lines:
             model(*args, **kwargs)
 
 
@@ -216,20 +214,21 @@ def clip_tables(
     leaves: Sequence[Any],
     longer: Sequence[Any],
     pools: Sequence[int] = (),
-) -> list[ClipTable]:
+) -> tuple[list[ClipTable], Noted]:
     """Operands with one row per frame of the clip, for which the model fails on a longer one.
 
     Returns:
-        those with which it runs at both lengths; none when there is no such set.
+        those with which it runs at both lengths, none when there is no such set; and the calls of
+        the longer run that a capture has to see.
     """
     at_clip = probe(model, spec, leaves, pools)
     found: list[ClipTable] = []
     while at_clip.error is None and len(found) < MOST_TABLES:
         run = probe(model, spec, longer, pools, found)
         if run.error is None:
-            return found
+            return found, run.noted
         table = find_table(at_clip.joins, run.joins)
         if table is None or table in found:
             break
         found.append(table)
-    return []
+    return [], Noted()

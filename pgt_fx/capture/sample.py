@@ -13,6 +13,7 @@ from pgt_fx.capture.inputs import ClipSpec, axis_hint, resized
 from pgt_fx.capture.lengths import PERIOD
 from pgt_fx.capture.lines import place_of
 from pgt_fx.capture.probe import clip_pools, clip_tables, probe
+from pgt_fx.capture.spelling import Noted
 from pgt_fx.errors import CaptureError
 
 
@@ -21,11 +22,13 @@ class Sample:
     """Leaves to capture a model on.
 
     Attributes:
+        noted: the calls of a run on them that a capture has to see.
         pools: numbers of the pool calls that mean "pool the clip".
         tables: operands with one row per frame of the clip.
     """
 
     leaves: list[Any]
+    noted: Noted
     pools: tuple[int, ...] = ()
     tables: tuple[ClipTable, ...] = ()
 
@@ -59,10 +62,10 @@ def find_sample(
             sample = resized(spec, leaves, batch=2, time=stretch, space=widen)
             run = probe(model, spec.spec, sample)
             if run.error is None and pools != "global":
-                return Sample(sample)
+                return Sample(sample, run.noted)
             error = run.error or error
             if not run.pools and run.error is None:
-                return Sample(sample)  # "global", and there is no pool to take so
+                return Sample(sample, run.noted)  # "global", and no pool to take so
             if pools == "window" or not run.pools:
                 continue
             if at_clip is None:
@@ -73,15 +76,15 @@ def find_sample(
                         place_of(at_clip.error),
                     ) from at_clip.error
             numbers = clip_pools(at_clip.pools, run.pools)
-            if numbers and probe(model, spec.spec, sample, numbers).error is None:
-                return Sample(sample, tuple(numbers))
+            if numbers and (pooled := probe(model, spec.spec, sample, numbers)).error is None:
+                return Sample(sample, pooled.noted, tuple(numbers))
             if run.error is None:
-                return Sample(sample)
+                return Sample(sample, run.noted)
     for stretch in stretches:
         sample = resized(spec, leaves, batch=2, time=stretch, space=lambda s: s)
-        tables = clip_tables(model, spec.spec, list(leaves), sample)
+        tables, noted = clip_tables(model, spec.spec, list(leaves), sample)
         if tables:
-            return Sample(sample, (), tuple(tables))
+            return Sample(sample, noted, tables=tuple(tables))
     if probe(model, spec.spec, list(leaves)).error is not None:
         raise CaptureError(
             f"the model does not run on its example clip: {error}", place_of(error)

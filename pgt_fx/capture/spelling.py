@@ -7,10 +7,11 @@ over the clip means (DESIGN §6).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pgt_fx.capture.clip_tables import ClipTable, is_join, put
@@ -22,11 +23,26 @@ POOLS: dict[Any, str] = {
     F.avg_pool1d: "mean",
     F.max_pool1d: "max",
 }
+#: Calls behind which sizes grow to long expressions (windows of a fixed size, padded and shifted).
+GROWING = frozenset({"pad", "constant_pad_nd", "roll"})
 CONVS = (torch.conv1d, torch.conv2d, torch.conv3d, F.conv1d, F.conv2d, F.conv3d)
 
 
 class TooComplicated(Exception):
     """The size of a tensor is so long an expression that the capture would take minutes."""
+
+
+@dataclass
+class Noted:
+    """Calls that a spelling has to see: it makes them otherwise, counts them, or sizes may grow.
+
+    Attributes:
+        count: how many.
+        modules: the innermost modules that made them.
+    """
+
+    count: int = 0
+    modules: list[nn.Module] = field(default_factory=list)
 
 
 class Spelling:
@@ -36,6 +52,10 @@ class Spelling:
         clip_pools: numbers of the pool calls to be taken over all of time.
         tables: operands that have one row per frame of the clip.
         limit: operations in the expression of a size at which to give up.
+        running: the modules that are running, innermost last.
+
+    Attributes:
+        noted: the calls for which it has to be there.
     """
 
     def __init__(
@@ -43,8 +63,10 @@ class Spelling:
         clip_pools: Sequence[int] = (),
         tables: Sequence[ClipTable] = (),
         limit: int | None = None,
+        running: Sequence[nn.Module] = (),
     ) -> None:
         self.limit = limit
+        self.running, self.noted = running, Noted()
         self.clip_pools, self.pools = frozenset(clip_pools), 0
         self.tables, self.joins = {t.call: t for t in tables}, 0
 
@@ -54,12 +76,27 @@ class Spelling:
         Raises:
             TooComplicated: when a size of the result is too long an expression.
         """
+        if self._minds(func, args, kwargs):
+            self.noted.count += 1
+            if self.running and self.running[-1] not in self.noted.modules:
+                self.noted.modules.append(self.running[-1])
         out = self._call(func, args, kwargs)
         if self.limit is not None and isinstance(out, Tensor):
             for s in out.shape:
                 if isinstance(s, torch.SymInt) and s.node.expr.count_ops() > self.limit:
                     raise TooComplicated(str(s))
         return out
+
+    def _minds(self, func: Any, args: Any, kwargs: dict[str, Any]) -> bool:
+        """Whether a call is one that can come out otherwise here than without the spelling."""
+        return (
+            (bool(self.clip_pools) and func in POOLS)
+            or (bool(self.tables) and is_join(func))
+            or func in (torch.max_pool1d, F.max_pool1d)
+            or func in KINDS
+            or getattr(func, "__name__", "") in GROWING
+            or (func in CONVS and any(isinstance(a, str) for a in (*args, *kwargs.values())))
+        )
 
     def _call(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         if func in POOLS:

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pgt_fx.capture.export import place
+from pgt_fx.capture.calls import place
 from pgt_fx.verification import locality, repeat, stream
 from pgt_fx.verification.field import different, replaced_frame
 from pgt_fx.verification.measure import error, random_chunks, same_bits

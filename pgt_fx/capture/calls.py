@@ -1,0 +1,92 @@
+"""Calls of the model's modules during a capture, and which of them a node of the graph is from."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, fx, nn
+
+from pgt_fx.capture.lines import OURS, short
+from pgt_fx.errors import Place
+
+
+@dataclass(frozen=True)
+class ModuleCall:
+    """One call of a submodule, as a hook saw it: whether it maps one tensor to one tensor."""
+
+    path: str
+    one_to_one: bool
+
+
+@contextlib.contextmanager
+def recorded(model: nn.Module) -> Iterator[dict[str, ModuleCall]]:
+    """Hooks every module call; keys are those of the module stack in node metadata."""
+    paths = {id(module): name for name, module in model.named_modules()}
+    count: dict[str, int] = {}
+    calls: dict[str, ModuleCall] = {}
+
+    def before(module: nn.Module, args: Any) -> None:
+        path = paths.get(id(module))
+        if path is not None:
+            stack.append(_key(path, count.get(path, 0)))
+            count[path] = count.get(path, 0) + 1
+
+    def after(module: nn.Module, args: Any, kwargs: Any, out: Any) -> None:
+        path = paths.get(id(module))
+        if path is not None and stack:
+            plain = len(args) == 1 and not kwargs and isinstance(args[0], Tensor)
+            calls[stack.pop()] = ModuleCall(path, plain and isinstance(out, Tensor))
+
+    stack: list[str] = []
+    hooks = [
+        nn.modules.module.register_module_forward_pre_hook(before),
+        nn.modules.module.register_module_forward_hook(after, with_kwargs=True),
+    ]
+    try:
+        yield calls
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _key(path: str, number: int) -> str:
+    return f"{path}@{number}" if number else path
+
+
+def call_stack(node: fx.Node) -> list[str]:
+    """Keys of the module calls around a node, outermost first, the model itself left out."""
+    out = []
+    for key, (path, _) in node.meta.get("nn_module_stack", {}).items():
+        if not path:
+            continue
+        number = key.rsplit("@", 1)[1] if "@" in key else ""
+        out.append(f"{path}@{number}" if number else path)
+    return out
+
+
+def module_path(node: fx.Node) -> str:
+    """Path of the innermost module whose forward made the node."""
+    stack = list(node.meta.get("nn_module_stack", {}).values())
+    return stack[-1][0] if stack else ""
+
+
+def place(node: fx.Node) -> Place:
+    """Operator, module and source line of a node; torch's own frames are passed over."""
+    name = str((getattr(node.target, "_schema", None) and node.target._schema.name) or node.target)  # type: ignore[union-attr]
+    frames = [part for part in (node.meta.get("stack_trace") or "").split("File ") if part.strip()]
+    for frame in reversed(frames):
+        head, _, line = frame.partition("\n")
+        file, _, rest = head.strip().strip('"').partition('", line ')
+        if file.startswith(OURS):
+            continue
+        number = rest.split(",")[0]
+        return Place(
+            name.replace("::", "."),
+            module_path(node),
+            f"{short(file)}:{number}",
+            line.strip(),
+        )
+    return Place(name.replace("::", "."), module_path(node))

@@ -1,0 +1,66 @@
+"""Which modules of a model are running, and a function mode that is on in some of them alone."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Collection, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+from torch import nn
+from torch.nn.modules import module as hooks
+from torch.overrides import TorchFunctionMode
+
+
+@contextmanager
+def followed() -> Iterator[list[nn.Module]]:
+    """The modules that are running, innermost last: a list that changes as they are called."""
+    running: list[nn.Module] = []
+
+    def before(module: nn.Module, args: Any) -> None:
+        running.append(module)
+
+    def after(module: nn.Module, args: Any, out: Any) -> None:
+        running.pop()
+
+    handles = [
+        hooks.register_module_forward_pre_hook(before),
+        # Also after an error: a model may catch it and go on.
+        hooks.register_module_forward_hook(after, always_call=True),
+    ]
+    try:
+        yield running
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def on_inside(mode: TorchFunctionMode, modules: Collection[nn.Module]) -> Iterator[None]:
+    """Have ``mode`` on while one of ``modules`` runs: it costs each call under it a third more."""
+    depth = 0
+
+    def wrapped(forward: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(forward)
+        def run(*args: Any, **kwargs: Any) -> Any:
+            nonlocal depth
+            if depth:  # one of them inside another: entered twice it would see each call twice
+                return forward(*args, **kwargs)
+            depth += 1
+            try:
+                with mode:
+                    return forward(*args, **kwargs)
+            finally:
+                depth -= 1
+
+        return run
+
+    with ExitStack() as stack:
+        for module in modules:
+            own = vars(module)
+            if "forward" in own:
+                stack.callback(own.__setitem__, "forward", own["forward"])
+            else:
+                stack.callback(own.pop, "forward", None)
+            own["forward"] = wrapped(module.forward)
+        yield
