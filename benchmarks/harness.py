@@ -28,6 +28,8 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
+from pgt_fx.compiled import plain_numbers
+
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -159,17 +161,17 @@ def any_length(model: nn.Module) -> nn.Module:
     return model
 
 
-def plain_integers(model: nn.Module) -> nn.Module:
-    """Make the sizes of a model's convolutions and pools Python's own integers, in place.
+def compilable(model: nn.Module) -> nn.Module:
+    """Make a model of pytorchvideo one that torch.compile takes, in place, with the same answers.
 
-    pytorchvideo leaves some that are numpy's, which torch.compile takes for data that it can't
-    know, and refuses.
+    Some of its layers have NumPy's integers as sizes, and the backward of its Swish reads a name
+    that torch.compile does not know.
     """
-    for module in model.modules():
-        for name in ("stride", "padding", "kernel_size", "dilation"):
-            value = getattr(module, name, None)
-            if isinstance(value, (tuple, list)):
-                setattr(module, name, tuple(v if isinstance(v, str) else int(v) for v in value))
+    plain_numbers(model)
+    for module in list(model.modules()):
+        for name, child in module.named_children():
+            if type(child).__name__ == "Swish":
+                setattr(module, name, nn.SiLU())
     return model
 
 

@@ -25,9 +25,9 @@ from typing import Any
 import torch
 from harness import (
     any_length,
+    compilable,
     interleaved,
     parser,
-    plain_integers,
     prepare,
     ratio,
     save,
@@ -177,7 +177,9 @@ def measure(
     """One row: a model at a size, in a dtype, one pass."""
     row = _key(name, space, dtype, way, options)
     kind = torch.bfloat16 if dtype == "bf16" else torch.float32
-    model = plain_integers(any_length(zoo.build(name, space=space, redraw_norms=True)))
+    model = any_length(zoo.build(name, space=space, redraw_norms=True))
+    if options.compile:
+        model = compilable(model)
     prog = pgt_fx.transform(model, zoo.clip(name, space=space))
     model.to(options.device, kind)
     torch._dynamo.reset()

@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from pgt_fx.capture.lines import OURS, short
+from pgt_fx.errors import CompileError
 from pgt_fx.markov.step import Step
 from pgt_fx.plan import Plan
 
@@ -49,7 +51,11 @@ class CompiledSteps:
     def run(
         self, module: fx.GraphModule, state: Mapping[str, Tensor], leaves: Sequence[Any], work: Plan
     ) -> Result:
-        """As :func:`run_eagerly`."""
+        """As :func:`run_eagerly`.
+
+        Raises:
+            CompileError: when torch.compile does not take an operation of the model.
+        """
         names = [name for name in state if not name.startswith("clock.")]
         key = (id(module), tuple(names), self._what(work))
         if key not in self._carried:
@@ -62,7 +68,12 @@ class CompiledSteps:
             kernel = _kernel(module, names, work, self._carried[key])
             kernel = _of_its_own(kernel, len(self._compiled))
             self._compiled[key] = torch.compile(kernel, **self.options)
-        outputs, tensors = self._compiled[key]([state[name] for name in names], list(leaves))
+        try:
+            outputs, tensors = self._compiled[key]([state[name] for name in names], list(leaves))
+        except Exception as error:
+            if (refused := _refused(error)) is None:
+                raise
+            raise refused from error
         if self._replayed:
             outputs, tensors = [_kept(x) for x in outputs], [_kept(x) for x in tensors]
         return outputs, dict(zip(self._carried[key], tensors, strict=True))
@@ -122,6 +133,25 @@ def replayed(options: Mapping[str, Any]) -> bool:
     by_mode = options.get("mode") in ("reduce-overhead", "max-autotune")
     by_option = bool((options.get("options") or {}).get("triton.cudagraphs"))
     return by_mode or by_option or options.get("backend") == "cudagraphs"
+
+
+def _refused(error: Exception) -> CompileError | None:
+    """What to say where torch.compile does not take an operation; None for any other error."""
+    from torch._dynamo.exc import Unsupported  # heavy, and loaded once something was compiled
+
+    if not isinstance(error, Unsupported):
+        return None
+    lines = [f for f in error.real_stack or () if not f.filename.startswith(OURS)]
+    lines = [f for f in lines if not f.filename.startswith("<")]
+    at = f"{short(lines[-1].filename)}:{lines[-1].lineno}: {lines[-1].line}" if lines else "a step"
+    text = str(error)
+    reason = text.partition("\n")[0]
+    detail = text.partition("Developer debug context:")[2].strip().partition("\n")[0]
+    return CompileError(
+        f"{at}\n    torch.compile can't take this into its graph: {reason}: {detail}\n"
+        "    remedy: write it with tensor operators, put a layer of torch in its place that does "
+        "the same, or compile around it: prog.compile(fullgraph=False)"
+    )
 
 
 def _kept(x: Any) -> Any:

@@ -29,6 +29,10 @@ class ExactnessError(PgtError, ValueError):
     """``future="wait"`` was asked of a model that no bounded state can reproduce."""
 
 
+class CompileError(PgtError, RuntimeError):
+    """``torch.compile`` can't take a step of the model as one graph."""
+
+
 class VerificationError(PgtError, AssertionError):
     """A verification did not hold."""
 

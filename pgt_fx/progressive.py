@@ -402,6 +402,9 @@ class Progressive(nn.Module):
                 (``fullgraph=False`` for recurrent layers, which torch does not compile). Where
                 they record CUDA graphs (``mode="reduce-overhead"``), answers and state are copied
                 out of the graph's memory, which its next replay overwrites.
+
+        A step that is compiled raises ``CompileError`` where torch can't take an operation of the
+        model into its graph, with the line.
         """
         plain_numbers(self._source.model)
         self.__dict__["_compile"] = dict(options)

@@ -12,6 +12,7 @@ from torch.utils import _pytree as pytree
 
 import pgt_fx
 from pgt_fx import zoo
+from pgt_fx.errors import CompileError
 
 
 class Counted:
@@ -107,6 +108,39 @@ def test_numbers_of_numpy_are_compiled() -> None:
         for chunk in [video[:, :, :8], *video[:, :, 8:].split(7, 2)]:
             assert relative_error(prog(chunk), plain(chunk)) <= 1e-5
     assert backend.graphs == 1
+
+
+class Around(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = Kept()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner(x) * 2
+
+
+class Kept(nn.Module):
+    """Stays a module of the graph, as its forward is one operator: its own Python is compiled."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        torch._dynamo.graph_break()
+        return x.relu()
+
+
+def test_a_graph_break_is_told_with_its_line_and_the_remedy_works() -> None:
+    x = torch.randn(1, 3, 40)
+    prog = pgt_fx.transform(nn.Sequential(nn.Conv1d(3, 3, 3, padding=1), Around()), x[:, :, :8])
+    plain, other = prog.replace(), prog.replace()
+    prog.compile(backend=Counted())
+    with pytest.raises(
+        CompileError, match=r"test_compile.py:\d+: .*graph_break"
+    ) as told:
+        for chunk in x.split(8, 2):
+            prog(chunk)
+    assert "fullgraph=False" in str(told.value)
+    other.compile(backend=Counted(), fullgraph=False)
+    for chunk in x.split(8, 2):
+        assert relative_error(other(chunk), plain(chunk)) <= 1e-6
 
 
 class Replayed:
