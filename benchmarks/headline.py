@@ -129,6 +129,10 @@ FIGURES = (
         1.10, 1.02, _step(PLAIN, FORWARD),
     ),
     Figure("the same, forward + backward", 1.10, 1.02, _step(PLAIN, BOTH)),
+    Figure(
+        "both under torch.compile (CPU, float32, full space)",
+        1.10, 1.02, _step(PLAIN, FORWARD + BOTH, mode="compiled"),
+    ),
     Figure("the same on a GPU, eager", 1.15, 1.05, _step(PLAIN, FORWARD + BOTH, gpu=True)),
     Figure(
         "the same on a GPU, compiled",

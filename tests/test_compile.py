@@ -132,9 +132,7 @@ def test_a_graph_break_is_told_with_its_line_and_the_remedy_works() -> None:
     prog = pgt_fx.transform(nn.Sequential(nn.Conv1d(3, 3, 3, padding=1), Around()), x[:, :, :8])
     plain, other = prog.replace(), prog.replace()
     prog.compile(backend=Counted())
-    with pytest.raises(
-        CompileError, match=r"test_compile.py:\d+: .*graph_break"
-    ) as told:
+    with pytest.raises(CompileError, match=r"test_compile.py:\d+: .*graph_break") as told:
         for chunk in x.split(8, 2):
             prog(chunk)
     assert "fullgraph=False" in str(told.value)

@@ -3,6 +3,7 @@ changed by it."""
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -88,6 +89,31 @@ def test_sizes_that_do_not_go_together_are_told_at_once(monkeypatch: pytest.Monk
     assert probe(OneLength(), spec.spec, leaves).error is None
     found = probe(OneLength(), spec.spec, [torch.randn(2, 4, 9)])
     assert isinstance(found.error, RuntimeError) and "[8, 9] X [8, 4]" in str(found.error)
+
+
+class WrongNorm(nn.Module):
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(self.norm(x))
+
+
+@pytest.mark.parametrize(
+    ("channels", "shape", "fails"),
+    [(4, (1, 4, 9), False), (5, (1, 4, 9), True), (4, (1, 4, 1), True), (4, (4,), True)],
+)
+def test_a_norm_that_does_not_fit_is_told(
+    channels: int, shape: tuple[int, ...], fails: bool
+) -> None:
+    model = WrongNorm(channels)
+    spec, _ = read_example(torch.randn(1, 4, 9))
+    error = probe(model, spec.spec, [torch.randn(shape)]).error
+    assert (error is not None) == fails
+    if fails:
+        with pytest.raises(type(error), match=re.escape(str(error)[:30])):
+            model(torch.randn(shape))
 
 
 class FourAtATime(Conv):
