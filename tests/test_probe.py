@@ -116,6 +116,31 @@ def test_a_norm_that_does_not_fit_is_told(
             model(torch.randn(shape))
 
 
+class LaidOutAnew(WrongNorm):
+    """Reads what a relu made by a view, which its input's strides would not allow."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(x[:1].expand_as(x)).view(-1)
+
+
+class ChangedInPlace(WrongNorm):
+    def forward(self, x: Tensor) -> Tensor:
+        self.norm(x).unsqueeze_(0)
+        torch.relu(x).unsqueeze_(0)
+        return torch.bmm(torch.relu(x), x.new_ones(4, x.shape[2], 1))
+
+
+@pytest.mark.parametrize("kind", [LaidOutAnew, ChangedInPlace])
+def test_what_is_passed_by_has_the_strides_and_is_a_tensor_of_its_own(
+    kind: type[WrongNorm], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(probing, "_on_fake", None)
+    model, x = kind(4).eval(), torch.randn(4, 4, 9)
+    model(x.clone())
+    spec, leaves = read_example(x)
+    assert probe(model, spec.spec, leaves).error is None
+
+
 class FourAtATime(Conv):
     def forward(self, x: Tensor) -> Tensor:
         if x.shape[2] % 4:
