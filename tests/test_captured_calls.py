@@ -33,6 +33,27 @@ class Net(nn.Module):
         return torch.sigmoid(self.pool(torch.relu(self.conv(x))) * 2)
 
 
+class Same(nn.Conv1d):
+    """Padded unevenly."""
+
+    def __init__(self) -> None:
+        super().__init__(4, 4, 4, padding="same")
+
+
+class Recurrent(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.rnn = nn.GRU(4, 4, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.rnn(x.transpose(1, 2))[0].transpose(1, 2)
+
+
+class Pads(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return F.pad(x, (2, 0))[:, :, :-2]
+
+
 class OtherWhenExported(Pool):
     """Comes to a call in the export that the run without compute did not make."""
 
@@ -96,6 +117,9 @@ def assert_streams(model: nn.Module) -> None:
     [
         (nn.Identity, lambda net: [[]]),
         (Pool, lambda net: [[net.pool]]),
+        (Same, lambda net: [[net.pool]]),
+        (Recurrent, lambda net: [[net.pool.rnn]]),
+        (Pads, lambda net: [[net.pool]]),
         (OtherWhenExported, lambda net: [[net.pool], None]),
         (FixedWhenExported, lambda net: [[], None]),
     ],

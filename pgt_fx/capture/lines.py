@@ -105,7 +105,7 @@ def watching(
     modules: Collection[nn.Module] | None = None,
 ) -> Iterator[Lines]:
     """:class:`Lines` over a capture of ``model``, watching the time axes of its inputs; with
-    ``modules`` inside these alone, the calls of all others are then made a third faster."""
+    ``modules`` inside these alone: over all calls it costs a capture a fifth."""
     lines = Lines(spelling)
 
     def entered(module: nn.Module, args: Any, kwargs: Any) -> None:
