@@ -213,6 +213,7 @@ def machine(device: str = "cpu") -> dict[str, Any]:
     """What the figures depend on; nothing that tells whose machine it is."""
     return {
         "cpu": _cpu(),
+        "instructions": _instructions(),
         "cores": len(_cores()),
         "device": "cpu" if device == "cpu" else torch.cuda.get_device_name(),
         "system": platform.system(),
@@ -231,12 +232,24 @@ def _cores() -> Iterable[int]:
 
 
 def _cpu() -> str:
+    return _told_of("model name") or platform.processor() or platform.machine()
+
+
+def _instructions() -> str:
+    """Processors of one name differ in them; without those for bfloat16 it is emulated, slowly."""
+    flags = _told_of("flags").split()
+    found = [torch.backends.cpu.get_cpu_capability()]
+    found += [name for name in ("avx512_bf16", "amx_bf16") if name in flags]
+    return " ".join(found)
+
+
+def _told_of(what: str) -> str:
+    """The first line of /proc/cpuinfo on it; empty where there is none."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
-        return platform.processor() or platform.machine()
-    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return named[0] if named else platform.machine()
+        return ""
+    return next((x.partition(":")[2].strip() for x in lines if x.startswith(what)), "")
 
 
 def save(

@@ -49,7 +49,9 @@ def setting(run: dict[str, Any]) -> str:
     m = run["machine"]
     device = "" if m.get("device", "cpu") == "cpu" else f", {m['device']}"
     threads = f"{m['threads']} threads" if "threads" in m else ""
-    cores = f" ({m['cores']} cores)" if "cores" in m else ""
+    known = [f"{m['cores']} cores"] if "cores" in m else []
+    known += [m["instructions"]] if "instructions" in m else []
+    cores = f" ({', '.join(known)})" if known else ""
     options = {
         k: v for k, v in run["options"].items() if k not in ("threads", "device") and v not in ([],)
     }

@@ -94,6 +94,7 @@ def test_what_is_written_tells_the_machine_and_not_whose(tmp_path: Path) -> None
     data = json.loads(path.read_text())
     assert data["benchmark"] == "step" and data["found"] == 3 and data["rows"] == [{"model": "m"}]
     assert data["machine"]["torch"] == torch.__version__
+    assert torch.backends.cpu.get_cpu_capability() in data["machine"]["instructions"]
     assert data["machine"]["threads"] == torch.get_num_threads()
     assert {"seed": 0, "repeat": 2, "threads": 2}.items() <= data["options"].items()
     told = json.dumps(data["machine"] | data["options"])
@@ -299,7 +300,14 @@ def _runs() -> list[dict[str, Any]]:
             strict=True,
         )
     ]
-    machine = {"cpu": "some CPU", "cores": 2, "device": "cpu", "torch": "2", "threads": 2}
+    machine = {
+        "cpu": "some CPU",
+        "cores": 2,
+        "instructions": "AVX2",
+        "device": "cpu",
+        "torch": "2",
+        "threads": 2,
+    }
     shared = {"machine": machine, "options": {"threads": 2, "seed": 0}}
     return [{"benchmark": "step", **shared, "rows": step}]
 
@@ -319,6 +327,7 @@ def test_a_report_says_what_is_met_and_what_is_missed(tmp_path: Path) -> None:
     assert "1.2 (fast, forward+backward" in by_name["the same, forward + backward"]
     assert by_name["the same, forward + backward"].endswith("| missed |")
     assert "not measured" in by_name["the same on a GPU, eager"]
+    assert "CPU some CPU (2 cores, AVX2), torch 2, 2 threads; seed 0." in text
     assert "## step" in text and "![step](results/step.png)" in text
     assert (results / "step.png").stat().st_size > 1000
 
