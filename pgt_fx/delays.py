@@ -22,7 +22,7 @@ from torch import fx
 from pgt_fx.analysis import Analysis, Value
 from pgt_fx.capture.fold import Region
 from pgt_fx.due import held
-from pgt_fx.rules import Local, Windowed
+from pgt_fx.rules import Local, StepOnly, Windowed
 from pgt_fx.state_size import PHASES, element_bytes, example_sizes
 from pgt_fx.timeline import Clock, Law, moments, same
 
@@ -170,7 +170,7 @@ def _moves(
     members = region.nodes if region else (node,)
     for member in members:
         operation = analysis.operations.get(member.name)
-        if operation is not None and not isinstance(operation.outcome, Local):
+        if operation is not None and not _frame_by_frame(operation.outcome):
             return False
         if operation is not None and (operation.joins or operation.tables):
             return False
@@ -179,6 +179,13 @@ def _moves(
         if not local(node) or any(n.name not in analysis.captured.tensors for n in others):
             return False
     return value.clock is clock or same(value.clock, clock, analysis.spec.ratio)
+
+
+def _frame_by_frame(outcome: object) -> bool:
+    """Also of what is so in ``eval()`` alone: the delays of both modes have to stand in the same
+    places, or a state could not go from one to the other. In training the statistics of a norm
+    are those of the frames that it is given in a step, late or not."""
+    return isinstance(outcome, Local) or (isinstance(outcome, StepOnly) and outcome.training)
 
 
 def _ways_to_joins(network: _Network, movable: set[fx.Node]) -> set[fx.Node]:

@@ -20,6 +20,7 @@ from pgt_fx.capture.fold import Region, fold
 from pgt_fx.capture.grown import grown
 from pgt_fx.capture.recurrent import run_layers
 from pgt_fx.delays import late
+from pgt_fx.devices import follow_the_clip
 from pgt_fx.emitted import Emitted, Names, identifier, note
 from pgt_fx.layout import axis_of, time_dims
 from pgt_fx.markov.align import MarkovAlign
@@ -90,6 +91,7 @@ class _Emitter:
             if node.op == "call_function":
                 self._visit(node)
         self._output()
+        follow_the_clip(graph, next(iter(self.leaves.values())))
         graph.eliminate_dead_code(is_impure_node=self._stateful)
         graph.lint()
         self._schedule()
@@ -154,11 +156,7 @@ class _Emitter:
         return fx.map_arg(value, self._get)
 
     def _copy(self, node: fx.Node) -> None:
-        args, kwargs = self._map(node.args), dict(self._map(node.kwargs))
-        if isinstance(kwargs.get("device"), torch.device):
-            # A buffer made in forward lives where the clip does, not where it was captured.
-            clip = next(iter(self.leaves.values()))
-            kwargs["device"] = self.out.graph.call_function(getattr, (clip, "device"))
+        args, kwargs = self._map(node.args), self._map(node.kwargs)
         self.env[node] = self.out.graph.create_node(
             "call_function", node.target, args, kwargs, name=node.name
         )
@@ -216,10 +214,7 @@ class _Emitter:
                 slot, fx.GraphModule({}, graph), known.table.kind, dim, where.source or where.module
             )
             size = table_memory(self.analysis, node, self.options)
-            if not hasattr(self, "_device"):
-                clip = next(iter(self.leaves.values()))
-                self._device = self.out.graph.call_function(getattr, (clip, "device"))
-            given = (self._device, *(self._get(n) for n in inputs))
+            given = (torch.device("cpu"), *(self._get(n) for n in inputs))  # follows the clip
             self.out.owner[slot] = node.name
             out[operand] = self._markov(made, slot, given, TableItem(operation.clock, size))
         return out

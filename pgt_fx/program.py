@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor, fx, nn
 
 from pgt_fx.compiled import CompiledSteps, run_eagerly
+from pgt_fx.devices import bring
 from pgt_fx.emitted import Emitted
 from pgt_fx.errors import StateError
 from pgt_fx.hoist import hoisted
@@ -33,10 +34,10 @@ class Program:
         self.markov = nn.Module()
         for name, module in emitted.markov.items():
             self.markov.add_module(name, module)
-        constants = nn.Module()
+        self.constants = nn.Module()
         for name, tensor in emitted.constants.items():
-            constants.register_buffer(name, tensor.clone(), persistent=False)
-        self.markov.add_module("constants", constants)
+            self.constants.register_buffer(name, tensor.clone(), persistent=False)
+        self.markov.add_module("constants", self.constants)
         self.model = model
         self.compiled: CompiledSteps | None = None
         self._modules_by_work: dict[tuple[frozenset[str], frozenset[str]], fx.GraphModule] = {}
@@ -45,6 +46,12 @@ class Program:
     def slots(self) -> frozenset[str]:
         """Names of the stateful operators."""
         return frozenset(self.emitted.schedulable.items)
+
+    @property
+    def places(self) -> frozenset[str]:
+        """Names of the operators that carry something of their own from step to step."""
+        live = {n.slot for n in self.emitted.schedulable.nodes if n.slot is not None}
+        return frozenset(live - self.emitted.shared.keys())
 
     def answers(self, work: Plan) -> bool:
         """Whether a step has an output."""
@@ -69,6 +76,7 @@ class Program:
                 "another model's, or was made under other options or in the other mode"
             )
         module = self.module(work)
+        bring(self.constants, leaves)
         if self.compiled is None:
             outputs, carried = run_eagerly(module, state, leaves, work)
         else:

@@ -419,8 +419,6 @@ class Progressive(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Progressive:
         super()._apply(fn, recurse)
-        for program in self._programs.values():
-            program.markov._apply(fn)
         self.__dict__["_state"] = {
             k: v if k.startswith("clock.") else fn(v) for k, v in self._state.items()
         }

@@ -18,6 +18,7 @@ from pgt_fx.capture.attention import named
 from pgt_fx.capture.constants import Constants, NotConstant
 from pgt_fx.capture.export import Captured
 from pgt_fx.capture.schema import schema_name
+from pgt_fx.devices import elsewhere
 from pgt_fx.layout import Factor, Layout, LayoutError, plain, time_dims
 from pgt_fx.rules import RULES, Local, OpView, Refusal
 from pgt_fx.rules.registry import hint
@@ -163,19 +164,13 @@ def table_graph(captured: Captured, node: fx.Node, table: Table) -> tuple[fx.Gra
             env[one] = graph.call_function(torch.ops.aten.arange.start, (start, end), options)
         else:
             args, kwargs = (
-                fx.node.map_aggregate(given, lambda a: _moved(a, env, device))
+                elsewhere(fx.map_arg(given, env.__getitem__), device)
                 for given in (one.args, one.kwargs)
             )
             env[one] = graph.call_function(one.target, args, kwargs)  # type: ignore[arg-type]
     graph.output(env[node])
     graph.lint()
     return graph, inputs
-
-
-def _moved(argument: Any, env: dict[fx.Node, fx.Node], device: fx.Node) -> Any:
-    if isinstance(argument, torch.device):
-        return device  # where the clip is, not where the model was captured
-    return env[argument] if isinstance(argument, fx.Node) else argument
 
 
 def _makers(captured: Captured, node: fx.Node) -> list[fx.Node]:

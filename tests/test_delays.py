@@ -16,6 +16,7 @@ from torch import Tensor, fx, nn
 import pgt_fx
 from pgt_fx import delays
 from pgt_fx.delays import _least, _Network, _Reader
+from pgt_fx.rules import Local
 from pgt_fx.timeline import InputClock
 
 
@@ -107,6 +108,19 @@ class Padded(nn.Module):
         return (self.conv(y) * self.most(y)).flatten(2)
 
 
+class Normalised(nn.Module):
+    """A shortcut that is normalised, and loses channels in training, as residual networks have."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.after = nn.Conv1d(4, 6, 3, padding=1), nn.BatchNorm1d(6)
+        self.skip, self.norm = nn.Conv1d(4, 6, 1), nn.BatchNorm1d(6)
+        self.drop = nn.Dropout1d(0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.after(self.conv(x)) + self.drop(self.norm(self.skip(x)))
+
+
 MODELS: dict[str, tuple[type[nn.Module], dict[str, Any], int, set[str]]] = {
     # bytes of float64: elements x channels x 8; and the entries of the state
     "residual": (Residual, {}, 2 * 4 * 8, {"conv"}),
@@ -116,6 +130,7 @@ MODELS: dict[str, tuple[type[nn.Module], dict[str, Any], int, set[str]]] = {
     "narrowing": (Narrowing, {}, 2 * 9 * 8 + 2 * 8, {"conv", "add.held"}),
     # The projection is made when the first join asks for it, of the frames that b carries.
     "two joins": (TwoJoins, {}, (6 * 4 + 2 * 6 + 2 * 6) * 8, {"b", "add.held", "mul.held"}),
+    "normalised": (Normalised, {}, 2 * 4 * 8, {"conv"}),
     "in place": (InPlace, {}, 2 * 4 * 8, {"conv"}),
     "padded": (Padded, {}, 4 * 4 * 8, {"conv", "most"}),
     "branches": (
@@ -130,7 +145,7 @@ MODELS: dict[str, tuple[type[nn.Module], dict[str, Any], int, set[str]]] = {
 def build(name: str) -> tuple[nn.Module, Tensor]:
     torch.manual_seed(0)
     kind, options, *_ = MODELS[name]
-    return kind(**options).double(), torch.randn(2, 4, 31, dtype=torch.float64)
+    return kind(**options).double().eval(), torch.randn(2, 4, 31, dtype=torch.float64)
 
 
 def held_bytes(state: dict[str, Tensor]) -> dict[str, int]:
@@ -155,6 +170,33 @@ def test_the_state_is_as_small_as_it_can_be(name: str) -> None:
     assert sum(held.values()) == prog.report.state_bytes == expected, held
     rows = sum(row.state_bytes for row in prog.report.rows)
     assert rows == prog.report.state_bytes, "each byte is reported at some operator"
+
+
+@pytest.mark.parametrize("future", ["wait", "zero"])
+def test_a_stream_goes_on_in_the_other_mode(future: str) -> None:
+    """What batch statistics are taken of would else wait in other places than what they are not."""
+    model, video = build("normalised")
+    prog = pgt_fx.transform(model, video[:, :, :9], future=future)
+    lengths = [9] * 3
+    with torch.no_grad():
+        for number, piece in enumerate(video[:, :, :27].split(lengths, 2)):
+            prog.train(number == 1)
+            before = int(model.norm.num_batches_tracked)
+            out = prog(piece)
+            assert out is not None and out.shape[2] == 9 - (future == "wait" and number == 0)
+            assert int(model.norm.num_batches_tracked) == before + (number == 1)
+    names = [set(held_bytes(prog.train(mode).state)) for mode in (True, False)]
+    assert names[0] == names[1] == {"conv"}
+
+
+def test_places_that_differ_between_modes_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(delays, "_frame_by_frame", lambda outcome: isinstance(outcome, Local))
+    model, video = build("normalised")
+    found = pgt_fx.verify(
+        pgt_fx.transform(model, video[:, :, :9]), checks=["mode-switching"], video=(video,)
+    )
+    assert not found.ok
+    assert "'add.held' has a place in the state in train mode alone" in str(found)
 
 
 @given(st.sampled_from(sorted(MODELS)), st.integers(0, 2**16))

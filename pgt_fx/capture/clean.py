@@ -7,6 +7,7 @@ from torch import fx
 
 from pgt_fx.capture.export import Captured
 from pgt_fx.capture.grown import rows_at_hand
+from pgt_fx.capture.lent import lent_types
 from pgt_fx.capture.padding import cat_as_padding
 from pgt_fx.capture.schema import schema_name
 from pgt_fx.rules.registry import Refusal
@@ -33,6 +34,7 @@ def clean(captured: Captured) -> Captured:
     drop_checks(captured.graph)
     functionalize(captured.graph)
     cat_as_padding(captured)
+    lent_types(captured)
     adaptive_max_as_amax(captured)
     rows_at_hand(captured)
     # What nothing reads is nobody's business: attention weights that were asked for by default.

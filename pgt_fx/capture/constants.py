@@ -15,6 +15,7 @@ from torch import Tensor, fx
 
 from pgt_fx.capture.export import Captured
 from pgt_fx.capture.schema import schema_name
+from pgt_fx.devices import elsewhere
 
 
 class NotConstant(Exception):
@@ -81,10 +82,8 @@ class Constants:
             return self._given(node)
         if node.op != "call_function":
             raise NotConstant(node.name)
-        args = fx.map_arg(node.args, lambda n: env[n])
-        kwargs = dict(fx.map_arg(node.kwargs, lambda n: env[n]))
-        if isinstance(kwargs.get("device"), torch.device):
-            kwargs["device"] = torch.device("cpu")
+        given = fx.map_arg((node.args, node.kwargs), lambda n: env[n])
+        args, kwargs = elsewhere(given, torch.device("cpu"))
         try:
             with torch.no_grad():
                 return node.target(*args, **kwargs)  # type: ignore[operator]

@@ -46,7 +46,8 @@ class Captured:
         training: the mode.
         fixed: input path -> dimension -> size that the capture fixed (channels; sometimes space).
         lengths: of the whole videos for which the graph is the model.
-        typed: whether a floating-point type is written in the graph, as that of the weights may be.
+        typed: whether a floating-point type is written in the graph or in its constants, as that of
+            the weights may be.
         dtype: of the weights when it was captured.
     """
 
@@ -188,7 +189,8 @@ def _captured(
         training=model.training,
         fixed=sizes,
         lengths=allowed,
-        typed=_names_a_type(program.graph_module.graph),
+        typed=_names_a_type(program.graph_module.graph)
+        or any(c.is_floating_point() for c in constants.values()),
     )
 
 

@@ -129,7 +129,7 @@ class MarkovPool(nn.Module):
         mean, squares = step.state.get(mean_slot), step.state.get(square_slot)
         before = step.state.get(f"{self.slot}.count")
         counted = self._count(step, x, due)
-        each = 1
+        each: int | Tensor = 1
         dtype = None
         if x is not None:
             dtype = x.dtype
@@ -144,10 +144,9 @@ class MarkovPool(nn.Module):
                 shift, share = part - mean, due.new / counted.to(wide.dtype)
                 mean = mean + shift * share
                 squares = squares + part_squares + shift.square() * (before * share * each)
-            step.carried[f"{self.slot}.each"] = torch.tensor(each)
-        else:
-            each = int(step.state[f"{self.slot}.each"])
-            step.carried[f"{self.slot}.each"] = step.state[f"{self.slot}.each"]
+            step.carried[f"{self.slot}.each"] = torch.full((), each, device=x.device)
+        else:  # a tensor: to read it would wait for the device
+            each = step.carried[f"{self.slot}.each"] = step.state[f"{self.slot}.each"]
         if mean is None or squares is None or counted is None:
             raise ValueError("no element has been seen")
         step.carried[mean_slot], step.carried[square_slot] = mean, squares

@@ -10,9 +10,10 @@ from unittest import mock
 import torch
 from torch import Tensor, fx, nn
 
+from pgt_fx.devices import elsewhere
 from pgt_fx.program import Program
 from pgt_fx.verification.subject import Subject
-from pgt_fx.verification.videos import Video
+from pgt_fx.verification.videos import Video, device_of
 
 #: Node name -> what it gave, in the order of execution; one for each step.
 Record = dict[str, Any]
@@ -34,6 +35,18 @@ class _Recorder(fx.Interpreter):
         if isinstance(value, Tensor) and (self.only is None or n.name in self.only):
             self.record[n.name] = value.detach().clone()
         return value
+
+
+class _Plain(_Recorder):
+    """Of a graph as it was captured; the model may have been moved since."""
+
+    def __init__(self, module: fx.GraphModule, record: Record, device: torch.device) -> None:
+        super().__init__(module, record)
+        self.device = device
+
+    def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
+        args, kwargs = elsewhere((args, kwargs), self.device)
+        return super().call_function(target, args, kwargs)
 
 
 @contextmanager
@@ -104,7 +117,7 @@ def recorded_full(
 
 def recorded_plain(subject: Subject, prog: Any, video: Video) -> Record:
     """The graph as it was captured, before anything was rewritten."""
-    captured = prog._captured()
+    captured, device = prog._captured(), device_of(prog)
     record: Record = {}
     args: list[Any] = []
     for node in captured.graph.nodes:
@@ -116,10 +129,10 @@ def recorded_plain(subject: Subject, prog: Any, video: Video) -> Record:
         elif node.name in captured.tensors:
             args.append(_attribute(subject.model, captured.tensors[node.name]))
         else:
-            args.append(captured.constants[node.name])
+            args.append(captured.constants[node.name].to(device))
     module = fx.GraphModule(nn.Module(), captured.graph)
     with torch.no_grad():
-        _Recorder(module, record).run(*args)
+        _Plain(module, record, device).run(*args)
     return record
 
 

@@ -1,0 +1,47 @@
+"""Calls that read nothing of a video but its type and device: ``y.new_zeros(…)``, ``p.type_as(y)``.
+
+Written out they are what they mean, a tensor of that type made of sizes, and no frame enters it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from pgt_fx.capture.export import Captured
+from pgt_fx.capture.schema import schema_name
+
+aten = torch.ops.aten
+MADE: dict[str, Any] = {
+    "aten::new_zeros": aten.zeros.default,
+    "aten::new_ones": aten.ones.default,
+    "aten::new_full": aten.full.default,
+}
+
+
+def lent_types(captured: Captured) -> None:
+    """Write the type and the device in place of the video that lends them."""
+    for node in list(captured.graph.nodes):
+        name = schema_name(node)
+        if name in MADE and _video(captured, node.args[0]):
+            given = {k: v for k, v in node.kwargs.items() if v is not None}
+            node.kwargs = {"dtype": node.meta["val"].dtype, "device": node.meta["val"].device}
+            node.kwargs = {**node.kwargs, **given}
+            node.target, node.args = MADE[name], node.args[1:]
+        elif name == "aten::type_as" and _lent(captured, node):
+            node.target = aten.to.device
+            node.args = (node.args[0], node.meta["val"].device, node.meta["val"].dtype)
+        else:
+            continue
+        captured.typed |= node.meta["val"].dtype.is_floating_point
+
+
+def _video(captured: Captured, operand: Any) -> bool:
+    value = operand.meta.get("val") if isinstance(operand, fx.Node) else None
+    return isinstance(value, Tensor) and any(captured.has_time(s) for s in value.shape)
+
+
+def _lent(captured: Captured, node: fx.Node) -> bool:
+    return _video(captured, node.args[1]) and not _video(captured, node.args[0])

@@ -1,0 +1,49 @@
+"""A step works where its clip is, not where the model was when it was captured.
+
+The capture writes the device of the example into every call that names one: ``torch.arange(W,
+device=x.device)`` and ``y.to(x.device)`` come out with ``device="cpu"``. A model that is moved
+afterwards would make such tensors on the CPU, or bring its activations there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+
+def elsewhere(argument: Any, device: Any) -> Any:
+    """An argument (lists and dictionaries too) with ``device`` for every device written in it."""
+    return fx.node.map_aggregate(argument, lambda a: device if isinstance(a, torch.device) else a)
+
+
+def names_a_device(node: fx.Node) -> bool:
+    leaves = torch.utils._pytree.tree_leaves((node.args, node.kwargs))
+    return any(isinstance(x, torch.device) for x in leaves)
+
+
+def follow_the_clip(graph: fx.Graph, clip: fx.Node) -> None:
+    """Write ``clip.device`` wherever a device is named; it is read once, in front."""
+    naming = [node for node in graph.nodes if names_a_device(node)]
+    if not naming:
+        return
+    last = [n for n in graph.nodes if n.op == "placeholder"][-1]
+    with graph.inserting_after(last):
+        # Not "device": the printed code of a graph uses that name.
+        where = graph.create_node("call_function", getattr, (clip, "device"), name="on")
+    for node in naming:
+        node.args, node.kwargs = elsewhere(node.args, where), elsewhere(node.kwargs, where)
+
+
+def bring(constants: nn.Module, leaves: Iterable[Any]) -> None:
+    """Tensors that the model makes of numbers go to where the clip is, once; dtypes stay.
+
+    They are nobody's buffers: neither ``model.to`` nor ``prog.to`` moves those of all options and
+    modes.
+    """
+    held = next(constants.buffers(), None)
+    clip = next((x for x in leaves if isinstance(x, Tensor)), None)
+    if held is not None and clip is not None and held.device != clip.device:
+        constants.to(clip.device)
