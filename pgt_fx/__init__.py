@@ -48,11 +48,13 @@ _FROM = {
     "transform": "pgt_fx.compiler",
     "verify": "pgt_fx.verification.contract",
 }
+#: Parts of the library with names of their own, ``pgt_fx.erf.measure``: imported when first used.
+_PARTS = ("erf", "errors", "inference", "rules", "testing", "training", "video", "zoo")
 
 
 def __getattr__(name: str) -> Any:
-    if name == "errors":
-        return import_module("pgt_fx.errors")
+    if name in _PARTS:
+        return import_module(f"pgt_fx.{name}")
     if name not in _FROM:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(import_module(_FROM[name]), name)
@@ -61,4 +63,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *__all__, *_PARTS})

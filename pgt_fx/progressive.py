@@ -81,6 +81,16 @@ class Source:
         return other
 
 
+def _clock(frames: Sequence[int], sizes: Sequence[int], ended: bool) -> State:
+    """How far the video has come. Read by the host in each step, so it stays there, whatever
+    ``torch.set_default_device`` says."""
+    return {
+        "clock.frames": torch.tensor(frames, dtype=torch.long, device="cpu"),
+        "clock.sizes": torch.tensor(sizes, dtype=torch.long, device="cpu"),
+        "clock.ended": torch.tensor(ended, device="cpu"),
+    }
+
+
 def _dtype(model: nn.Module) -> torch.dtype | None:
     return next((p.dtype for p in model.parameters() if p.is_floating_point()), None)
 
@@ -180,9 +190,7 @@ class Progressive(nn.Module):
         ]
         flat, carried = program.run(state, clips, work)
         following = {
-            "clock.frames": torch.tensor(after),
-            "clock.sizes": torch.tensor(sizes),
-            "clock.ended": torch.tensor(last),
+            **_clock(after, sizes, last),
             **({k: v.detach() for k, v in carried.items()} if detach else carried),
         }
         return self._output(flat), following
@@ -216,17 +224,10 @@ class Progressive(nn.Module):
             ClipError: when ``clip`` is unlike the example.
         """
         if not clip and not named:
-            frames = torch.zeros(len(self._source.spec.paths), dtype=torch.long)
-            sizes = torch.zeros(0, dtype=torch.long)
-        else:
-            leaves = self._source.spec.flatten(clip, named)
-            before, _, known = self._moment({}, leaves)
-            frames, sizes = torch.tensor(before), torch.tensor(known)
-        return {
-            "clock.frames": frames,
-            "clock.sizes": sizes,
-            "clock.ended": torch.tensor(False),
-        }
+            return _clock([0] * len(self._source.spec.paths), (), False)
+        leaves = self._source.spec.flatten(clip, named)
+        before, _, known = self._moment({}, leaves)
+        return _clock(before, known, False)
 
     def reset(self) -> None:
         """Forget the video: the next step is the first of another one."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -47,6 +48,10 @@ class OnTheHost(TorchDispatchMode):
         return out
 
 
+def brought(*_: Any, **__: Any) -> Tensor:
+    raise AssertionError("numbers are copied to the device, and the host waits for it")
+
+
 def on_the_host(prog: pgt_fx.Progressive, x: Tensor, time: int = 2) -> list[str]:
     """What three steps on the device do on the host; a steady one among them, and the last.
 
@@ -59,7 +64,7 @@ def on_the_host(prog: pgt_fx.Progressive, x: Tensor, time: int = 2) -> list[str]
     state: dict[str, Tensor] = {}
     for number in range(3):
         work = program.plan((number * n,), (number * n + n,), number == 2)
-        with torch.no_grad(), seen:
+        with torch.no_grad(), seen, mock.patch.object(torch, "tensor", brought):
             outs, state = program.run(state, [clip], work)
         made = [*state.values(), *(o for o in outs if isinstance(o, Tensor))]
         assert {t.device.type for t in made} <= {DEVICE}
@@ -167,3 +172,30 @@ def test_moving_the_users_own_model_is_enough() -> None:
     prog = pgt_fx.transform(model, x)
     model.to(DEVICE)
     assert on_the_host(prog, x) == []
+
+
+@pytest.mark.parametrize("name", ["numbers", "a mask", "a number of a frame"])
+def test_another_default_device_changes_nothing(name: str) -> None:
+    """A program that sets it for tensors of its own must not lose the clock to it."""
+    model, x = Behind(MAKING[name]), torch.randn(1, 3, 12, 5, 5)
+    with torch.no_grad(), torch.device(DEVICE):
+        prog = pgt_fx.transform(model, x[:, :, :6], future="wait")
+        state = prog.init_state()
+        assert prog.init_state(x).keys() == state.keys()
+        outs = []
+        for number, piece in enumerate(x.split(6, 2)):
+            out, state = prog.step(state, piece, last=number == 1)
+            outs.append(out)
+        assert {v.device.type for v in state.values()} == {"cpu"}
+        wanted = model(x)
+        assert (torch.cat(outs, 1 if name == "a mask" else 2) - wanted).abs().max() <= 1e-5
+
+
+def test_another_default_device_is_none_of_the_measurements() -> None:
+    model = nn.Sequential(nn.Conv1d(3, 4, 3, padding=1), nn.BatchNorm1d(4), nn.Conv1d(4, 4, 3))
+    x = torch.randn(2, 3, 24)
+    with torch.device(DEVICE):
+        prog = pgt_fx.transform(model.eval(), x[:, :, :8])
+        found = pgt_fx.verify(prog, chunkings=2)
+        assert found.ok, str(found)
+        pgt_fx.erf.measure(prog, inputs=1)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -395,3 +397,13 @@ def test_functional_and_module_calls_agree_about_an_inplace_relu() -> None:
     kept = x.clone()
     assert relative_error(stitch(run(prog, x, [4, 5])), F.relu(model[0](x))) <= EXACT
     assert torch.equal(x, kept)
+
+
+def test_parts_of_the_library_need_no_import_of_their_own() -> None:
+    code = (
+        "import pgt_fx; pgt_fx.erf.measure, pgt_fx.training.backward, pgt_fx.inference.predict, "
+        "pgt_fx.testing.assert_causal, pgt_fx.rules.rule, pgt_fx.zoo.build, pgt_fx.errors"
+    )
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+    with pytest.raises(AttributeError, match="no attribute 'trainer'"):
+        _ = pgt_fx.trainer

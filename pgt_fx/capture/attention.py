@@ -77,7 +77,7 @@ class Attention:
                 seen = self._seen(frames, rows, columns)
                 if seen is None or bool(torch.triu(seen, 1).any()):
                     return Band()
-                at = torch.arange(seen.shape[0])
+                at = torch.arange(seen.shape[0], device=seen.device)
                 back = (at[:, None] - at[None, :])[seen]
                 widths.append((int(back.max()) if back.numel() else 0, seen.shape[0]))
         except NotConstant:
@@ -124,7 +124,7 @@ class Attention:
             return None
         rows = self._known.size(arguments["query"].meta["val"].shape[-2], frames)
         columns = self._known.size(arguments["key"].meta["val"].shape[-2], frames)
-        return torch.ones(rows, columns, dtype=torch.bool).tril()
+        return torch.ones(rows, columns, dtype=torch.bool, device="cpu").tril()
 
 
 def named(node: fx.Node) -> dict[str, Any]:

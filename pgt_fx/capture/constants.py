@@ -103,7 +103,7 @@ class Constants:
         """What a normaliser makes of a random map: zero where a mask lets nothing through."""
         shape = [self.size(s, frames) for s in product.meta["val"].shape]
         generator = torch.Generator().manual_seed(0)
-        given = torch.randn(shape, dtype=torch.float64, generator=generator)
+        given = torch.randn(shape, dtype=torch.float64, generator=generator, device="cpu")
         return self.value(normaliser, frames, {product: given.to(product.meta["val"].dtype)})
 
     def largest(self, nodes: Sequence[fx.Node]) -> int:

@@ -128,7 +128,7 @@ class _Videos:
         for leaf, r in zip(self.spec.paths, self.spec.ratio, strict=True):
             shape = list(out[leaf].shape)
             shape[self.spec.times[leaf] or 0] = frames * r
-            noise = torch.randn(shape, generator=generator, dtype=torch.float64)
+            noise = torch.randn(shape, generator=generator, dtype=torch.float64, device="cpu")
             out[leaf] = noise.to(self._device, self._dtype or out[leaf].dtype)
         return out
 
@@ -206,5 +206,5 @@ class _Gradients:
                 )
             frame = frame[..., frame.shape[-2] // 2, frame.shape[-1] // 2]
         generator = torch.Generator().manual_seed(self.videos.seed * 100_003 + number)
-        signs = torch.randint(0, 2, frame.shape, generator=generator) * 2 - 1
+        signs = torch.randint(0, 2, frame.shape, generator=generator, device="cpu") * 2 - 1
         return (frame * signs.to(frame)).sum()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import torch
@@ -152,7 +153,9 @@ class MarkovWindow(nn.Module):
 
     def _rescaled(self, out: Tensor, divisors: tuple[int, ...]) -> Tensor:
         kernel = self.law.kernel  # type: ignore[attr-defined]
-        scale = torch.tensor([kernel / d for d in divisors], dtype=out.dtype, device=out.device)
+        # Filled piece by piece: a list of numbers would be copied to the device, and waited for.
+        runs = [(kernel / d, len(list(same))) for d, same in itertools.groupby(divisors)]
+        scale = torch.cat([out.new_full((n,), by) for by, n in runs])
         return out * scale.reshape([-1 if d == self.out_dim else 1 for d in range(out.dim())])
 
 

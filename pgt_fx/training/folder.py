@@ -82,7 +82,7 @@ class VideoFolder(Dataset[tuple[Tensor, int]]):
         )
 
         def draw(below: int) -> int:
-            return int(torch.randint(max(1, below), (), generator=generator))
+            return int(torch.randint(max(1, below), (), generator=generator, device="cpu"))
 
         spare = files.count(path) - (self.frames - 1) * self.stride - 1
         start = max(0, draw(spare + 1) if self.train else spare // 2)

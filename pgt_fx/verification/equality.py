@@ -213,7 +213,7 @@ def disturbed(subject: Subject) -> Any:
     for p in prog.parameters():
         if p.is_floating_point():
             size = float(p.square().mean().sqrt()) or 1.0
-            noise = torch.randn(p.shape, generator=generator, dtype=torch.float64)
+            noise = torch.randn(p.shape, generator=generator, dtype=torch.float64, device="cpu")
             p.add_(0.1 * size * noise.to(p))
     return prog
 

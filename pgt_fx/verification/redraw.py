@@ -32,7 +32,7 @@ def redraw_norms(model: nn.Module, generator: torch.Generator, run: Callable[[],
 
     def uniform(like: Tensor, low: float, high: float) -> Tensor:
         # On the CPU in float64: a seed means the same on every device and in every dtype.
-        drawn = torch.rand(like.shape, generator=generator, dtype=torch.float64)
+        drawn = torch.rand(like.shape, generator=generator, dtype=torch.float64, device="cpu")
         return (low + (high - low) * drawn).to(like)
 
     count = 0

@@ -92,8 +92,8 @@ class Videos:
 
     def _noise(self, shape: list[int], dtype: torch.dtype, generator: torch.Generator) -> Tensor:
         if dtype.is_floating_point:
-            return torch.randn(shape, generator=generator, dtype=torch.float64)
-        return torch.randint(0, 2, shape, generator=generator).to(dtype)
+            return torch.randn(shape, generator=generator, dtype=torch.float64, device="cpu")
+        return torch.randint(0, 2, shape, generator=generator, device="cpu").to(dtype)
 
     def _cast(self, x: Any) -> Any:
         if not isinstance(x, Tensor):
@@ -129,8 +129,9 @@ class Videos:
             order.reverse()
         out = list(video)
         for i, r in zip(self.spec.paths, self.ratio, strict=True):
-            index = torch.tensor([n * r + k for n in order for k in range(r)])
-            out[i] = video[i].index_select(self.spec.times[i] or 0, index.to(video[i].device))
+            order_of_frames = [n * r + k for n in order for k in range(r)]
+            index = torch.tensor(order_of_frames, device=video[i].device)
+            out[i] = video[i].index_select(self.spec.times[i] or 0, index)
         return out
 
     def args(self, video: Video) -> tuple[tuple[Any, ...], dict[str, Any]]:
