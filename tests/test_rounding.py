@@ -8,6 +8,8 @@ from mutants import MUTANTS, progressive
 from torch import Tensor, nn
 
 import pgt_fx
+from pgt_fx.verification.session import ROUGHEST, Session
+from pgt_fx.verification.training import gradient_rounding
 
 
 class Offset(nn.Module):
@@ -63,3 +65,32 @@ def test_what_float32_alone_breaks_by_much_is_no_rounding(
     found = pgt_fx.verify(progressive(), dtype=torch.float32, checks={"exact-wait"}, chunkings=3)
     check = found["exact-wait"]
     assert check.ok is False and "is too much" in check.detail, str(found)
+
+
+class Rough(nn.Module):
+    """A norm divides by what is left of numbers far from zero; in eval mode nothing is lost."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv1d(3, 4, 3, padding=1), nn.BatchNorm1d(4)
+        self.drop, self.last = nn.Dropout(0.5), nn.Conv1d(4, 4, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv(x)
+        return self.last(self.drop(self.norm(y + 1e4 if self.training else y)).tanh())
+
+
+def test_gradients_are_compared_with_how_they_round_themselves() -> None:
+    torch.manual_seed(0)
+    prog = pgt_fx.transform(Rough().eval(), torch.zeros(2, 3, 8))
+    session = Session(prog, dtype=torch.float32)
+    exact = session._double
+    assert exact is not None
+    in_eval, in_training = (
+        gradient_rounding(session.subject, exact, training=mode) for mode in (False, True)
+    )
+    assert in_eval < 1e-5 and 1e-3 < in_training < 0.5, "dropout would make it one"
+    allowed, words = session._own_rounding("replayed", exact)
+    assert allowed == min(in_training, ROUGHEST), "behind more a fault could hide"
+    assert f"gradients round by {in_training:.0e}" in words
+    assert session._own_rounding("exact-wait", exact)[0] == session._rounding < 1e-5

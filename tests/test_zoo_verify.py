@@ -24,6 +24,7 @@ NAMES = [
     and not zoo.get(name).boxes
     and "slowfast_16" not in name
     and name not in ("slow_r101", "slowfast_r101", "x3d_l", "mvit_base_16")
+    and name != "tsn_r50"  # the order of its frames makes no difference: nothing can be checked
 ]
 
 

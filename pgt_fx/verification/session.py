@@ -17,6 +17,7 @@ from pgt_fx.verification.promises import CHECKS, ROUNDED
 from pgt_fx.verification.record import record_of
 from pgt_fx.verification.result import Check, Verification
 from pgt_fx.verification.subject import Subject
+from pgt_fx.verification.training import gradient_rounding
 from pgt_fx.verification.videos import device_of, first_line, short
 
 RAISED = (PgtError, RuntimeError, ValueError, TypeError, LookupError, AttributeError)
@@ -24,6 +25,9 @@ RAISED = (PgtError, RuntimeError, ValueError, TypeError, LookupError, AttributeE
 #: How much more than the model itself a step may round: it adds the same numbers in another order,
 #: and gradients add more of them.
 SLACK = 20.0
+#: Checks of which gradients are the figure; and the most that these may be said to round by.
+OF_GRADIENTS = ("exact-gradients", "replayed")
+ROUGHEST = 5e-3
 
 Measure = Callable[..., Check]
 
@@ -106,6 +110,15 @@ class Session:
             return 0.0
         return error(self.subject.clip_output, self._double.clip_output)
 
+    def _own_rounding(self, name: str, exact: Subject) -> tuple[float, str]:
+        """What a check's figure may be compared with, and in words; of gradients at most
+        :data:`ROUGHEST`, behind which a fault could hide."""
+        if name not in OF_GRADIENTS:
+            return self._rounding, f"the model itself rounds by {self._rounding:.0e}"
+        found = gradient_rounding(self.subject, exact, training=name == "replayed")
+        own = f"the model's own gradients round by {found:.0e}"
+        return max(self._rounding, min(found, ROUGHEST)), own
+
     def _repeated(self, found: Check, measure: Measure) -> Check:
         """A failure in low precision, measured again in float64 before it is called one."""
         kind = short(self.subject.dtype)
@@ -120,9 +133,9 @@ class Session:
         if not isinstance(found.measured, float) or not isinstance(again.measured, float):
             detail = f"{found.detail}; {found.measured} in {kind}, in float64: {again.measured}"
             return replace(found, ok=again.ok, detail=detail)
-        allowed = SLACK * max(self._rounding, torch.finfo(self.subject.dtype).eps)
+        rounding, own = self._own_rounding(found.id, exact)
+        allowed = SLACK * max(rounding, torch.finfo(self.subject.dtype).eps)
         told = f"holds in float64 ({again.measured:.0e})"
-        own = f"the model itself rounds by {self._rounding:.0e}"
         if found.measured <= allowed:
             reason = f"{found.measured:.0e} in {kind} is rounding: {told}, and {own}"
             return replace(found, ok=True, bound=allowed, detail=f"{found.detail}; {reason}")

@@ -78,6 +78,24 @@ def replayed(check: Check, subject: Subject, chunkings: int) -> Check:
     return replace(check, ok=worst <= bound, measured=worst, bound=bound, detail=detail)
 
 
+def gradient_rounding(subject: Subject, exact: Subject, training: bool) -> float:
+    """How far the gradients of three steps in one graph are from the same in float64.
+
+    Far, in train mode: a norm over few elements divides by a small deviation, and multiplies what
+    was rounded before it. Dropout is left out, as its masks depend on the type.
+    """
+    both = []
+    for one in (subject, exact):
+        prog = copy.deepcopy(one.answering).train(training)
+        for module in prog.modules():
+            if isinstance(module, _DropoutNd):
+                module.eval()
+        chunks = one.fitting([one.length] * 3)
+        video = one.video(sum(chunks), batch=2, salt=15)
+        both.append(_gradients(one, prog, video, chunks, "together"))
+    return _distance(*both)[0] if both[1] else 0.0
+
+
 def _gradients(
     subject: Subject, prog: Any, video: Video, chunks: list[int], way: str
 ) -> dict[str, Tensor]:
