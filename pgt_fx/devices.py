@@ -38,12 +38,13 @@ def follow_the_clip(graph: fx.Graph, clip: fx.Node) -> None:
 
 
 def bring(constants: nn.Module, leaves: Iterable[Any]) -> None:
-    """Tensors that the model makes of numbers go to where the clip is, once; dtypes stay.
+    """Tensors that the model makes of numbers, one at least, go to where the clip is, once; dtypes
+    stay.
 
     They are nobody's buffers: neither ``model.to`` nor ``prog.to`` moves those of all options and
     modes.
     """
-    held = next(constants.buffers(), None)
-    clip = next((x for x in leaves if isinstance(x, Tensor)), None)
-    if held is not None and clip is not None and held.device != clip.device:
+    held = next(constants.buffers())
+    clip = next(x for x in leaves if isinstance(x, Tensor))
+    if held.device != clip.device:
         constants.to(clip.device)

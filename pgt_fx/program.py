@@ -76,7 +76,8 @@ class Program:
                 "another model's, or was made under other options or in the other mode"
             )
         module = self.module(work)
-        bring(self.constants, leaves)
+        if self.emitted.constants:
+            bring(self.constants, leaves)
         if self.compiled is None:
             outputs, carried = run_eagerly(module, state, leaves, work)
         else:

@@ -1,6 +1,7 @@
 """Calls that read nothing of a video but its type and device: ``y.new_zeros(…)``, ``p.type_as(y)``.
 
 Written out they are what they mean, a tensor of that type made of sizes, and no frame enters it.
+The type is that of the capture, as it is of ``p.to(y.dtype)``: under autocast it may be wider.
 """
 
 from __future__ import annotations
