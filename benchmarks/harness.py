@@ -8,6 +8,7 @@ the ratio within a pair. The first rounds warm up and are not counted.
 from __future__ import annotations
 
 import argparse
+import ctypes
 import itertools
 import json
 import os
@@ -19,6 +20,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,17 @@ from torch import nn
 from pgt_fx.compiled import plain_numbers
 
 RESULTS = Path(__file__).parent / "results"
+#: Packages whose versions are written down, when they are there.
+PACKAGES = (
+    "pgt-fx",
+    "torchvision",
+    "pytorchvideo",
+    "timm",
+    "diffusers",
+    "networkx",
+    "continual-inference",
+    "torchstream-lib",
+)
 
 
 # -- time ------------------------------------------------------------------------------------------
@@ -125,6 +138,14 @@ def process_bytes() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
+def forget_peak() -> None:
+    """Count the most memory of this process from here on, where the system can (Linux)."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        warnings.warn("the peak of the process is that since its start", stacklevel=2)
+
+
 def in_a_process(
     script: str, work: Mapping[str, Any], environment: Mapping[str, str] | None = None
 ) -> dict[str, Any]:
@@ -194,6 +215,12 @@ def parser(doc: str | None, name: str, **defaults: Any) -> argparse.ArgumentPars
     out.add_argument("--seed", type=int, default=0)
     out.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     out.add_argument("--out", type=Path, help="JSON; default: benchmarks/results/NAME.json")
+    out.add_argument(
+        "--allocator",
+        default=defaults.get("allocator", "kept"),
+        choices=("kept", "default"),
+        help="whether the process keeps the memory that it frees (Linux), see keep_memory",
+    )
     if "repeat" in defaults:
         out.add_argument("--repeat", type=int, default=defaults["repeat"], help="timed rounds")
     if "models" in defaults:
@@ -203,10 +230,30 @@ def parser(doc: str | None, name: str, **defaults: Any) -> argparse.ArgumentPars
 
 
 def prepare(options: argparse.Namespace) -> None:
-    """Seed and threads; warnings of the models' own packages are not what is looked at."""
+    """Seed, threads and allocator; warnings of the models' own packages are not what is looked at.
+
+    A process of its own (``--one``) measures memory, and gets the allocator as it is.
+    """
     warnings.simplefilter("ignore")
     torch.manual_seed(options.seed)
     torch.set_num_threads(options.threads)
+    if options.one is None and options.allocator == "kept" and not keep_memory():
+        options.allocator = "default"
+
+
+def keep_memory() -> bool:
+    """Have the C allocator keep what is freed, as allocators for GPUs do; whether it can.
+
+    glibc maps every block over 32 MiB anew and gives it back when it is freed. The system then
+    clears its pages at each use, at up to ten times what a kept block takes: a long clip, whose
+    activations are over that limit, would be slower by frame than a short one for that alone.
+    """
+    mmap_max, trim_threshold = -4, -1  # of malloc.h
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):  # not glibc
+        return False
+    return bool(mallopt(mmap_max, 0) and mallopt(trim_threshold, -1))
 
 
 def machine(device: str = "cpu") -> dict[str, Any]:
@@ -219,8 +266,29 @@ def machine(device: str = "cpu") -> dict[str, Any]:
         "system": platform.system(),
         "python": platform.python_version(),
         "torch": torch.__version__,
+        "packages": _packages(),
         "threads": torch.get_num_threads(),
     }
+
+
+def _packages() -> dict[str, str]:
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found | _commit()
+
+
+def _commit() -> dict[str, str]:
+    """Of this repository; marked where files that it follows have been changed."""
+    command = ["git", "describe", "--always", "--dirty", "--exclude=*"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, cwd=RESULTS.parent)
+    except OSError:
+        return {}
+    return {"commit": done.stdout.strip()} if done.returncode == 0 else {}
 
 
 def _cores() -> Iterable[int]:

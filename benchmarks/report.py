@@ -24,6 +24,17 @@ Made by `pgt-fx bench report` from `benchmarks/results/*.json`, which `pgt-fx be
 Ratios are medians over interleaved pairs (A B A B …), quartiles in brackets. Bytes are those of
 tensors alive at once unless another is named. Of several models or passes the first table shows
 the worst.
+
+- **plain**: the model as it is, on a clip. **step**: one call of the transformed model with new
+  frames, the first of which see what was carried from the step before; 7 new frames against a plain
+  clip of T' = 8, or as many as a section says. **the paper's**: carrying the last frame in front of
+  every block's input and computing it again.
+- **full**: the model's own resolution; otherwise pixels of a side. **P**: steps in a video.
+- **wait**: `future="wait"`, the exact answers of the whole video, late by what the model looks
+  ahead. **truncated**, **exact**: `gradient="truncated"`, `"exact"` of `pgt_fx.training.backward`.
+- **allocator kept**: the process keeps memory that it frees, on all sides of a comparison. Left
+  alone, glibc maps blocks over 32 MiB anew at each use, which costs a long clip more than a short
+  one.
 """
 
 
@@ -38,10 +49,12 @@ def runs_of(folder: Path) -> list[dict[str, Any]]:
     return sorted(found, key=lambda run: (order.index(run["benchmark"]), run["file"]))
 
 
-def question(name: str) -> str:
-    """The first line of a benchmark's docstring."""
+def question(name: str, first: bool) -> str:
+    """A benchmark's docstring without its command lines; its first line where it has been said."""
     doc = ast.get_docstring(ast.parse((HERE / f"{name}.py").read_text())) or name
-    return doc.splitlines()[0]
+    if not first:
+        return doc.splitlines()[0]
+    return "\n".join(x for x in doc.splitlines() if not x.startswith("    ")).rstrip()
 
 
 def setting(run: dict[str, Any]) -> str:
@@ -69,10 +82,17 @@ def write(folder: Path, out: Path) -> None:
     notes = folder / "notes.md"
     said = [notes.read_text().rstrip(), ""] if notes.exists() else []
     text = [HEAD, *_headline(runs), "", *said]
+    said_of: set[str] = set()
     for run in runs:
         name = run["benchmark"]
         variant = run["file"].removeprefix(name).strip("_").replace("_", ", ")
-        text += [f"## {name}{f' ({variant})' if variant else ''}", "", question(name), ""]
+        text += [
+            f"## {name}{f' ({variant})' if variant else ''}",
+            "",
+            question(name, name not in said_of),
+            "",
+        ]
+        said_of.add(name)
         text += [setting(run), "", *SECTIONS[name](run), ""]
         picture = folder / f"{run['file']}.png"
         if plots.draw(run, picture):

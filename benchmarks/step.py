@@ -5,9 +5,13 @@ those of the plain model on a clip of 8, forward and forward + backward; and ove
 doing it, which computes the carried frame of every block again (recompute.py). The limit is 1.
 
 Where the model has a temporal stride of s, s steps are timed together, after which its phase is
-the same again. Heads pool over all there is (harness.any_length).
+the same again. Of eight steps of 7 frames at a stride of 8 one has no answer and nothing to go back
+from, while the plain model goes back from every clip: forward + backward is like for like in steps
+of ``--new 8`` there, which the paper's way can take as well. Heads pool over all there is
+(harness.any_length).
 
     pgt-fx bench step --space full 64
+    pgt-fx bench step --models r2plus1d_18 csn_r101 --new 8
     pgt-fx bench step --compile              # the same compiled: prog.compile(), torch.compile
     pgt-fx bench step --models slow_r50 --space 32 --repeat 3
 """
@@ -43,17 +47,17 @@ from pgt_fx import zoo
 
 MODELS = ["slow_r50", "slowfast_r50", "r2plus1d_18", "x3d_m", "csn_r101"]
 PASSES = ("forward", "forward+backward")
-LENGTH, NEW = 8, 7
+LENGTH = 8
 WAYS = ("plain", "step", "recompute")
 
 
-def period(prog: pgt_fx.Progressive) -> int:
-    """Steps after which the model's temporal strides are in phase again."""
+def period(prog: pgt_fx.Progressive, new: int) -> int:
+    """Steps of ``new`` frames after which the model's temporal strides are in phase again."""
     strides = [
         Fraction(stride) / r for stride, r in zip(prog.report.stride, prog.clip_ratio, strict=False)
     ]
     s = max((math.ceil(x) for x in strides), default=1)
-    return math.lcm(s, NEW) // NEW
+    return math.lcm(s, new) // new
 
 
 def clip(prog: pgt_fx.Progressive, frames: int, space: int, like: torch.Tensor) -> Any:
@@ -85,18 +89,23 @@ def sides(
     model: nn.Module,
     prog: pgt_fx.Progressive,
     space: int,
+    frames: int,
     backward: bool,
     compiled: bool,
 ) -> tuple[dict[str, Callable[[], None]], dict[str, Any]]:
-    """What is compared, each doing as many steps or clips as make up a period; and notes."""
+    """What is compared, each doing as many steps or clips as make up a period; and notes.
+
+    Args:
+        frames: new ones of a step.
+    """
     for one in (model, prog):
         one.train(backward)
     like = next(model.parameters())
-    first, new = clip(prog, LENGTH, space, like), clip(prog, NEW, space, like)
-    count, notes = period(prog), {}
+    first, new = clip(prog, LENGTH, space, like), clip(prog, frames, space, like)
+    count, notes = period(prog, frames), {}
     ways: dict[str, nn.Module] = {"plain": model, "step": prog}
     try:
-        ways["recompute"] = recomputed(model, NEW).train(backward)
+        ways["recompute"] = recomputed(model, frames).train(backward)
     except NotApplicableError as error:
         notes["no_recompute"] = str(error)
     given = {"plain": first, "step": new, "recompute": new}
@@ -115,11 +124,11 @@ def sides(
         if compiled and name == "step":
             prog.compile()
             notes |= compilations(prog, first, new, backward, count)
-        elif compiled:
-            run = torch.compile(way)  # type: ignore[assignment]
-        if way is not model and not (compiled and way is prog):
-            call(run, first, backward)
-            call(run, new, backward)
+        elif way is not model:
+            call(way, first, backward)
+        if compiled and name != "step":
+            # As the steps are: sizes fixed, so that none pays for a graph of all sizes.
+            run = torch.compile(way, dynamic=False)  # type: ignore[assignment]
         out[name] = repeat(run, given[name])
     return out, notes
 
@@ -183,13 +192,13 @@ def measure(
     prog = pgt_fx.transform(model, zoo.clip(name, space=space))
     model.to(options.device, kind)
     torch._dynamo.reset()
-    new = clip(prog, NEW, space, next(model.parameters()))
-    work, notes = sides(model, prog, space, way == PASSES[1], options.compile)
+    new = clip(prog, options.new, space, next(model.parameters()))
+    work, notes = sides(model, prog, space, options.new, way == PASSES[1], options.compile)
     seconds = interleaved(work, options.repeat, at_least=options.seconds, device=options.device)
-    each = {"plain": LENGTH, "step": NEW, "recompute": NEW}
-    count = period(prog)
+    each = {"plain": LENGTH, "step": options.new, "recompute": options.new}
+    count = period(prog, options.new)
     per_frame = {k: [s / (each[k] * count) for s in v] for k, v in seconds.items()}
-    row |= {"steps_timed_together": count, **notes}
+    row |= {"new_frames": options.new, "steps_timed_together": count, **notes}
     if count > 1:
         row["answers"] = sum(call(prog, new, way == PASSES[1]) for _ in range(count))
     row["seconds_per_new_frame"] = {k: spread(v) for k, v in per_frame.items()}
@@ -205,6 +214,7 @@ def main() -> None:
     cli.add_argument("--space", nargs="*", default=["full", "64"], help="'full' or pixels")
     cli.add_argument("--dtype", nargs="*", default=["float32", "bf16"], choices=("float32", "bf16"))
     cli.add_argument("--passes", nargs="*", default=list(PASSES), choices=PASSES)
+    cli.add_argument("--new", type=int, default=7, help="new frames of a step")
     cli.add_argument("--compile", action="store_true", help="under torch.compile")
     # A round of a small model takes a tenth of a second, and what disturbs it as long.
     cli.add_argument("--seconds", type=float, default=10.0, help="to clock for a row, at least")

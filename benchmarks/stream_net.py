@@ -109,7 +109,7 @@ def torchstream(net: nn.Sequential, space: int) -> Any:
 
     span = 2 * LOOK_AHEAD + 1
     with torch.inference_mode():
-        out = net(torch.zeros(1, 3, 1, space, space))
+        out = net(torch.zeros(1, 3, 1, space, space, device=next(net.parameters()).device))
     window = SlidingWindowParams(span, 1, left_pad=LOOK_AHEAD, right_pad=LOOK_AHEAD)
     given = SeqSpec(1, 3, -1, space, space)
     found = SeqSpec(1, out.shape[1], -1, *out.shape[3:])
