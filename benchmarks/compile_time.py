@@ -77,7 +77,7 @@ def measure(name: str, repeat: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    cli = parser(__doc__, "compile_time", repeat=3, models=[])
+    cli = parser(__doc__, "compile_time", repeat=3, models=[], allocator="default")
     options = cli.parse_args()
     prepare(options)
     rows: list[dict[str, Any]] = []

@@ -8,7 +8,7 @@ the ratio within a pair. The first rounds warm up and are not counted.
 from __future__ import annotations
 
 import argparse
-import ctypes
+import ctypes.util
 import itertools
 import json
 import os
@@ -33,6 +33,8 @@ from torch import nn
 from pgt_fx.compiled import plain_numbers
 
 RESULTS = Path(__file__).parent / "results"
+#: For jemalloc: pages are never given back.
+KEPT = {"MALLOC_CONF": "dirty_decay_ms:-1,muzzy_decay_ms:-1"}
 #: Packages whose versions are written down, when they are there.
 PACKAGES = (
     "pgt-fx",
@@ -149,7 +151,8 @@ def forget_peak() -> None:
 def in_a_process(
     script: str, work: Mapping[str, Any], environment: Mapping[str, str] | None = None
 ) -> dict[str, Any]:
-    """Run ``script --one WORK`` in a process of its own, so that peaks are of this work alone.
+    """Run ``script --one WORK`` in a process of its own, so that peaks are of this work alone,
+    under the system's allocator.
 
     Args:
         environment: variables to add.
@@ -158,7 +161,8 @@ def in_a_process(
         the JSON of the last line it prints; ``{"error": …}`` when it fails (out of memory).
     """
     command = [sys.executable, script, "--one", json.dumps(work)]
-    env = {**os.environ, **(environment or {})}
+    env = {k: v for k, v in os.environ.items() if k not in ("LD_PRELOAD", *KEPT)}
+    env |= environment or {}
     done = subprocess.run(command, capture_output=True, text=True, env=env)
     if done.returncode:
         lines = done.stderr.strip().splitlines()
@@ -217,9 +221,9 @@ def parser(doc: str | None, name: str, **defaults: Any) -> argparse.ArgumentPars
     out.add_argument("--out", type=Path, help="JSON; default: benchmarks/results/NAME.json")
     out.add_argument(
         "--allocator",
-        default=defaults.get("allocator", "kept"),
-        choices=("kept", "default"),
-        help="whether the process keeps the memory that it frees (Linux), see keep_memory",
+        default=defaults.get("allocator", "jemalloc"),
+        choices=("jemalloc", "default"),
+        help="of the CPU's memory; jemalloc keeps what is freed, see under_jemalloc",
     )
     if "repeat" in defaults:
         out.add_argument("--repeat", type=int, default=defaults["repeat"], help="timed rounds")
@@ -234,26 +238,33 @@ def prepare(options: argparse.Namespace) -> None:
 
     A process of its own (``--one``) measures memory, and gets the allocator as it is.
     """
+    if options.one is None and options.allocator == "jemalloc" and not under_jemalloc():
+        options.allocator = "default"
+        print("no libjemalloc here: long clips are slowed by the system's allocator")
     warnings.simplefilter("ignore")
     torch.manual_seed(options.seed)
     torch.set_num_threads(options.threads)
-    if options.one is None and options.allocator == "kept" and not keep_memory():
-        options.allocator = "default"
 
 
-def keep_memory() -> bool:
-    """Have the C allocator keep what is freed, as allocators for GPUs do; whether it can.
+def under_jemalloc() -> bool:
+    """Start this program anew under jemalloc, which keeps what is freed; False where there is none.
 
-    glibc maps every block over 32 MiB anew and gives it back when it is freed. The system then
-    clears its pages at each use, at up to ten times what a kept block takes: a long clip, whose
-    activations are over that limit, would be slower by frame than a short one for that alone.
+    glibc maps every block over 32 MiB anew and gives it back when it is freed; the system then
+    clears its pages at each use, at up to ten times what a kept block takes. A long clip, whose
+    activations are over that limit, would be slower by frame than a short one for that alone. On a
+    GPU torch keeps memory itself. (Thresholds of glibc don't do: an aligned block is cut out of a
+    larger one, and what it leaves when it is freed is too small for the next.)
     """
-    mmap_max, trim_threshold = -4, -1  # of malloc.h
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError, TypeError):  # not glibc
+    library = ctypes.util.find_library("jemalloc")
+    if "jemalloc" in os.environ.get("LD_PRELOAD", ""):
+        return True
+    if library is None or sys.platform != "linux":
         return False
-    return bool(mallopt(mmap_max, 0) and mallopt(trim_threshold, -1))
+    os.execve(
+        sys.executable,
+        [sys.executable, *sys.orig_argv[1:]],
+        {**os.environ, **KEPT, "LD_PRELOAD": library},
+    )
 
 
 def machine(device: str = "cpu") -> dict[str, Any]:

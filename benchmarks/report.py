@@ -32,9 +32,9 @@ the worst.
 - **full**: the model's own resolution; otherwise pixels of a side. **P**: steps in a video.
 - **wait**: `future="wait"`, the exact answers of the whole video, late by what the model looks
   ahead. **truncated**, **exact**: `gradient="truncated"`, `"exact"` of `pgt_fx.training.backward`.
-- **allocator kept**: the process keeps memory that it frees, on all sides of a comparison. Left
-  alone, glibc maps blocks over 32 MiB anew at each use, which costs a long clip more than a short
-  one.
+- **allocator jemalloc**: the process keeps memory that it frees, on all sides of a comparison. The
+  **default**, glibc's, maps blocks over 32 MiB anew at each use, which costs a long clip more than
+  a short one. Peaks of memory are under the default in any case.
 """
 
 

@@ -100,7 +100,7 @@ def _aligned(analysis: Analysis, emitted: Any) -> int:
 
 
 def main() -> None:
-    cli = parser(__doc__, "state", models=[])
+    cli = parser(__doc__, "state", models=[], allocator="default")
     options = cli.parse_args()
     prepare(options)
     rows: list[dict[str, Any]] = []

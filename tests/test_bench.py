@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import ctypes.util
 import importlib.util
 import itertools
 import json
 import platform
+import resource
+import subprocess
 import sys
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -95,6 +99,7 @@ def test_what_is_written_tells_the_machine_and_not_whose(tmp_path: Path) -> None
     assert data["benchmark"] == "step" and data["found"] == 3 and data["rows"] == [{"model": "m"}]
     assert data["machine"]["torch"] == torch.__version__
     assert torch.backends.cpu.get_cpu_capability() in data["machine"]["instructions"]
+    assert data["machine"]["packages"]["pgt-fx"] == pgt_fx.__version__
     assert data["machine"]["threads"] == torch.get_num_threads()
     assert {"seed": 0, "repeat": 2, "threads": 2}.items() <= data["options"].items()
     told = json.dumps(data["machine"] | data["options"])
@@ -107,6 +112,59 @@ def test_peaks_are_of_the_work_alone() -> None:
     x = torch.zeros(1000)
     assert peak_bytes(lambda: (x + 1).sum()) == 4004
     assert peak_bytes(lambda: None) == 0
+
+
+@pytest.mark.parametrize("allocator", ["jemalloc", "default"])
+def test_a_process_that_keeps_its_memory_is_given_no_new_pages(
+    allocator: str, tmp_path: Path
+) -> None:
+    if ctypes.util.find_library("jemalloc") is None:
+        pytest.skip("no libjemalloc")
+    path = tmp_path / "work.py"
+    path.write_text(f"""
+import resource, sys
+sys.path.insert(0, {str(FOLDER)!r})
+import torch
+from harness import parser, prepare
+prepare(parser("Doc.", "step").parse_args())
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    torch.ones(2 ** 24)  # 64 MB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+faults()
+print(faults())
+""")
+    command = [sys.executable, str(path), "--allocator", allocator]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    pages = 2**26 // resource.getpagesize()
+    assert (int(done.stdout) < pages / 100) == (allocator == "jemalloc")
+
+
+def test_without_jemalloc_the_allocator_is_the_systems(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from harness import parser, prepare
+
+    monkeypatch.delenv("LD_PRELOAD", raising=False)
+    monkeypatch.setattr(ctypes.util, "find_library", lambda name: None)
+    options = parser("Doc.", "step").parse_args(["--threads", str(torch.get_num_threads())])
+    assert options.allocator == "jemalloc"
+    with torch.random.fork_rng(), warnings.catch_warnings():
+        prepare(options)
+    assert options.allocator == "default" and "no libjemalloc" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(platform.system() != "Linux", reason="what a process holds is read from Linux")
+def test_a_forgotten_peak_is_counted_from_then_on() -> None:
+    from harness import forget_peak, process_bytes
+
+    size = 2**28
+    torch.ones(size // 4)  # given back: over the size that glibc keeps
+    peak = process_bytes()
+    forget_peak()
+    assert process_bytes() < peak - size // 2
+    kept = torch.ones(size // 4)
+    assert process_bytes() > peak - size // 2 and kept.nbytes == size
 
 
 def test_a_failed_process_is_told(tmp_path: Path) -> None:
@@ -330,6 +388,21 @@ def test_a_report_says_what_is_met_and_what_is_missed(tmp_path: Path) -> None:
     assert "CPU some CPU (2 cores, AVX2), torch 2, 2 threads; seed 0." in text
     assert "## step" in text and "![step](results/step.png)" in text
     assert (results / "step.png").stat().st_size > 1000
+
+
+def test_steps_without_an_answer_are_not_compared_backward() -> None:
+    from headline import FIGURES
+    from sections import step
+
+    (run,) = _runs()
+    row = run["rows"][1]  # 1.2, of fast, forward + backward
+    row |= {"answers": 7, "steps_timed_together": 8}
+    line = FIGURES[1].line
+    assert "1.01 (slow, forward+backward)" in line([run])[3]
+    assert any("7 of 8 steps" in x for x in step(run))
+    row |= {"answers": 8, "new_frames": 8}
+    assert "1.2 (fast, forward+backward of 8 frames" in line([run])[3]
+    assert not any("steps have an answer" in x for x in step(run))
 
 
 def test_a_model_that_fails_meets_nothing() -> None:

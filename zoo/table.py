@@ -30,7 +30,8 @@ converted, and its promises are measured.
   one after the other; *all* is all of the video. For a model that ends in a pool over all of time
   they are those of what it pools; a head that pools a window of fixed length counts as one. The
   stride is in input frames per element.
-- State: carried between two steps, batch of one, float32, at the clip's size.
+- State: carried between two steps under the paper's policy, `future="zero"`, batch of one, float32,
+  at the clip's size. The exact answers carry more: `pgt-fx bench state`.
 - GFLOPs × P × v: a view of 256×256 pixels (one multiply-add counted as one), P = {steps} steps,
   v = {views} views; † at the size of the clip: the model takes no other, or latents.
 - Checked: promises of `pgt-fx verify` that were measured and hold, on frames of {space}.
