@@ -16,12 +16,15 @@ import torch
 from torch import Tensor, fx, nn
 
 from pgt_fx.capture.lines import OURS, short
+from pgt_fx.cut import CLOCK
 from pgt_fx.errors import CompileError
 from pgt_fx.markov.step import Step
 from pgt_fx.plan import Plan
 
 #: Plans seen once (a warm-up, a last step) are many in a life of odd chunks, and cheap to forget.
 MOST_SEEN = 4096
+#: Compiled functions kept, for as many plans and sizes of clips.
+MOST_COMPILED = 256
 
 Result = tuple[list[Any], dict[str, Tensor]]
 
@@ -45,8 +48,8 @@ class CompiledSteps:
         self.options = {"fullgraph": True, "dynamic": False} | dict(options)
         self._replayed = replayed(options)
         self._asked: dict[int, tuple[Plan, _Asked]] = {}
-        self._carried: dict[Any, list[str]] = {}
-        self._compiled: dict[Any, Callable[..., tuple[list[Any], list[Tensor]]]] = {}
+        self._seen: set[Any] = set()
+        self._compiled: dict[Any, Callable[[list[Tensor], list[Any]], Result]] = {}
 
     def run(
         self, module: fx.GraphModule, state: Mapping[str, Tensor], leaves: Sequence[Any], work: Plan
@@ -56,27 +59,35 @@ class CompiledSteps:
         Raises:
             CompileError: when torch.compile does not take an operation of the model.
         """
-        names = [name for name in state if not name.startswith("clock.")]
-        key = (id(module), tuple(names), self._what(work))
-        if key not in self._carried:
-            if len(self._carried) > MOST_SEEN:
-                self._carried.clear()
-            outputs, carried = run_eagerly(module, state, leaves, work)
-            self._carried[key] = list(carried)
-            return outputs, carried
+        names = [name for name in state if name not in CLOCK]
+        key = (id(module), tuple(names), self._what(work), self._sizes(leaves))
+        if key not in self._seen:
+            if len(self._seen) > MOST_SEEN:
+                self._seen.clear()
+            self._seen.add(key)
+            return run_eagerly(module, state, leaves, work)
         if key not in self._compiled:
-            kernel = _kernel(module, names, work, self._carried[key])
-            kernel = _of_its_own(kernel, len(self._compiled))
+            if len(self._compiled) >= MOST_COMPILED:
+                self._compiled.clear()
+            kernel = _of_its_own(_kernel(module, names, work), len(self._compiled))
             self._compiled[key] = torch.compile(kernel, **self.options)
         try:
-            outputs, tensors = self._compiled[key]([state[name] for name in names], list(leaves))
+            outputs, carried = self._compiled[key]([state[name] for name in names], list(leaves))
         except Exception as error:
             if (refused := _refused(error)) is None:
                 raise
             raise refused from error
         if self._replayed:
-            outputs, tensors = [_kept(x) for x in outputs], [_kept(x) for x in tensors]
-        return outputs, dict(zip(self._carried[key], tensors, strict=True))
+            outputs = [_kept(x) for x in outputs]
+            carried = {name: _kept(x) for name, x in carried.items()}
+        return outputs, carried
+
+    def _sizes(self, leaves: Sequence[Any]) -> tuple[Any, ...]:
+        """Sizes of a clip, where each has code of its own: torch stops compiling a function again
+        after eight of them."""
+        if self.options["dynamic"] is not False:
+            return ()
+        return tuple(tuple(x.shape) if isinstance(x, Tensor) else None for x in leaves)
 
     def _what(self, work: Plan) -> _Asked:
         """What a plan asks for, hashed once: a steady plan comes as the same object each time."""
@@ -105,14 +116,15 @@ class _Asked:
 
 
 def _kernel(
-    module: fx.GraphModule, names: Sequence[str], work: Plan, carried: Sequence[str]
-) -> Callable[[list[Tensor], list[Any]], tuple[list[Any], list[Tensor]]]:
+    module: fx.GraphModule, names: Sequence[str], work: Plan
+) -> Callable[[list[Tensor], list[Any]], Result]:
     due = dict(work.due)
 
-    def kernel(tensors: list[Tensor], leaves: list[Any]) -> tuple[list[Any], list[Tensor]]:
+    def kernel(tensors: list[Tensor], leaves: list[Any]) -> Result:
         step = Step(dict(zip(names, tensors, strict=True)), due)
         outputs = list(module(step, *leaves))
-        return outputs, [step.carried[name] for name in carried]
+        # With its names: what is carried depends on the types, and a graph is made for each.
+        return outputs, step.carried
 
     return kernel
 

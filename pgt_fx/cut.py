@@ -12,6 +12,8 @@ from pgt_fx.capture.inputs import ClipSpec
 from pgt_fx.errors import ClipError, StateError
 from pgt_fx.schedule import PerStep, Schedule
 
+#: Entries of a state that say how far the video has come.
+CLOCK = ("clock.frames", "clock.sizes", "clock.ended")
 Piece = tuple[tuple[Any, ...], dict[str, Any]]
 
 

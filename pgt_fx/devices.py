@@ -7,7 +7,6 @@ afterwards would make such tensors on the CPU, or bring its activations there.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -37,7 +36,7 @@ def follow_the_clip(graph: fx.Graph, clip: fx.Node) -> None:
         node.args, node.kwargs = elsewhere(node.args, where), elsewhere(node.kwargs, where)
 
 
-def bring(constants: nn.Module, leaves: Iterable[Any]) -> None:
+def bring(constants: nn.Module, clip: Tensor) -> None:
     """Tensors that the model makes of numbers, one at least, go to where the clip is, once; dtypes
     stay.
 
@@ -45,6 +44,6 @@ def bring(constants: nn.Module, leaves: Iterable[Any]) -> None:
     modes.
     """
     held = next(constants.buffers())
-    clip = next(x for x in leaves if isinstance(x, Tensor))
     if held.device != clip.device:
-        constants.to(clip.device)
+        with torch.inference_mode(False):  # they are kept for training as well
+            constants.to(clip.device)

@@ -91,7 +91,10 @@ class _Emitter:
             if node.op == "call_function":
                 self._visit(node)
         self._output()
-        follow_the_clip(graph, next(iter(self.leaves.values())))
+        times, inputs = self.analysis.spec.times, self.captured.inputs
+        timed = [times[inputs[node.name]] is not None for node in self.leaves]
+        self.out.video = timed.index(True)
+        follow_the_clip(graph, list(self.leaves.values())[self.out.video])
         graph.eliminate_dead_code(is_impure_node=self._stateful)
         graph.lint()
         self._schedule()

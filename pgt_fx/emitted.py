@@ -8,6 +8,7 @@ from torch import Tensor, fx, nn
 
 from pgt_fx.capture.calls import module_path, place
 from pgt_fx.capture.export import Captured
+from pgt_fx.cut import CLOCK
 from pgt_fx.plan import Schedulable
 
 
@@ -25,6 +26,7 @@ class Emitted:
         owner: slot -> name of the captured node that it serves.
         shared: slot -> the slot of another operator that carries the same elements.
         constants: tensors lifted by the capture, by attribute name.
+        video: which of a step's tensors is the first with a time axis.
         made: node of the graph -> captured node whose value it gives.
     """
 
@@ -38,6 +40,7 @@ class Emitted:
     shared: dict[str, str] = field(default_factory=dict)
     constants: dict[str, Tensor] = field(default_factory=dict)
     made: dict[str, str] = field(default_factory=dict)
+    video: int = 0
 
 
 class Names:
@@ -47,7 +50,7 @@ class Names:
         paths = {c.path for c in captured.calls.values()}
         inner = {p.rsplit(".", 1)[0] for p in paths if "." in p}
         self._leaves = frozenset(paths - inner)
-        self._slots: set[str] = set()
+        self._slots: set[str] = set(CLOCK)
 
     def label(self, node: fx.Node) -> str:
         """A dotted name: the module, and the operator where the module has several."""

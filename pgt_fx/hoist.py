@@ -7,6 +7,7 @@ frames. Nothing is kept from one step to the next, so a child that was replaced 
 
 from __future__ import annotations
 
+import keyword
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -25,8 +26,14 @@ def hoisted(graph: fx.Graph) -> Callable[[list[str]], list[str]]:
     local = {expression(p): _name(p, taken) for p in parents}
     longest_first = sorted(local, key=len, reverse=True)
     pattern = re.compile("|".join(f"{re.escape(e)}(?=[.,])" for e in longest_first))
+    keywords = [p for p in {p for t in targets for p in _prefixes(str(t))} if _is_keyword(p)]
 
     def transform(body: list[str]) -> list[str]:
+        for path in sorted(keywords, key=len):  # what a longer one is reached through, first
+            parent, _, name = path.rpartition(".")
+            written = re.compile(re.escape(f"{expression(parent)}.{name}") + r"\b")
+            right = expression(path).replace("\\", r"\\")
+            body = [written.sub(right, line) for line in body]
         if not local:
             return body
         out: list[str] = []
@@ -51,11 +58,17 @@ def hoisted(graph: fx.Graph) -> Callable[[list[str]], list[str]]:
 
 
 def expression(path: str) -> str:
-    """A dotted path below ``self`` as fx writes it."""
+    """A dotted path below ``self`` as fx writes it, but for Python's keywords (a ``ModuleDict`` may
+    have a child ``global``), which fx takes for names."""
     out = "self"
-    for name in path.split("."):
-        out = f"{out}.{name}" if name.isidentifier() else f'getattr({out}, "{name}")'
+    for name in path.split(".") if path else ():
+        plain = name.isidentifier() and not keyword.iskeyword(name)
+        out = f"{out}.{name}" if plain else f'getattr({out}, "{name}")'
     return out
+
+
+def _is_keyword(path: str) -> bool:
+    return keyword.iskeyword(path.rpartition(".")[2])
 
 
 def _shared(targets: Iterable[str]) -> set[str]:

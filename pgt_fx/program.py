@@ -8,14 +8,13 @@ from typing import Any
 from torch import Tensor, fx, nn
 
 from pgt_fx.compiled import CompiledSteps, run_eagerly
+from pgt_fx.cut import CLOCK
 from pgt_fx.devices import bring
 from pgt_fx.emitted import Emitted
 from pgt_fx.errors import StateError
 from pgt_fx.hoist import hoisted
 from pgt_fx.plan import Plan
 from pgt_fx.steady import SteadyPlans
-
-CLOCK = ("clock.frames", "clock.sizes", "clock.ended")
 
 
 class Program:
@@ -39,6 +38,7 @@ class Program:
             self.constants.register_buffer(name, tensor.clone(), persistent=False)
         self.markov.add_module("constants", self.constants)
         self.model = model
+        self._children: dict[str, nn.Module | None] = {}
         self.compiled: CompiledSteps | None = None
         self._modules_by_work: dict[tuple[frozenset[str], frozenset[str]], fx.GraphModule] = {}
 
@@ -77,7 +77,7 @@ class Program:
             )
         module = self.module(work)
         if self.emitted.constants:
-            bring(self.constants, leaves)
+            bring(self.constants, leaves[self.emitted.video])
         if self.compiled is None:
             outputs, carried = run_eagerly(module, state, leaves, work)
         else:
@@ -106,22 +106,30 @@ class Program:
     def module(self, work: Plan | None = None) -> fx.GraphModule:
         """The graph module for a step; without a plan, that of a step in which all operators
         have something to do."""
+        self._follow_the_model()
         key = (work.idle, work.silent) if work else (frozenset[str](), frozenset[str]())
         if key not in self._modules_by_work:
             graph = without(self.emitted.graph, key[0]) if key[0] else self.emitted.graph
             self._modules_by_work[key] = self._bind(graph)
         return self._modules_by_work[key]
 
+    def _follow_the_model(self) -> None:
+        """The bound modules have a dictionary of their own, as there is one child more in it."""
+        ours, theirs = self._children, self.model._modules
+        if len(ours) != len(theirs) + 1 or any(ours.get(k) is not m for k, m in theirs.items()):
+            ours.clear()
+            ours.update(theirs)
+            ours[self.markov_name] = self.markov
+
     def _bind(self, graph: fx.Graph) -> fx.GraphModule:
         """A graph module whose ``self`` is the model: it shares the model's own dictionaries, so
         that whatever moves or replaces a parameter is seen."""
         root = nn.Module()
-        children = {**self.model._modules, self.markov_name: self.markov}
-        root._modules, root._parameters = children, self.model._parameters
+        root._modules, root._parameters = self._children, self.model._parameters
         root._buffers = self.model._buffers
         with graph.on_generate_code(lambda _: hoisted(graph)):
             module = fx.GraphModule(root, graph, type(self.model).__name__)
-        module._modules, module._parameters = children, self.model._parameters
+        module._modules, module._parameters = self._children, self.model._parameters
         module._buffers = self.model._buffers
         return module
 

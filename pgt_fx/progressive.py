@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,13 +12,10 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from pgt_fx.analysis import Analysis, analyze_graph
-from pgt_fx.capture.attention import note_attention
-from pgt_fx.capture.clean import clean
-from pgt_fx.capture.export import Captured, capture
-from pgt_fx.capture.inputs import ClipSpec
+from pgt_fx.capture.export import Captured
 from pgt_fx.capture.lengths import Lengths
 from pgt_fx.compiled import CompiledSteps, plain_numbers
-from pgt_fx.cut import Moment, cut, lengths_of, moment
+from pgt_fx.cut import CLOCK, cut, lengths_of, moment
 from pgt_fx.emit import emit
 from pgt_fx.errors import ClipError, StateError
 from pgt_fx.frames import exact_frames
@@ -27,58 +25,15 @@ from pgt_fx.options import Options
 from pgt_fx.program import Program
 from pgt_fx.report import Report, make_report
 from pgt_fx.schedule import Schedule
+from pgt_fx.source import Source, is_video
 
 State = dict[str, Tensor]
-
-
-class Source:
-    """The user's model with what has been captured of it: one graph per mode, when first needed.
-
-    Attributes:
-        model: the user's module, unchanged.
-        spec: structure of a clip.
-        leaves: tensors of the example clip, as shapes (meta tensors).
-        pools: the ``clip_pools`` option.
-    """
-
-    def __init__(self, model: nn.Module, spec: ClipSpec, leaves: Sequence[Any], pools: str) -> None:
-        self.model, self.spec, self.pools = model, spec, pools
-        self.leaves = list(leaves)
-        self._captured: dict[bool, Captured] = {}
-        self._dtype = _dtype(model)
-        taken = set(model._modules) | set(model._parameters) | set(model._buffers)
-        self.markov_name = "markov"
-        while self.markov_name in taken:
-            self.markov_name += "_"
-
-    def captured(self, training: bool) -> Captured:
-        """The graph of a mode; another one where a type is written in it and the model was moved.
-
-        Raises:
-            CaptureError: when that mode can't be captured.
-        """
-        known = self._captured.get(training)
-        if known is None or (known.typed and known.dtype != _dtype(self.model)):
-            device = next((p.device for p in self.model.parameters()), torch.device("cpu"))
-            leaves = [
-                torch.empty_like(x, device=device, dtype=self._cast(x.dtype)) if _video(x, t) else x
-                for x, t in zip(self.leaves, self.spec.times, strict=True)
-            ]
-            known = clean(capture(self.model, self.spec, leaves, self.pools))
-            known.dtype = _dtype(self.model)
-            note_attention(known, _tensors(self.model))
-            self._captured[training] = known
-        return known
-
-    def _cast(self, dtype: torch.dtype) -> torch.dtype:
-        """The dtype of a video once the model was moved to another (``prog.double()``)."""
-        now = _dtype(self.model)
-        return now if now is not None and dtype == self._dtype else dtype
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Source:
-        other = Source(copy.deepcopy(self.model, memo), self.spec, self.leaves, self.pools)
-        other._captured, other._dtype = dict(self._captured), self._dtype
-        return other
+#: Dictionaries of ``nn.Module`` that are the model's own: parts, and hooks on their names.
+SHARED = (
+    *("_modules", "_parameters", "_buffers", "_non_persistent_buffers_set"),
+    *("_state_dict_hooks", "_state_dict_pre_hooks"),
+    *("_load_state_dict_pre_hooks", "_load_state_dict_post_hooks"),
+)
 
 
 def _clock(frames: Sequence[int], sizes: Sequence[int], ended: bool) -> State:
@@ -91,16 +46,13 @@ def _clock(frames: Sequence[int], sizes: Sequence[int], ended: bool) -> State:
     }
 
 
-def _dtype(model: nn.Module) -> torch.dtype | None:
-    return next((p.dtype for p in model.parameters() if p.is_floating_point()), None)
+@dataclass
+class _Mode:
+    """What has been made of one graph of the model."""
 
-
-def _tensors(model: nn.Module) -> dict[str, Tensor]:
-    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
-
-
-def _video(x: Any, time: int | None) -> bool:
-    return isinstance(x, Tensor) and time is not None
+    analysis: Analysis
+    program: Program | None = None
+    report: Report | None = None
 
 
 class Progressive(nn.Module):
@@ -115,9 +67,7 @@ class Progressive(nn.Module):
 
     _source: Source
     _options: Options
-    _programs: dict[bool, Program]
-    _analyses: dict[bool, Analysis]
-    _reports: dict[bool, Report]
+    _modes: dict[int, _Mode]
     _state: State
     _compile: dict[str, Any] | None
 
@@ -127,16 +77,12 @@ class Progressive(nn.Module):
         # names of parameters are the user's.
         self.__dict__["_source"] = source
         self.__dict__["_options"] = options
-        self.__dict__["_programs"] = {}
-        self.__dict__["_analyses"] = {}
-        self.__dict__["_reports"] = {}
+        self.__dict__["_modes"] = {}
         self.__dict__["_state"] = {}
         self.__dict__["_compile"] = None
-        model = source.model
-        self._modules, self._parameters = model._modules, model._parameters
-        self._buffers = model._buffers
-        self._non_persistent_buffers_set = model._non_persistent_buffers_set
-        self.training = model.training
+        for name in SHARED:
+            self.__dict__[name] = source.model.__dict__[name]
+        self._version = source.model._version
 
     # -- one step ------------------------------------------------------------------------------
 
@@ -160,6 +106,7 @@ class Progressive(nn.Module):
     def step(
         self,
         state: Mapping[str, Tensor],
+        /,
         *clip: Any,
         last: bool = False,
         detach: bool = True,
@@ -171,37 +118,34 @@ class Progressive(nn.Module):
             state: as returned by the last step, or by :meth:`init_state`; not written.
             detach: cut the next state from the autograd graph (truncated gradients).
         """
-        leaves = self._source.spec.flatten(clip, named)
-        program = self._program()
-        before, after, sizes = self._moment(state, leaves)
+        spec = self._source.spec
+        leaves = spec.flatten(clip, named)
+        mode = self._mode()
+        program, captured = self._program(mode), mode.analysis.captured
+        before, after, sizes = moment(spec, captured.fixed, state, leaves)
         if bool(state.get("clock.ended", False)):
             raise StateError("the video has ended (last=True); call reset() before the next one")
-        if last and not self.video_lengths.allows(min(after)):
+        lengths = mode.analysis.lengths
+        if last and not lengths.allows(min(after)):
             raise ClipError(
-                f"this model takes videos of {self.video_lengths} frames, and this one ends at "
+                f"this model takes videos of {lengths} frames, and this one ends at "
                 f"{min(after)}; cut it or pad it to such a length"
             )
         work = program.plan(before, after, last)
         # A chunk is often a slice of a video; a model that asks for views of its clip needs a
         # clip that is laid out as one.
-        clips = [
-            dense(x, x) if _video(x, t) else x
-            for x, t in zip(leaves, self._source.spec.times, strict=True)
+        leaves = [
+            dense(x, x) if is_video(x, t) else x for x, t in zip(leaves, spec.times, strict=True)
         ]
+        clips = self._source.clip(leaves)
         flat, carried = program.run(state, clips, work)
         following = {
             **_clock(after, sizes, last),
             **({k: v.detach() for k, v in carried.items()} if detach else carried),
         }
-        return self._output(flat), following
-
-    def _output(self, flat: list[Any]) -> Any:
         if all(item is None for item in flat):
-            return None
-        return pytree.tree_unflatten(flat, self._captured().out_spec)
-
-    def _moment(self, state: Mapping[str, Tensor], leaves: Sequence[Any]) -> Moment:
-        return moment(self._source.spec, self._captured().fixed, state, leaves)
+            return None, following
+        return pytree.tree_unflatten(flat, captured.out_spec), following
 
     # -- state ---------------------------------------------------------------------------------
 
@@ -226,7 +170,7 @@ class Progressive(nn.Module):
         if not clip and not named:
             return _clock([0] * len(self._source.spec.paths), (), False)
         leaves = self._source.spec.flatten(clip, named)
-        before, _, known = self._moment({}, leaves)
+        before, _, known = moment(self._source.spec, self._captured().fixed, {}, leaves)
         return _clock(before, known, False)
 
     def reset(self) -> None:
@@ -334,13 +278,11 @@ class Progressive(nn.Module):
     @property
     def report(self) -> Report:
         """What the analysis found: timelines, verdicts, receptive field, state."""
-        emitted = self._program().emitted
-        if self.training not in self._reports:
-            name = type(self._source.model).__name__
-            self._reports[self.training] = make_report(
-                self._analysis(), self._options, emitted, name
-            )
-        return self._reports[self.training]
+        mode = self._mode()
+        if mode.report is None:
+            emitted, name = self._program(mode).emitted, type(self._source.model).__name__
+            mode.report = make_report(mode.analysis, self._options, emitted, name)
+        return mode.report
 
     @property
     def code(self) -> str:
@@ -369,27 +311,33 @@ class Progressive(nn.Module):
     # -- graphs --------------------------------------------------------------------------------
 
     def _captured(self) -> Captured:
-        return self._source.captured(self.training)
+        return self._source.captured()
 
-    def _analysis(self) -> Analysis:
+    def _mode(self) -> _Mode:
+        """What is known of the graph of the model as it is now."""
         captured = self._captured()
-        known = self._analyses.get(self.training)
-        if known is None or known.captured is not captured:
-            known = analyze_graph(captured, self._source.spec, self._options.future)
-            self._analyses[self.training] = known
-            self._programs.pop(self.training, None)
-            self._reports.pop(self.training, None)
+        known = self._modes.get(id(captured))
+        if known is None:
+            known = _Mode(analyze_graph(captured, self._source.spec, self._options.future))
+            for number, mode in list(self._modes.items()):
+                if not self._source.knows(mode.analysis.captured):  # captured anew
+                    del self._modes[number]
+            self._modes[id(captured)] = known
         return known
 
-    def _program(self) -> Program:
-        analysis = self._analysis()
-        if self.training not in self._programs:
-            emitted = emit(analysis, self._options, self._source.markov_name)
+    def _analysis(self) -> Analysis:
+        return self._mode().analysis
+
+    def _program(self, mode: _Mode | None = None) -> Program:
+        mode = mode or self._mode()
+        if mode.program is None:
             spec, name = self._source.spec, self._source.markov_name
-            made = Program(emitted, self._source.model, name, spec.ratio)
-            made.compiled = None if self._compile is None else CompiledSteps(self._compile)
-            self._programs[self.training] = made
-        return self._programs[self.training]
+            with torch.inference_mode(False):  # as in a capture
+                emitted = emit(mode.analysis, self._options, name)
+                mode.program = Program(emitted, self._source.model, name, spec.ratio)
+            if self._compile is not None:
+                mode.program.compiled = CompiledSteps(self._compile)
+        return mode.program
 
     def compile(self, **options: Any) -> None:
         """Compile the steps in place, as ``nn.Module.compile`` does.
@@ -409,28 +357,48 @@ class Progressive(nn.Module):
         """
         plain_numbers(self._source.model)
         self.__dict__["_compile"] = dict(options)
-        self._programs.clear()
+        for mode in self._modes.values():
+            mode.program = None
 
     # -- nn.Module -----------------------------------------------------------------------------
 
+    @property
+    def training(self) -> bool:
+        """The model's own mode."""
+        return self._source.model.training
+
+    @training.setter
+    def training(self, mode: bool) -> None:
+        if "_source" in self.__dict__:  # nn.Module sets it before there is a model
+            self._source.model.training = mode
+
     def train(self, mode: bool = True) -> Progressive:
-        super().train(mode)
-        self._source.model.training = mode
+        """As the model's own: it may keep norms frozen (``norm_eval``)."""
+        self._source.model.train(mode)
         return self
+
+    def _save_to_state_dict(self, *args: Any) -> None:
+        self._source.model._save_to_state_dict(*args)
+
+    def _load_from_state_dict(self, *args: Any) -> None:
+        # The model may know names of older checkpoints.
+        self._source.model._load_from_state_dict(*args)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Progressive:
         super()._apply(fn, recurse)
-        self.__dict__["_state"] = {
-            k: v if k.startswith("clock.") else fn(v) for k, v in self._state.items()
-        }
+        self.__dict__["_state"] = {k: v if k in CLOCK else fn(v) for k, v in self._state.items()}
         return self
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Progressive:
         other = Progressive(copy.deepcopy(self._source, memo), self._options)
         memo[id(self)] = other
-        other.train(self.training)
-        other.state = copy.deepcopy(self._state, memo)
+        own = self.__dict__.keys() - {"_source", "_options", "_modes", "_compile", *SHARED}
+        other.__dict__.update({name: copy.deepcopy(self.__dict__[name], memo) for name in own})
         return other
+
+    def __getstate__(self) -> dict[str, Any]:
+        # What was made of the graphs is made again.
+        return {**self.__dict__, "_modes": {}}
 
     def __repr__(self) -> str:
         o = self._options

@@ -213,3 +213,57 @@ def test_the_default_compiler() -> None:
         for _ in range(4):
             x = zoo.clip("r3d_18", space=32)
             assert relative_error(prog(x), plain(x)) <= 1e-4
+
+
+class Pooled(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.head = nn.Conv1d(4, 4, 3, stride=2), nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.conv(x).mean(2))
+
+
+def test_what_is_carried_may_depend_on_the_type() -> None:
+    """Half precision is summed in single, and its type carried beside it."""
+    torch.manual_seed(0)
+    x = torch.randn(2, 4, 24)
+    prog = pgt_fx.transform(Pooled().eval(), x[:, :, :6], future="wait", pooling="running")
+    plain = prog.replace()
+    prog.compile(backend="eager")
+
+    def same(x: Tensor) -> None:
+        for schedule in ([6, 6, 6, 6], [9, 12, 2, 1]):
+            found, wanted = (p.run(x, schedule=schedule) for p in (prog, plain))
+            for a, b in zip(found, wanted, strict=True):
+                assert (a is None) == (b is None) and (a is None or torch.equal(a, b))
+
+    with torch.no_grad():
+        for _ in range(3):
+            with torch.autocast("cpu", torch.bfloat16):
+                same(x)
+            same(x)
+        for _ in range(3):
+            prog.bfloat16()
+            same(x.bfloat16())
+            prog.float()
+            same(x)
+
+
+def test_many_sizes_are_many_functions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """More than torch compiles one function for; and no more are kept than need be."""
+    from pgt_fx import compiled
+
+    monkeypatch.setattr(compiled, "MOST_COMPILED", 10)
+    prog = pgt_fx.transform(nn.Conv3d(2, 3, 3, padding=1), torch.randn(1, 2, 4, 6, 6))
+    plain, backend = prog.replace(), Counted()
+    prog.compile(backend=backend)
+    sizes = range(6, 18)
+    with torch.no_grad():
+        for space in sizes:
+            x = torch.randn(1, 2, 16, space, space)
+            pairs = zip(*(p.run(x, schedule=[4] * 4) for p in (prog, plain)), strict=True)
+            assert all(relative_error(a, b) <= 1e-6 for a, b in pairs)
+    assert backend.graphs == len(sizes)
+    program = prog._program()
+    assert program.compiled is not None and len(program.compiled._compiled) <= 10

@@ -157,3 +157,20 @@ def test_no_input_is_laid_out_anew(monkeypatch: pytest.MonkeyPatch) -> None:
         assert len(steps_of(prog, video, [8, 8])) == 2
     with pytest.raises(AssertionError, match="copied"):
         steps_of(prog, video, [8, 8])
+
+
+def test_frames_carried_in_another_type_are_copied(corrected: list[int]) -> None:
+    """Autocast that ends within a video."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv3d(4, 4, 1), nn.Conv3d(4, 4, 3, padding=1)).eval()
+    x = torch.randn(1, 4, 12, 6, 6)
+    prog = pgt_fx.transform(model, x[:, :, :4])
+    with torch.no_grad():
+        with torch.autocast("cpu", torch.bfloat16):
+            prog(x[:, :, :4])
+        second = prog(x[:, :, 4:8])
+        assert second.dtype == torch.float32 and not corrected
+        prog(x[:, :, 8:])
+    assert corrected
+    plain = pgt_fx.transform(model, x[:, :, :4]).run(x, schedule=[4, 4, 4])[1]
+    assert relative_error(second, plain) < 2e-2

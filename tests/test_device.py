@@ -199,3 +199,18 @@ def test_another_default_device_is_none_of_the_measurements() -> None:
         found = pgt_fx.verify(prog, chunkings=2)
         assert found.ok, str(found)
         pgt_fx.erf.measure(prog, inputs=1)
+
+
+def test_the_clips_device_is_that_of_its_video() -> None:
+    class Gated(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv3d(2, 4, 3, padding=1)
+
+        def forward(self, gate: Tensor, x: Tensor) -> Tensor:
+            return self.conv(x) * gate + torch.arange(x.shape[-1], device=x.device)
+
+    gate, x = torch.tensor(2.0), torch.randn(1, 2, 8, 6, 6)
+    prog = pgt_fx.transform(Gated().eval(), (gate, x))
+    prog.to(DEVICE)
+    assert prog.full(gate, x.to(DEVICE)).device.type == DEVICE

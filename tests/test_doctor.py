@@ -51,7 +51,7 @@ def test_look_aheads_add_up_to_the_latency(name: str) -> None:
     """Found operator by operator, and by the clocks: two ways to the same number."""
     model, clip = zoo.build(name, space=32), zoo.clip(name, space=32)
     source = capture_source(model.eval(), clip, None, "auto")
-    analysis, blockers = walk_graph(source.captured(False), source.spec, "wait")
+    analysis, blockers = walk_graph(source.captured(), source.spec, "wait")
     assert not blockers
     looks = look_aheads(analysis, reaches(analysis))
     prog = pgt_fx.transform(model, clip, future="wait", pooling="running")

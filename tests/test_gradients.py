@@ -339,3 +339,82 @@ def test_steps_shorter_than_the_models_smallest_clip() -> None:
 def test_a_plain_model_is_refused() -> None:
     with pytest.raises(OptionError, match=r"expected a progressive model .* got Net"):
         backward(Net(), video(), F.cross_entropy, LABELS)
+
+
+def compared(model: nn.Module, x: Tensor, **options: Any) -> float:
+    """Exact gradients against those of all steps in one graph, from the same buffers."""
+    label, chunks = LABELS[: x.shape[0]], [4, 4, 5, 3]
+    prog = pgt_fx.transform(model, x[:, :, :8].clone(), **options)
+    before = copy.deepcopy(prog.state_dict())
+    backward(prog, x.clone(), F.cross_entropy, label, schedule=chunks, gradient="exact")
+    found, after = gradients(prog), copy.deepcopy(prog.state_dict())
+    prog.load_state_dict(before)
+    state, losses = prog.init_state(), []
+    for number, piece in enumerate(x.clone().split(chunks, 2)):
+        out, state = prog.step(state, piece, last=number == 3, detach=False)
+        losses += [] if out is None else [F.cross_entropy(out, label)]
+    torch.stack(losses).sum().backward()
+    assert all(torch.equal(v, after[k]) for k, v in prog.state_dict().items())
+    return distance(found, gradients(prog))
+
+
+class Warming(nn.Module):
+    """A buffer that each step reads and writes, as of a warm-up; a norm writes its own alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv3d(2, 5, 3, padding=1), nn.BatchNorm3d(5)
+        self.head = nn.Conv3d(5, 5, 3, padding=1)
+        self.register_buffer("time", torch.zeros(()))
+        self.register_buffer("fixed", torch.ones(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            self.time.add_(1.0)
+        y = self.norm(self.conv(x)) * torch.tanh(self.time * 0.3) * self.fixed
+        return self.head(y.tanh()).mean((2, 3, 4))
+
+
+def test_a_step_is_replayed_with_its_own_buffers() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(2, 2, 16, 6, 6, dtype=torch.float64)
+    assert compared(Warming().double().train(), x) <= EXACT
+
+
+class WritesItsClip(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.act, self.conv = nn.Hardswish(inplace=True), nn.Conv3d(1, 5, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(self.act(x)).mean((2, 3, 4))
+
+
+def test_a_clip_that_the_model_writes_to_is_read_twice() -> None:
+    """With a batch and a channel of one, chunks are views of the video that need no copy."""
+    torch.manual_seed(0)
+    x = torch.randn(1, 1, 16, 6, 6, dtype=torch.float64)
+    assert compared(WritesItsClip().double().train(), x) <= EXACT
+
+
+class Complex(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        ways = {"padding": 1, "dtype": torch.complex128}
+        self.a, self.b = nn.Conv3d(2, 4, 3, **ways), nn.Conv3d(4, 5, 3, **ways)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.b(self.a(x)).abs().mean((2, 3, 4))
+
+
+def test_complex_states_have_gradients_and_averages() -> None:
+    torch.manual_seed(0)
+    model, x = Complex().train(), torch.randn(2, 2, 16, 6, 6, dtype=torch.complex128)
+    assert compared(model, x) <= EXACT
+    assert compared(model, x, operator="cmco-avg") <= EXACT
+    mco, cmco = (pgt_fx.transform(model, x, operator=o) for o in ("mco", "cmco-avg"))
+    pairs = zip(*(p.run(x, schedule=[4] * 4) for p in (mco, cmco)), strict=True)
+    differ = [not torch.allclose(a, b) for a, b in pairs]
+    assert differ == [False, True, True, True]
+    with pytest.raises(OptionError, match="complex numbers have no greatest"):
+        pgt_fx.transform(model, x, operator="cmco-max").run(x, schedule=[8, 8])

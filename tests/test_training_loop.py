@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -14,7 +15,16 @@ from torch.utils.data import DataLoader, TensorDataset
 import pgt_fx
 from pgt_fx import DPR, Schedule
 from pgt_fx.errors import ClipError, OptionError
-from pgt_fx.training import CheckpointError, PerStep, backward, fit, half_cosine, metrics, sgd
+from pgt_fx.training import (
+    CheckpointError,
+    PerFrame,
+    PerStep,
+    backward,
+    fit,
+    half_cosine,
+    metrics,
+    sgd,
+)
 from pgt_fx.training.metrics import video_scores
 
 SCHEDULE = Schedule(4, 3)  # 10 frames
@@ -232,3 +242,73 @@ def test_bad_input() -> None:
         sgd(prog, 0.0)
     with pytest.raises(OptionError, match=r"warm_up: expected 0 … updates - 1 = 4, got 5"):
         half_cosine(sgd(prog, 0.1), 5, warm_up=5)
+
+
+def test_labels_of_steps_and_frames_go_to_the_device_with_the_video() -> None:
+    from pgt_fx.training.loop import to
+
+    one, device = torch.tensor([1]), torch.device("meta")
+    each, frames = PerStep([one, {"boxes": one}]), PerFrame(torch.zeros(1, 4), 1)
+    moved = to((one, [each, frames], "name"), device)
+    assert moved[0].device == device and moved[2] == "name"
+    first, second = moved[1][0].targets
+    assert first.device == device and second["boxes"].device == device
+    assert moved[1][1].target.device == device and moved[1][1].dim == 1
+    assert each.targets[0] is one, "the user's own stays where it is"
+
+
+def test_labels_of_steps_are_no_labels_of_a_validation() -> None:
+    videos, labels = data()[:6]
+    each = PerStep([labels] * 3)
+    rows = fit(
+        make(), [(videos, each)], sgd(make(), 0.05), epochs=1, schedule=SCHEDULE,
+        metrics=metrics(3), validation=[(videos, each)], progress=False,
+    )  # fmt: skip
+    assert "val_top1" not in rows[0] and rows[0]["loss"] > 0
+
+
+class Extra(nn.Conv3d):
+    """Keeps something of its own in checkpoints."""
+
+    note = "a"
+
+    def get_extra_state(self) -> Any:
+        return {"note": self.note}
+
+    def set_extra_state(self, state: Any) -> None:
+        self.note = state["note"]
+
+
+def test_a_training_goes_on_with_what_modules_keep_of_their_own(tmp_path: Path) -> None:
+    def prog() -> pgt_fx.Progressive:
+        net = Net()
+        net.conv = Extra(3, 6, (3, 3, 3), padding=(1, 0, 0))
+        return pgt_fx.transform(net, torch.zeros(1, 3, 4, 6, 6))
+
+    how: dict[str, Any] = {"schedule": SCHEDULE, "progress": False, "checkpoint": tmp_path / "c.pt"}
+    batch = [data()[:4]]
+    first = prog()
+    first.conv.note = "b"
+    fit(first, batch, sgd(first, 0.05), epochs=1, **how)
+    second = prog()
+    rows = fit(second, batch, sgd(second, 0.05), epochs=2, resume=True, **how)
+    assert second.conv.note == "b" and [row["epoch"] for row in rows] == [0, 1]
+
+
+def test_any_seed_draws_clips(tmp_path: Path) -> None:
+    from pgt_fx.training import folder
+
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "v.mp4").write_bytes(b"")
+    starts = []
+    with (
+        mock.patch.object(folder.files, "count", return_value=10_000),
+        mock.patch.object(
+            folder.files, "read", side_effect=lambda path, **how: starts.append(how["start"])
+        ),
+    ):
+        for seed in (1, 20240101, 20240102, 2**62):
+            videos = folder.VideoFolder(tmp_path, frames=4, stride=1, size=8, train=True, seed=seed)
+            with pytest.raises(TypeError):  # there is no clip
+                videos[0]
+    assert len(set(starts)) == 4

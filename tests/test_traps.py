@@ -28,6 +28,11 @@ def conv(kernel: int = 3, **options: Any) -> nn.Conv1d:
     return nn.Conv1d(3, 3, kernel, padding=kernel // 2, **options)
 
 
+def frozen() -> nn.Conv1d:
+    """Where there is a graph, autograd itself forbids to write into one of several views."""
+    return conv().requires_grad_(False)
+
+
 @dataclass(frozen=True)
 class Trap:
     """A function of (N, 3, T) and of the modules that it calls."""
@@ -81,11 +86,50 @@ def shifted(x: Tensor, a: nn.Module) -> Tensor:
     return z + y
 
 
+def view_taken_before(x: Tensor, a: nn.Module) -> Tensor:
+    y = a(x)
+    v = y[:, :1]
+    F.relu_(y)
+    return y + v
+
+
+def part_taken_before(x: Tensor, a: nn.Module) -> Tensor:
+    y = a(x)
+    first = y.chunk(3, 1)[0]
+    y.relu_()
+    return y + first
+
+
+def whole_behind_a_part(x: Tensor, a: nn.Module) -> Tensor:
+    y = a(x)
+    y.chunk(3, 1)[0].relu_()
+    return y
+
+
+def parts_beside_each_other(x: Tensor, a: nn.Module) -> Tensor:
+    first, second, third = a(x).chunk(3, 1)
+    return torch.cat([second.relu_(), first, third], 1)
+
+
+def slices_beside_each_other(x: Tensor, a: nn.Module) -> Tensor:
+    y = a(x)
+    first, rest = y[:, :1], y[:, -2:]
+    return torch.cat([rest.relu_(), first], 1)
+
+
+def slices_that_overlap(x: Tensor, a: nn.Module) -> Tensor:
+    y = a(x)
+    first, rest = y[:, :2], y[:, -2:]
+    return torch.cat([rest.relu_(), first], 1)
+
+
 # ------------------------------------------------------------------------------ traps
 
 EXACTLY = [
     Trap("in place after a window", after_a_window, (conv(), conv())),
     Trap("in place before a window", before_a_window, (conv(), conv(5))),
+    Trap("in place beside a chunk", parts_beside_each_other, (frozen(),)),
+    Trap("in place beside a slice", slices_beside_each_other, (conv(),)),
     Trap("difference", lambda x: x[:, :, 1:] - x[:, :, :-1]),
     Trap("three slices", lambda x: x[:, :, 2:] + x[:, :, 1:-1] - x[:, :, :-2]),
     Trap("first frame repeated", lambda x: torch.cat([x[:, :, :1], x], 2)),
@@ -105,6 +149,10 @@ EXACTLY = [
 ]  # fmt: skip
 
 REFUSED = [
+    Trap("in place behind a view", view_taken_before, (conv(),)),
+    Trap("in place behind a chunk", part_taken_before, (conv(),)),
+    Trap("a chunk of it in place", whole_behind_a_part, (frozen(),)),
+    Trap("overlapping slices in place", slices_that_overlap, (conv(),)),
     Trap("times the length", lambda x: x * x.shape[2]),
     Trap("over the root of the length", lambda x: x / x.shape[2] ** 0.5),
     Trap("times the number of elements", lambda x: x * x.numel()),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import fx
 
+from pgt_fx.capture.aliases import Aliases
 from pgt_fx.capture.export import Captured
 from pgt_fx.capture.grown import rows_at_hand
 from pgt_fx.capture.lent import lent_types
@@ -12,14 +13,6 @@ from pgt_fx.capture.padding import cat_as_padding
 from pgt_fx.capture.schema import schema_name
 from pgt_fx.rules.registry import Refusal
 
-VIEWS = {
-    f"aten::{name}"
-    for name in (
-        *("slice", "select", "view", "reshape", "permute", "transpose", "unsqueeze", "squeeze"),
-        *("expand", "alias", "t", "unflatten", "flatten", "unfold", "narrow", "split", "chunk"),
-        *("unbind", "split_with_sizes", "detach", "movedim"),
-    )
-}
 CHECKS = (
     "aten::_assert_scalar",
     "aten::_assert_tensor_metadata",
@@ -56,9 +49,9 @@ def functionalize(graph: fx.Graph) -> None:
     """``relu_`` becomes ``relu``: the capture already lets later readers use its result.
 
     Writing through a view (``x[:, 1:] = …``) is left as it is and marked; the analysis refuses it
-    where the written tensor is read again.
+    where the written tensor is read again, through a view that was taken before as well.
     """
-    order = {node: i for i, node in enumerate(graph.nodes)}
+    aliases = Aliases(graph)
     for node in list(graph.nodes):
         name = schema_name(node)
         if not name.endswith("_") or name.endswith("__") or not node.args:
@@ -68,24 +61,17 @@ def functionalize(graph: fx.Graph) -> None:
             target.op == "placeholder" and target.name.startswith(("p_", "b_"))
         ):
             continue  # statistics of a norm: the write is meant
-        if _written_through_view(target, node, order):
+        if aliases.read_after(node, target):
             node.meta["pgt_written"] = Refusal(
-                "writes in place through a view of a tensor that is read again",
-                "build the tensor with torch.cat, torch.where or F.pad instead",
+                "writes in place to memory that is read again, through a view or through what it "
+                "is a view of",
+                "write it out of place: y = relu(y), or torch.cat, torch.where or F.pad for a part",
             )
             continue
         packet = getattr(torch.ops.aten, name.removeprefix("aten::")[:-1], None)
         overload = node.target._overloadname
         if packet is not None and hasattr(packet, overload):
             node.target = getattr(packet, overload)
-
-
-def _written_through_view(target: fx.Node, writer: fx.Node, order: dict[fx.Node, int]) -> bool:
-    while schema_name(target) in VIEWS and isinstance(target.args[0], fx.Node):
-        target = target.args[0]
-        if any(order[user] > order[writer] for user in target.users):
-            return True
-    return False
 
 
 def adaptive_max_as_amax(captured: Captured) -> None:

@@ -72,6 +72,8 @@ def find_table(at_clip: Sequence[JoinCall], longer: Sequence[JoinCall]) -> ClipT
     rank = min(len(long.left), len(long.right))
     sizes = [(d, long.left[d], long.right[d]) for d in range(-rank, 0)]
     wrong = tuple(d for d, a, b in sizes if a != b and 1 not in (a, b))
+    # One row per frame of the clip: what is broadcast along an axis there is no table of it.
+    wrong = wrong if all(short.left[d] == short.right[d] for d in wrong) else ()
     for operand, (before, after) in enumerate(((short.left, long.left), (short.right, long.right))):
         if wrong and all(before[d] == after[d] for d in wrong):
             return ClipTable(number, operand, wrong)

@@ -126,7 +126,7 @@ def _space_fixed(
     program: Any, spec: ClipSpec, leaves: Sequence[Any], sample: Sequence[Any]
 ) -> bool:
     """Whether the capture fixed an axis at a size that is not the clip's."""
-    for leaf, node in enumerate(clip_nodes(program)):
+    for leaf, node in clip_nodes(program, spec).items():
         value = node.meta.get("val")
         if spec.times[leaf] is None or not isinstance(value, Tensor):
             continue
@@ -147,14 +147,14 @@ def _captured(
         name: program.constants[target]
         for name, target in signature.inputs_to_lifted_tensor_constants.items()
     }
-    users = clip_nodes(program)
-    inputs = {node.name: i for i, node in enumerate(users)}
+    clip = clip_nodes(program, spec)
+    inputs = {node.name: leaf for leaf, node in clip.items()}
     symbols: set[sympy.Symbol] = set()
     sizes: dict[int, dict[int, int]] = {}
     lengths = []
     fixed = []
-    for node in users:
-        at = spec.times[inputs[node.name]]
+    for leaf, node in clip.items():
+        at = spec.times[leaf]
         value: Any = node.meta["val"]
         if at is None or not isinstance(value, Tensor):
             continue

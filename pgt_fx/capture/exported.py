@@ -78,8 +78,8 @@ def export(
 
 
 def _time_fixed(program: Any, spec: ClipSpec) -> bool:
-    for at, node in zip(spec.times, clip_nodes(program), strict=False):
-        value = node.meta.get("val")
+    for leaf, node in clip_nodes(program, spec).items():
+        at, value = spec.times[leaf], node.meta.get("val")
         if at is not None and isinstance(value, Tensor) and is_fixed(value.shape[at]):
             return True
     return False
@@ -120,10 +120,13 @@ def _export(
     return Exported(program, calls, lines.fixed, spelling.noted.count)
 
 
-def clip_nodes(program: Any) -> list[fx.Node]:
-    """The placeholders of the clip's leaves, in order."""
-    names = set(program.graph_signature.user_inputs)
-    return [n for n in program.graph.nodes if n.op == "placeholder" and n.name in names]
+def clip_nodes(program: Any, spec: ClipSpec) -> dict[int, fx.Node]:
+    """The placeholders of the clip's tensors, by their number among its leaves; what is no tensor
+    is written into the graph."""
+    names = {x for x in program.graph_signature.user_inputs if isinstance(x, str)}
+    nodes = [n for n in program.graph.nodes if n.op == "placeholder" and n.name in names]
+    nodes = [n for n in nodes if isinstance(n.meta.get("val"), Tensor)]
+    return dict(zip(spec.tensors, nodes, strict=True))
 
 
 def is_fixed(size: Any) -> bool:

@@ -28,7 +28,6 @@ class ClipSpec:
         shapes: sizes of each tensor of the example.
         dtypes: dtype of each.
         times: time dimension of each, None where it has none.
-        others: leaves that are no tensors, by position (passed as they are).
     """
 
     spec: Any
@@ -40,6 +39,12 @@ class ClipSpec:
     def paths(self) -> tuple[int, ...]:
         """Leaves with a time axis: the input paths."""
         return tuple(i for i, t in enumerate(self.times) if t is not None)
+
+    @property
+    def tensors(self) -> tuple[int, ...]:
+        """Leaves that are tensors. What else a call is given (a flag, a number) decides what the
+        model does, and is written into the capture."""
+        return tuple(i for i, shape in enumerate(self.shapes) if shape is not None)
 
     @property
     def lengths(self) -> tuple[int, ...]:
@@ -173,6 +178,20 @@ def axis_hint(spec: ClipSpec) -> str:
             return (
                 f" Or time is another axis: of the clip {shape} axis {spec._time(i)} was taken for "
                 f"time; if it is axis {other}, pass time_dim={other}."
+            )
+    return ""
+
+
+def batch_hint(spec: ClipSpec) -> str:
+    """A word on inputs whose first dimension may have been taken for the batch."""
+    rows = spec._shape(spec.paths[0])[0]
+    for i in spec.tensors:
+        shape = spec._shape(i)
+        if rows == 1 and spec.times[i] is None and shape[:1] == (1,):
+            return (
+                f" Or it is the input of shape {shape}, which was taken to have one entry per "
+                "video, as the batch is 1 as well: if all videos share it, pass an example of two "
+                "videos, or the input without that dimension."
             )
     return ""
 

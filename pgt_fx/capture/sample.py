@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from pgt_fx.capture.clip_tables import ClipTable
-from pgt_fx.capture.inputs import ClipSpec, axis_hint, resized
+from pgt_fx.capture.inputs import ClipSpec, axis_hint, batch_hint, resized
 from pgt_fx.capture.lengths import PERIOD
 from pgt_fx.capture.lines import place_of
 from pgt_fx.capture.probe import clip_pools, clip_tables, probe
@@ -94,6 +94,8 @@ def find_sample(
         f"the model runs at {spec.lengths} frames and at no other length tried ({lengths}): "
         f"{type(error).__name__}: {' '.join(str(error).split())[:300]}\n"
         "A table, a layer or a reshape in it has one entry per frame of the clip. Pass the part of "
-        "the model in front of it, or replace it by one that takes any length." + axis_hint(spec),
+        "the model in front of it, or replace it by one that takes any length."
+        + axis_hint(spec)
+        + batch_hint(spec),
         place_of(error),
     ) from error

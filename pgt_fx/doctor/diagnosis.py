@@ -217,10 +217,10 @@ def examine(
     source = capture_source(model, example, time_dim, clip_pools)
     clip = [tuple(s) for s in source.spec.shapes if s is not None]
     name = type(model).__name__
-    training = model.training
+    modes = [(m, m.training) for m in model.modules()]
     model.eval()
     try:
-        captured = source.captured(False)
+        captured = source.captured()
         analysis, blockers = walk_graph(captured, source.spec, "wait")
         state: dict[str, int] = {}
         latency, total = None, None
@@ -232,7 +232,8 @@ def examine(
     except CaptureError as error:
         return _not_captured(name, clip, error)
     finally:
-        model.train(training)
+        for module, training in modes:  # some may be frozen
+            module.training = training
     reach = reaches(analysis)
     looks = look_aheads(analysis, reach)
     late = delay(analysis, looks)

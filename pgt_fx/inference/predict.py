@@ -184,7 +184,7 @@ def _for_view(scoring: Scoring, view: str, time: int | None, temporal: int) -> S
 @contextmanager
 def _evaluating(prog: Progressive) -> Iterator[None]:
     """Eval mode; afterwards every module has the mode that it had (some may be frozen)."""
-    modes = [(m, m.training) for m in (*prog.modules(), prog._source.model)]
+    modes = [(m, m.training) for m in prog._source.model.modules()]
     prog.eval()
     try:
         yield

@@ -5,7 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from pgt_fx.errors import OptionError
 from pgt_fx.options import MarkovOperator
+
+
+def averages(x: Tensor) -> bool:
+    """Whether elements can be summarised; of whole numbers and flags the last ones are carried."""
+    return x.is_floating_point() or x.is_complex()
 
 
 def context_of(markov: MarkovOperator, seen: Tensor, tail: Tensor, dim: int) -> Tensor:
@@ -23,6 +29,11 @@ def context_of(markov: MarkovOperator, seen: Tensor, tail: Tensor, dim: int) -> 
     """
     if markov.aggregate == "none":
         return tail
+    if markov.aggregate == "max" and seen.is_complex():
+        raise OptionError(
+            "operator: complex numbers have no greatest; use aggregate='avg' or 'none' for a model "
+            f"whose activations are {seen.dtype}"
+        )
     return pooled(seen, tail.shape[dim], dim, markov.aggregate)
 
 

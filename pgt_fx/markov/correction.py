@@ -62,8 +62,8 @@ class Correction:
         x = tensors[1]
         if x.numel() < _WORTH_ELEMENTS or x.device.type != "cpu":
             return False
-        if x.dtype not in (torch.float32, torch.float64):
-            return False
+        if x.dtype not in (torch.float32, torch.float64) or tensors[0].dtype != x.dtype:
+            return False  # of another type where autocast has begun or ended since
         if torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu"):
             return False
         return not (torch.is_grad_enabled() and any(t.requires_grad for t in tensors))

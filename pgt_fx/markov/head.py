@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from pgt_fx.layout import Axis
 from pgt_fx.markov.buffer import joined, merge, split
-from pgt_fx.markov.context import blended, context_of
+from pgt_fx.markov.context import averages, blended, context_of
 from pgt_fx.markov.step import Step
 from pgt_fx.markov.template import Template
 from pgt_fx.options import MarkovOperator
@@ -42,7 +42,7 @@ class MarkovHead(nn.Module):
         past = step.state.get(self.slot)
         whole = joined(past, x, dim)
         last = whole.narrow(dim, whole.shape[dim] - 1, 1)
-        if x.is_floating_point():
+        if averages(x):
             last = blended(self.markov, context_of(self.markov, whole, last, dim), past, dim)
         step.carried[self.slot] = last.clone()
         return self.reduce(merge(whole, self.axis), *others)

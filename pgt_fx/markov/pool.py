@@ -121,7 +121,8 @@ class MarkovPool(nn.Module):
                 return part.clone()
 
     def _answer(self, total: Tensor, count: Tensor | None) -> Tensor:
-        return total if count is None else total / count
+        """Of storage of its own: what follows may write into it, and the state is read again."""
+        return total.clone() if count is None else total / count
 
     def _spread(self, step: Step, x: Tensor | None, due: PoolDue) -> Tensor:
         """Merge of two groups' means and squared deviations (Chan, Golub, LeVeque 1979)."""

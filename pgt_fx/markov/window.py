@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from pgt_fx.due import Due
 from pgt_fx.layout import Axis
 from pgt_fx.markov.buffer import carried_tail, dense, filled, filled_like, owned, padded
-from pgt_fx.markov.context import blended, context_of
+from pgt_fx.markov.context import averages, blended, context_of
 from pgt_fx.markov.correction import correction
 from pgt_fx.markov.step import Step
 from pgt_fx.markov.template import Template
@@ -78,7 +78,7 @@ class MarkovWindow(nn.Module):
             self._carry(step, whole, first, end)
         elif not isinstance(self.law, Repeat) and self.tail == self.slot:
             step.carried[self.slot] = whole.new_empty(_with(whole.shape, dim, 0))
-        if not self.markov.exact and whole.is_floating_point():
+        if not self.markov.exact and averages(whole):
             self._summarize(step, whole, dim, due)
         if not due.outs:
             return None

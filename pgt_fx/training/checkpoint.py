@@ -112,12 +112,14 @@ def _read(path: Path) -> dict[str, Any]:
     return data
 
 
-def _compare(path: Path, mine: dict[str, Tensor], its: dict[str, Tensor]) -> None:
+def _compare(path: Path, mine: dict[str, Any], its: dict[str, Any]) -> None:
     """The first parameter or buffer that differs in name or shape."""
     for name in [*mine, *its]:
         if name not in its or name not in mine:
             side = "the checkpoint" if name not in its else "the model"
             raise CheckpointError(f"{path} is another model's: {side} has no {name!r}")
+        if not isinstance(mine[name], Tensor) or not isinstance(its[name], Tensor):
+            continue  # what a module adds of its own (get_extra_state)
         if mine[name].shape != its[name].shape:
             raise CheckpointError(
                 f"{path} is another model's: {name!r} is {tuple(its[name].shape)} there and "

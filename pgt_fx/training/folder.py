@@ -77,9 +77,8 @@ class VideoFolder(Dataset[tuple[Tensor, int]]):
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         path, label = self.items[index]
-        generator = torch.Generator().manual_seed(
-            (self.seed * 1_000_003 + self.epoch) * 1_000_003 + index
-        )
+        number = (self.seed * 1_000_003 + self.epoch) * 1_000_003 + index
+        generator = torch.Generator().manual_seed(number % 2**63)
 
         def draw(below: int) -> int:
             return int(torch.randint(max(1, below), (), generator=generator, device="cpu"))

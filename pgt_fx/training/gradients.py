@@ -150,9 +150,9 @@ class _Run:
         replays: list[Replay] = []
         end = len(self.chunks) - 1
         for number in range(end):
-            replays.append(Replay(self.prog))
+            replays.append(Replay(self.prog, replays[-1] if replays else None))
             with torch.no_grad():
-                out, state = self._step(number, states[-1], detach=True)
+                out, state = self._step(number, states[-1], detach=True, first_of_two=True)
                 targets.append(self._labels(number, out))
                 loss = self._loss(number, out, targets[-1])
             states.append(state)
@@ -190,8 +190,12 @@ class _Run:
             torch.autograd.backward(tensors, gradients)
         return {k: v.grad for k, v in leaves.items() if v.grad is not None}
 
-    def _step(self, number: int, state: State, *, detach: bool) -> tuple[Any, State]:
+    def _step(
+        self, number: int, state: State, *, detach: bool, first_of_two: bool = False
+    ) -> tuple[Any, State]:
         args, kwargs = self.chunks[number]
+        if first_of_two:  # a model may write into its clip, which is to be read again
+            args, kwargs = pytree.tree_map_only(Tensor, Tensor.clone, (args, kwargs))
         with self.autocast:
             return self.prog.step(state, *args, last=self._last(number), detach=detach, **kwargs)
 
@@ -248,9 +252,10 @@ def _check_length(prog: Progressive, chunks: list[Chunk]) -> None:
 
 
 def _leaves(state: State) -> State:
-    """The state with its floating tensors as leaves that gather gradients."""
+    """The state with its floating and complex tensors as leaves that gather gradients."""
     return {
-        k: v.detach().requires_grad_() if v.is_floating_point() else v for k, v in state.items()
+        k: v.detach().requires_grad_() if v.is_floating_point() or v.is_complex() else v
+        for k, v in state.items()
     }
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Sized
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +26,12 @@ from torch.utils import _pytree as pytree
 from pgt_fx.errors import OptionError
 from pgt_fx.inference import predict
 from pgt_fx.progressive import Progressive
-from pgt_fx.schedule import DPR, Schedule
+from pgt_fx.schedule import DPR, PerStep, Schedule
 from pgt_fx.training import checkpoint as files
 from pgt_fx.training.gradients import Loss, backward
 from pgt_fx.training.metrics import observe, several, video_scores
 from pgt_fx.training.parallel import reduce_gradients, unwrapped
+from pgt_fx.training.targets import PerFrame
 
 Report = Callable[[int, int, float, dict[str, Any]], None]
 
@@ -233,13 +234,24 @@ def evaluate(
         args = video if isinstance(video, tuple) else (video,)
         kind = "sigmoid" if several(target) else "auto"
         scores = predict(prog, *args, schedule=base, activation=kind, cost=False).scores
-        observe(metrics, scores, target)
-    return {f"val_{name}": float(metric.compute()) for name, metric in metrics.items()}
+        if isinstance(target, Tensor):  # labels per step or frame are none of the whole video
+            observe(metrics, scores, target)
+    return {f"val_{n}": float(m.compute()) for n, m in metrics.items() if m.update_called}
 
 
 def to(value: Any, device: torch.device) -> Any:
-    """Tensors of a batch on a device."""
-    return pytree.tree_map_only(Tensor, lambda x: x.to(device, non_blocking=True), value)
+    """Tensors of a batch on a device; those in labels per step and per frame, too."""
+
+    def move(leaf: Any) -> Any:
+        if isinstance(leaf, Tensor):
+            return leaf.to(device, non_blocking=True)
+        if isinstance(leaf, PerStep):
+            return PerStep([to(x, device) for x in leaf.targets])
+        if isinstance(leaf, PerFrame):
+            return replace(leaf, target=move(leaf.target))
+        return leaf
+
+    return pytree.tree_map(move, value)
 
 
 class _bar:

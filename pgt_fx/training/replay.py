@@ -2,23 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from types import TracebackType
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
 
 
 class Replay:
     """The moment before a step's first run; as a context, its second run.
 
     Random generators (CPU, and the devices of the model) are set to that moment and put back
-    afterwards. Buffers that the second run changes (running mean and variance, counters) get back
-    what they had before it: the first run has updated them.
+    afterwards; so are buffers that a step may read and write (a warm-up's counter). Those of norms
+    are written in training and not read there: they get back what they had before the second run,
+    which is what the first run has made of them.
+
+    Args:
+        before: that of the step before; what no step writes is kept once for all of them.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, before: Replay | None = None) -> None:
         self._model = model
+        known = {} if before is None else before._buffers
+        self._buffers: dict[int, tuple[Tensor, int, Tensor]] = {}
+        for buffer in _read_and_written(model):
+            kept = known.get(id(buffer))
+            if kept is None or kept[1] != buffer._version:
+                kept = (buffer, buffer._version, buffer.detach().clone())
+            self._buffers[id(buffer)] = kept
         self._devices = sorted({p.device.index or 0 for p in model.parameters() if p.is_cuda})
         self._rng = self._now()
 
@@ -34,6 +47,10 @@ class Replay:
         self._after = self._now()
         self._kept = [(b, b.clone()) for b in self._model.buffers()]
         self._set(self._rng)
+        with torch.no_grad():
+            for buffer, version, value in self._buffers.values():
+                if buffer._version != version:
+                    buffer.copy_(value)
 
     def __exit__(
         self,
@@ -47,3 +64,9 @@ class Replay:
             for buffer, value in self._kept:
                 buffer.copy_(value)
         del self._kept
+
+
+def _read_and_written(model: nn.Module) -> Iterator[Tensor]:
+    for module in model.modules():
+        if not isinstance(module, _NormBase):
+            yield from module.buffers(recurse=False)

@@ -1,0 +1,140 @@
+"""The user's model, and what has been captured of it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pgt_fx.capture.attention import note_attention
+from pgt_fx.capture.clean import clean
+from pgt_fx.capture.export import Captured, capture
+from pgt_fx.capture.inputs import ClipSpec
+from pgt_fx.errors import ClipError
+
+#: Parts of ``torch.nn.modules`` that do the same in either mode, but for these two classes.
+_MODELESS = (
+    "activation",
+    "conv",
+    "flatten",
+    "fold",
+    "linear",
+    "normalization",
+    "padding",
+    "pooling",
+)
+_MODAL = (nn.MultiheadAttention, nn.RReLU)
+
+#: The modes of all modules that may have one: frozen norms are in eval while the model trains.
+Modes = tuple[bool, ...]
+
+
+class Source:
+    """The user's model with what has been captured of it: one graph for the modes of its modules,
+    when first needed.
+
+    Attributes:
+        model: the user's module, unchanged.
+        spec: structure of a clip.
+        leaves: tensors of the example clip, as shapes (meta tensors).
+        pools: the ``clip_pools`` option.
+    """
+
+    def __init__(self, model: nn.Module, spec: ClipSpec, leaves: Sequence[Any], pools: str) -> None:
+        self.model, self.spec, self.pools = model, spec, pools
+        self.leaves = list(leaves)
+        self._captured: dict[Modes, Captured] = {}
+        self._children: tuple[nn.Module | None, ...] = ()
+        self._modal: list[nn.Module] = []
+        self._dtype = _dtype(model)
+        taken = set(model._modules) | set(model._parameters) | set(model._buffers)
+        self.markov_name = "markov"
+        while self.markov_name in taken:
+            self.markov_name += "_"
+
+    @property
+    def modes(self) -> Modes:
+        """``F.dropout(x, 0.5, self.training)`` is captured as it is in the mode of its module."""
+        children = tuple(self.model._modules.values())
+        if children != self._children:  # at first; and when one was replaced (a new head)
+            self._children = children
+            self._modal = [m for m in self.model.modules() if _has_a_mode(m)]
+            self._captured.clear()
+        return tuple([m.training for m in self._modal])
+
+    def captured(self) -> Captured:
+        """The graph of the model as it is now; another one where a module has changed its mode, or
+        a type is written in it and the model was moved.
+
+        Raises:
+            CaptureError: when it can't be captured.
+        """
+        modes = self.modes
+        known = self._captured.get(modes)
+        if known is None or (known.typed and known.dtype != _dtype(self.model)):
+            device = next((p.device for p in self.model.parameters()), torch.device("cpu"))
+            leaves = list(self.leaves)
+            for i in self.spec.paths:
+                dtype = self._cast(leaves[i].dtype)
+                leaves[i] = torch.empty_like(leaves[i], device=device, dtype=dtype)
+            # Tensors made under inference_mode could not be used in training later.
+            with torch.inference_mode(False):
+                known = clean(capture(self.model, self.spec, leaves, self.pools))
+                known.dtype = _dtype(self.model)
+                note_attention(known, _tensors(self.model))
+            self._captured[modes] = known
+        return known
+
+    def knows(self, captured: Captured) -> bool:
+        """Whether it is one of the graphs in use."""
+        return any(captured is known for known in self._captured.values())
+
+    def clip(self, leaves: Sequence[Any]) -> list[Any]:
+        """The tensors of a clip.
+
+        Raises:
+            ClipError: when what is no tensor isn't the example's: the graph has that in it.
+        """
+        for i, (leaf, ours) in enumerate(zip(leaves, self.leaves, strict=True)):
+            if self.spec.shapes[i] is None and leaf is not ours and leaf != ours:
+                raise ClipError(
+                    f"input {i} is {leaf!r}, and the model was captured with {ours!r}: what is no "
+                    f"tensor decides what the model does; transform it anew with {leaf!r}"
+                )
+        return [leaves[i] for i in self.spec.tensors]
+
+    def _cast(self, dtype: torch.dtype) -> torch.dtype:
+        """The dtype of a video once the model was moved to another (``prog.double()``)."""
+        now = _dtype(self.model)
+        return now if now is not None and dtype == self._dtype else dtype
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Source:
+        other = Source(copy.deepcopy(self.model, memo), self.spec, self.leaves, self.pools)
+        _ = other.modes  # it looks at its model before it is given the graphs of this one
+        other._captured, other._dtype = dict(self._captured), self._dtype
+        return other
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Graphs hold functions of their own and can't be pickled: they are captured again.
+        return {**self.__dict__, "_captured": {}}
+
+
+def _dtype(model: nn.Module) -> torch.dtype | None:
+    return next((p.dtype for p in model.parameters() if p.is_floating_point()), None)
+
+
+def _tensors(model: nn.Module) -> dict[str, Tensor]:
+    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
+
+
+def is_video(x: Any, time: int | None) -> bool:
+    return isinstance(x, Tensor) and time is not None
+
+
+def _has_a_mode(module: nn.Module) -> bool:
+    package, _, file = type(module).__module__.rpartition(".")
+    modeless = package == "torch.nn.modules" and file in _MODELESS
+    return not modeless or isinstance(module, _MODAL)
