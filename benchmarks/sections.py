@@ -109,7 +109,11 @@ def train(run: Run) -> list[str]:
         "",
         *(f"- {line}" for line in run["crossings"]),
     ]
-    return [*out, f"- exact gradients against the whole video's: {max(errors):.2g}, relative"]
+    out.append(f"- exact gradients against the whole video's: {max(errors):.2g}, relative")
+    own = [r["whole_gradient_rounding"] for r in run["rows"] if "whole_gradient_rounding" in r]
+    if own:
+        out.append(f"- the whole video's own against those in float64: up to {max(own):.2g}")
+    return out
 
 
 def scale(run: Run) -> list[str]:

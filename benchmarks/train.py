@@ -17,7 +17,7 @@ from __future__ import annotations
 import argparse
 import copy
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
@@ -39,6 +39,7 @@ from harness import (
 )
 from recompute import BLOCKS
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 from torch.utils.checkpoint import checkpoint
 
 import pgt_fx
@@ -48,6 +49,8 @@ from pgt_fx.training import backward
 WAYS = ("truncated", "exact", "whole", "checkpoint per stage", "checkpoint per block")
 #: What the others are compared with.
 WHOLE = "whole"
+#: Numbers in a video that is differentiated in float64 as well: its activations take twice as much.
+MOST_IN_DOUBLE = 3_000_000
 
 
 class Setting:
@@ -85,6 +88,22 @@ class Setting:
 
         return whole
 
+    def gradients(self, way: str) -> list[Tensor]:
+        self.model.zero_grad()
+        self.work(way)()
+        found = [p.grad.clone() for p in self.model.parameters() if p.grad is not None]
+        self.model.zero_grad()
+        return found
+
+    def to(self, dtype: torch.dtype) -> None:
+        self.model.to(dtype)
+        self.video = pytree.tree_map(lambda x: x.to(dtype), self.video)
+
+    @property
+    def numbers(self) -> int:
+        """In the video."""
+        return sum(x.numel() for x in pytree.tree_leaves(self.video))
+
 
 def checkpointed(model: nn.Module, around: str) -> nn.Module:
     """A copy whose stages, or residual blocks and all else at the first level, are recomputed."""
@@ -101,20 +120,24 @@ def checkpointed(model: nn.Module, around: str) -> nn.Module:
     return model
 
 
-def gradient_error(setting: Setting) -> float:
-    """Largest difference of the exact gradients from the whole video's, over the largest."""
-    found = {}
-    for way in ("exact", WHOLE):
-        setting.model.zero_grad()
-        setting.work(way)()
-        found[way] = [p.grad.clone() for p in setting.model.parameters() if p.grad is not None]
-    setting.model.zero_grad()
-    pairs = list(zip(found["exact"], found[WHOLE], strict=True))
+def gradient_errors(setting: Setting) -> dict[str, float]:
+    """Largest difference of the exact gradients from the whole video's, over the largest; and of
+    the whole video's own from those in float64, where that fits."""
+    exact, whole = setting.gradients("exact"), setting.gradients(WHOLE)
+    found = {"exact_gradient_error": _distance(exact, whole)}
+    if setting.numbers <= MOST_IN_DOUBLE:
+        setting.to(torch.float64)
+        precise = [g.float() for g in setting.gradients(WHOLE)]
+        setting.to(torch.float32)
+        found["whole_gradient_rounding"] = _distance(whole, precise)
+    return found
 
-    def largest(tensors: Any) -> float:
+
+def _distance(a: list[Tensor], b: list[Tensor]) -> float:
+    def largest(tensors: Iterable[Tensor]) -> float:
         return max(float(t.abs().max()) for t in tensors)
 
-    return digits(largest(a - b for a, b in pairs) / largest(b for _, b in pairs))
+    return digits(largest(x - y for x, y in zip(a, b, strict=True)) / largest(b))
 
 
 @torch.no_grad()
@@ -145,7 +168,7 @@ def measure(name: str, steps: int, options: argparse.Namespace) -> dict[str, Any
     setting = Setting(**given)
     row: dict[str, Any] = {"model": name, "steps": steps, "frames": setting.schedule.frames}
     row["state_bytes"] = state_bytes(setting)
-    row["exact_gradient_error"] = gradient_error(setting)
+    row |= gradient_errors(setting)
     sides = {way: setting.work(way) for way in options.ways}
     seconds = interleaved(sides, options.repeat, device=options.device)
     del sides, setting

@@ -32,7 +32,7 @@ _NOW = "now"  # the node of the flow network that stands for all that is not mov
 def early(clock: Clock, joined: Clock, ratio: tuple[int, ...]) -> int:
     """Elements by which an operand is ahead of its join, at most, once a stream is under way.
 
-    None where it is behind: a join hands out what the step can tell of such an operand so far.
+    0 where it is behind: a join hands out what the step can tell of such an operand so far.
     """
     return max(0, *(a - b for a, b in _counts(clock, joined, ratio)))
 

@@ -2,7 +2,7 @@
 
 A step of a deep model fetches hundreds of weights and modules by paths of five or six names, and
 ``nn.Module`` looks every name up in three dictionaries: that is a tenth of a step with small
-frames. Nothing is kept from one step to the next, so a child that was replaced is seen.
+frames. Nothing is kept from one step to the next, so a weight that was replaced is seen.
 """
 
 from __future__ import annotations

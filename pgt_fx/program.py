@@ -38,7 +38,8 @@ class Program:
             self.constants.register_buffer(name, tensor.clone(), persistent=False)
         self.markov.add_module("constants", self.constants)
         self.model = model
-        self._children: dict[str, nn.Module | None] = {}
+        # One child more than the model's. A model whose children are replaced is captured anew.
+        self._children = {**model._modules, markov_name: self.markov}
         self.compiled: CompiledSteps | None = None
         self._modules_by_work: dict[tuple[frozenset[str], frozenset[str]], fx.GraphModule] = {}
 
@@ -106,20 +107,11 @@ class Program:
     def module(self, work: Plan | None = None) -> fx.GraphModule:
         """The graph module for a step; without a plan, that of a step in which all operators
         have something to do."""
-        self._follow_the_model()
         key = (work.idle, work.silent) if work else (frozenset[str](), frozenset[str]())
         if key not in self._modules_by_work:
             graph = without(self.emitted.graph, key[0]) if key[0] else self.emitted.graph
             self._modules_by_work[key] = self._bind(graph)
         return self._modules_by_work[key]
-
-    def _follow_the_model(self) -> None:
-        """The bound modules have a dictionary of their own, as there is one child more in it."""
-        ours, theirs = self._children, self.model._modules
-        if len(ours) != len(theirs) + 1 or any(ours.get(k) is not m for k, m in theirs.items()):
-            ours.clear()
-            ours.update(theirs)
-            ours[self.markov_name] = self.markov
 
     def _bind(self, graph: fx.Graph) -> fx.GraphModule:
         """A graph module whose ``self`` is the model: it shares the model's own dictionaries, so

@@ -47,7 +47,8 @@ class Source:
         self.model, self.spec, self.pools = model, spec, pools
         self.leaves = list(leaves)
         self._captured: dict[Modes, Captured] = {}
-        self._children: tuple[nn.Module | None, ...] = ()
+        self._parents: list[dict[str, nn.Module | None]] = []
+        self._children: list[tuple[nn.Module | None, ...]] | None = None
         self._modal: list[nn.Module] = []
         self._dtype = _dtype(model)
         taken = set(model._modules) | set(model._parameters) | set(model._buffers)
@@ -58,12 +59,17 @@ class Source:
     @property
     def modes(self) -> Modes:
         """``F.dropout(x, 0.5, self.training)`` is captured as it is in the mode of its module."""
-        children = tuple(self.model._modules.values())
-        if children != self._children:  # at first; and when one was replaced (a new head)
-            self._children = children
-            self._modal = [m for m in self.model.modules() if _has_a_mode(m)]
-            self._captured.clear()
+        if [tuple(parent.values()) for parent in self._parents] != self._children:
+            self._look()
         return tuple([m.training for m in self._modal])
+
+    def _look(self) -> None:
+        """At first, and when a child was replaced (a new head): what was captured is of another."""
+        modules = list(self.model.modules())
+        self._parents = [m._modules for m in modules if m._modules or m is self.model]
+        self._children = [tuple(parent.values()) for parent in self._parents]
+        self._modal = [m for m in modules if _has_a_mode(m)]
+        self._captured.clear()
 
     def captured(self) -> Captured:
         """The graph of the model as it is now; another one where a module has changed its mode, or
@@ -99,7 +105,7 @@ class Source:
             ClipError: when what is no tensor isn't the example's: the graph has that in it.
         """
         for i, (leaf, ours) in enumerate(zip(leaves, self.leaves, strict=True)):
-            if self.spec.shapes[i] is None and leaf is not ours and leaf != ours:
+            if self.spec.shapes[i] is None and not _equal(leaf, ours):
                 raise ClipError(
                     f"input {i} is {leaf!r}, and the model was captured with {ours!r}: what is no "
                     f"tensor decides what the model does; transform it anew with {leaf!r}"
@@ -112,8 +118,9 @@ class Source:
         return now if now is not None and dtype == self._dtype else dtype
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Source:
+        _ = self.modes  # forgets the graphs of a child that was replaced since
         other = Source(copy.deepcopy(self.model, memo), self.spec, self.leaves, self.pools)
-        _ = other.modes  # it looks at its model before it is given the graphs of this one
+        _ = other.modes  # has looked at its model before it is given the graphs of this one
         other._captured, other._dtype = dict(self._captured), self._dtype
         return other
 
@@ -138,3 +145,13 @@ def _has_a_mode(module: nn.Module) -> bool:
     package, _, file = type(module).__module__.rpartition(".")
     modeless = package == "torch.nn.modules" and file in _MODELESS
     return not modeless or isinstance(module, _MODAL)
+
+
+def _equal(a: Any, b: Any) -> bool:
+    """Of values that are no tensors; what can't be told (an array) is taken for another."""
+    if a is b:
+        return True
+    try:
+        return type(a) is type(b) and bool(a == b)
+    except (TypeError, ValueError):
+        return False

@@ -6,6 +6,7 @@ import copy
 import pickle
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -111,6 +112,24 @@ def test_parts_have_modes_of_their_own(frozen_before: bool) -> None:
     assert drops(prog)
 
 
+class Childless(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(4, 2, 3, 3, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.dropout(F.conv3d(x, self.weight, padding=1), 0.5, self.training)
+
+
+@pytest.mark.parametrize("model", [Childless(), nn.Dropout(0.5)], ids=str)
+@pytest.mark.parametrize("first", [True, False])
+def test_a_model_without_parts_has_a_mode(model: nn.Module, first: bool) -> None:
+    prog = pgt_fx.transform(model.train(first), clip())
+    for mode in (first, not first, first):
+        prog.reset()
+        assert drops(prog.train(mode)) == mode
+
+
 def test_a_norm_as_a_function_is_frozen_with_its_module() -> None:
     class Folded(nn.Module):
         def __init__(self) -> None:
@@ -156,6 +175,21 @@ def test_a_new_head_is_seen(head: nn.Module) -> None:
     assert model.head is prog.head and torch.allclose(out, model(clip()), atol=1e-6)
     out.sum().backward()
     assert all(p.grad is not None for p in model.head.parameters())
+
+
+def test_a_part_that_is_replaced_is_captured_anew() -> None:
+    model = nn.Sequential(nn.Sequential(Dropping(), Dropping(4)), conv(4)).train()
+    prog = pgt_fx.transform(model, clip(), future="wait")
+    assert prog.report.look_ahead == [3]
+    model[0][1] = Dropping(4)
+    model[0][0].eval(), model[0][1].eval()
+    assert relative_error(prog.full(clip()), model(clip())) < EXACT
+    model[0][0].conv = nn.Conv3d(2, 4, (5, 3, 3), padding=(2, 1, 1))
+    other = copy.deepcopy(prog)
+    for one in (prog, other):
+        outs = [y for y in one.run(clip(), schedule=[5, 3]) if y is not None]
+        assert relative_error(torch.cat(outs, 2), model(clip())) < EXACT
+        assert one.report.look_ahead == [4]
 
 
 def test_a_copy_is_frozen_where_its_original_is_and_has_its_hooks() -> None:
@@ -271,6 +305,9 @@ def test_what_is_no_tensor_is_the_examples() -> None:
     assert relative_error(torch.cat(outs, 2), model(3.0, x, True)) < EXACT
     with pytest.raises(ClipError, match=r"input 2 is False.*captured with True"):
         prog.full(3.0, x, False)
+    for flag in (torch.zeros(3), np.zeros(3)):
+        with pytest.raises(ClipError, match="captured with True"):
+            prog.full(3.0, x, flag)
 
 
 def test_a_model_may_name_things_as_python_and_as_this_library_do() -> None:

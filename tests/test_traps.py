@@ -117,6 +117,29 @@ def slices_beside_each_other(x: Tensor, a: nn.Module) -> Tensor:
     return torch.cat([rest.relu_(), first], 1)
 
 
+def several_results(x: Tensor, a: nn.Module) -> Tensor:
+    y = a(x)
+    variance, mean = torch.var_mean(y, 1, keepdim=True)
+    variance.add_(1e-5).sqrt_()
+    most, at = y.max(1, keepdim=True)
+    most.relu_()
+    return (y - mean) / variance + most + at
+
+
+def axes_swapped_before(x: Tensor, a: nn.Module) -> Tensor:
+    y = a(x)
+    v = y.swapaxes(0, 1)
+    y.relu_()
+    return y + v.swapaxes(0, 1)
+
+
+def copied_before(x: Tensor, a: nn.Module) -> Tensor:
+    y = a(x)
+    v = y.clone()
+    y.relu_()
+    return y + v
+
+
 def slices_that_overlap(x: Tensor, a: nn.Module) -> Tensor:
     y = a(x)
     first, rest = y[:, :2], y[:, -2:]
@@ -130,6 +153,8 @@ EXACTLY = [
     Trap("in place before a window", before_a_window, (conv(), conv(5))),
     Trap("in place beside a chunk", parts_beside_each_other, (frozen(),)),
     Trap("in place beside a slice", slices_beside_each_other, (conv(),)),
+    Trap("in place beside another result", several_results, (conv(),)),
+    Trap("in place behind a copy", copied_before, (conv(),)),
     Trap("difference", lambda x: x[:, :, 1:] - x[:, :, :-1]),
     Trap("three slices", lambda x: x[:, :, 2:] + x[:, :, 1:-1] - x[:, :, :-2]),
     Trap("first frame repeated", lambda x: torch.cat([x[:, :, :1], x], 2)),
@@ -151,6 +176,7 @@ EXACTLY = [
 REFUSED = [
     Trap("in place behind a view", view_taken_before, (conv(),)),
     Trap("in place behind a chunk", part_taken_before, (conv(),)),
+    Trap("in place behind swapped axes", axes_swapped_before, (conv(),)),
     Trap("a chunk of it in place", whole_behind_a_part, (frozen(),)),
     Trap("overlapping slices in place", slices_that_overlap, (conv(),)),
     Trap("times the length", lambda x: x * x.shape[2]),

@@ -14,14 +14,8 @@ from torch import Tensor, fx
 
 from pgt_fx.capture.schema import schema_name
 
-VIEWS = {
-    f"aten::{name}"
-    for name in (
-        *("slice", "select", "view", "reshape", "permute", "transpose", "unsqueeze", "squeeze"),
-        *("expand", "alias", "t", "unflatten", "flatten", "unfold", "narrow", "split", "chunk"),
-        *("unbind", "split_with_sizes", "tensor_split", "detach", "movedim"),
-    )
-}
+#: Give their argument itself, which the capture sees, or a copy.
+COPIES = {f"aten::{name}" for name in ("contiguous", "to", "type_as", "lift_fresh", "dropout")}
 #: Views that take a tensor apart: two pieces share nothing.
 PARTS = {
     f"aten::{name}" for name in ("split", "chunk", "unbind", "split_with_sizes", "tensor_split")
@@ -64,9 +58,19 @@ def _ways(node: fx.Node) -> list[fx.Node]:
 
 def _source(node: fx.Node) -> fx.Node | None:
     """What a node is a view of, or a part of."""
-    view = schema_name(node) in VIEWS or node.target is operator.getitem
-    source = node.args[0] if view and node.args else None
-    return source if isinstance(source, fx.Node) else None
+    source = node.args[0] if node.args else None
+    if not isinstance(source, fx.Node):
+        return None
+    if node.target is operator.getitem:
+        return source if schema_name(source) in PARTS else None
+    return source if _is_view(node) else None
+
+
+def _is_view(node: fx.Node) -> bool:
+    """By its schema: ``-> Tensor(a)``, where one that writes has ``Tensor(a!)``."""
+    returns = getattr(getattr(node.target, "_schema", None), "returns", ())
+    alias = returns[0].alias_info if returns else None
+    return alias is not None and not alias.is_write and schema_name(node) not in COPIES
 
 
 def _overlap(a: list[fx.Node], b: list[fx.Node]) -> bool:

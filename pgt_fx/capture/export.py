@@ -32,7 +32,7 @@ LONGEST_SIZE = 40
 
 @dataclass
 class Captured:
-    """The captured graph of one mode (train or eval) of a model.
+    """The captured graph of a model whose modules are in certain modes (train or eval).
 
     Attributes:
         graph: fx graph of ATen operators; every node's ``meta["val"]`` has symbolic sizes.
