@@ -255,9 +255,9 @@ def under_jemalloc() -> bool:
     GPU torch keeps memory itself. (Thresholds of glibc don't do: an aligned block is cut out of a
     larger one, and what it leaves when it is freed is too small for the next.)
     """
-    library = ctypes.util.find_library("jemalloc")
     if "jemalloc" in os.environ.get("LD_PRELOAD", ""):
         return True
+    library = ctypes.util.find_library("jemalloc")
     if library is None or sys.platform != "linux":
         return False
     os.execve(

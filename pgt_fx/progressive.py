@@ -20,12 +20,11 @@ from pgt_fx.emit import emit
 from pgt_fx.errors import ClipError, StateError
 from pgt_fx.frames import exact_frames
 from pgt_fx.listing import listing
-from pgt_fx.markov.buffer import dense
 from pgt_fx.options import Options
 from pgt_fx.program import Program
 from pgt_fx.report import Report, make_report
 from pgt_fx.schedule import Schedule
-from pgt_fx.source import Source, is_video
+from pgt_fx.source import Source
 
 State = dict[str, Tensor]
 #: Dictionaries of ``nn.Module`` that are the model's own: parts, and hooks on their names.
@@ -132,13 +131,7 @@ class Progressive(nn.Module):
                 f"{min(after)}; cut it or pad it to such a length"
             )
         work = program.plan(before, after, last)
-        # A chunk is often a slice of a video; a model that asks for views of its clip needs a
-        # clip that is laid out as one.
-        leaves = [
-            dense(x, x) if is_video(x, t) else x for x, t in zip(leaves, spec.times, strict=True)
-        ]
-        clips = self._source.clip(leaves)
-        flat, carried = program.run(state, clips, work)
+        flat, carried = program.run(state, self._source.clip(leaves), work)
         following = {
             **_clock(after, sizes, last),
             **({k: v.detach() for k, v in carried.items()} if detach else carried),
@@ -397,8 +390,8 @@ class Progressive(nn.Module):
         return other
 
     def __getstate__(self) -> dict[str, Any]:
-        # What was made of the graphs is made again.
-        return {**self.__dict__, "_modes": {}}
+        # What was made of the graphs is made again; as of a copy, steps are compiled when asked.
+        return {**self.__dict__, "_modes": {}, "_compile": None}
 
     def __repr__(self) -> str:
         o = self._options

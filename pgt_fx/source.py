@@ -14,6 +14,7 @@ from pgt_fx.capture.clean import clean
 from pgt_fx.capture.export import Captured, capture
 from pgt_fx.capture.inputs import ClipSpec
 from pgt_fx.errors import ClipError
+from pgt_fx.markov.buffer import dense
 
 #: Parts of ``torch.nn.modules`` that do the same in either mode, but for these two classes.
 _MODELESS = (
@@ -46,6 +47,8 @@ class Source:
     def __init__(self, model: nn.Module, spec: ClipSpec, leaves: Sequence[Any], pools: str) -> None:
         self.model, self.spec, self.pools = model, spec, pools
         self.leaves = list(leaves)
+        self._tensors = spec.tensors
+        self._written = [(i, x) for i, x in enumerate(leaves) if i not in self._tensors]
         self._captured: dict[Modes, Captured] = {}
         self._parents: list[dict[str, nn.Module | None]] = []
         self._children: list[tuple[nn.Module | None, ...]] | None = None
@@ -99,18 +102,21 @@ class Source:
         return any(captured is known for known in self._captured.values())
 
     def clip(self, leaves: Sequence[Any]) -> list[Any]:
-        """The tensors of a clip.
+        """The tensors of a clip. A chunk is often a slice of a video; a model that asks for views
+        of its clip needs one that is laid out as such.
 
         Raises:
             ClipError: when what is no tensor isn't the example's: the graph has that in it.
         """
-        for i, (leaf, ours) in enumerate(zip(leaves, self.leaves, strict=True)):
-            if self.spec.shapes[i] is None and not _equal(leaf, ours):
+        for i, ours in self._written:
+            if not _equal(given := leaves[i], ours):
                 raise ClipError(
-                    f"input {i} is {leaf!r}, and the model was captured with {ours!r}: what is no "
-                    f"tensor decides what the model does; transform it anew with {leaf!r}"
+                    f"input {i} is {given!r}, and the model was captured with {ours!r}: what is no "
+                    f"tensor decides what the model does; transform it anew with {given!r}"
                 )
-        return [leaves[i] for i in self.spec.tensors]
+        times = self.spec.times
+        tensors = [(leaves[i], times[i]) for i in self._tensors]
+        return [x if time is None else dense(x, x) for x, time in tensors]
 
     def _cast(self, dtype: torch.dtype) -> torch.dtype:
         """The dtype of a video once the model was moved to another (``prog.double()``)."""
@@ -135,10 +141,6 @@ def _dtype(model: nn.Module) -> torch.dtype | None:
 
 def _tensors(model: nn.Module) -> dict[str, Tensor]:
     return {**dict(model.named_parameters()), **dict(model.named_buffers())}
-
-
-def is_video(x: Any, time: int | None) -> bool:
-    return isinstance(x, Tensor) and time is not None
 
 
 def _has_a_mode(module: nn.Module) -> bool:

@@ -15,7 +15,7 @@ from torch import Tensor, fx
 from pgt_fx.capture.schema import schema_name
 
 #: Give their argument itself, which the capture sees, or a copy.
-COPIES = {f"aten::{name}" for name in ("contiguous", "to", "type_as", "lift_fresh", "dropout")}
+COPIES = {f"aten::{name}" for name in ("contiguous", "to", "lift_fresh")}
 #: Views that take a tensor apart: two pieces share nothing.
 PARTS = {
     f"aten::{name}" for name in ("split", "chunk", "unbind", "split_with_sizes", "tensor_split")
