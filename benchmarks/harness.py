@@ -279,6 +279,19 @@ def machine(device: str = "cpu") -> dict[str, Any]:
         "torch": torch.__version__,
         "packages": _packages(),
         "threads": torch.get_num_threads(),
+        **({} if device == "cpu" else _of_cuda()),
+    }
+
+
+def _of_cuda() -> dict[str, Any]:
+    """What decides how fast a GPU multiplies; torch's own defaults unless someone set them."""
+    cudnn = torch.backends.cudnn
+    return {
+        "cuda": torch.version.cuda,
+        "cudnn": cudnn.version(),
+        "cudnn_benchmark": cudnn.benchmark,
+        "tf32_convolutions": cudnn.allow_tf32,
+        "tf32_matmuls": torch.backends.cuda.matmul.allow_tf32,
     }
 
 

@@ -36,8 +36,11 @@ def middle(found: dict[str, Any] | None) -> str | None:
 
 def step(run: Run) -> list[str]:
     rows = []
+    names = ["model", "space", "dtype", "pass"]
+    if any(row.get("batch", 1) > 1 for row in run["rows"]):
+        names.insert(2, "batch")
     for row in run["rows"]:
-        key = [row["model"], row["space"], row["dtype"], row["pass"]]
+        key = [row[name] for name in names]
         if "failed" in row:
             rows.append([*key, None, None, row["failed"], None])
             continue
@@ -45,7 +48,7 @@ def step(run: Run) -> list[str]:
         ms = [1e3 * times[k]["median"] for k in ("plain", "step")]
         ratios = [middle(row.get(k)) for k in ("step_over_plain", "step_over_recompute")]
         rows.append([*key, *ms, *ratios])
-    columns = ("model", "space", "dtype", "pass", "plain, ms/frame", "step, ms/frame")
+    columns = (*names, "plain, ms/frame", "step, ms/frame")
     out = table((*columns, "step over plain", "step over the paper's"), rows)
     notes = {r["model"]: r["no_recompute"] for r in run["rows"] if "no_recompute" in r}
     lines = [f"- {name}, the paper's way: {why}" for name, why in notes.items()]

@@ -13,6 +13,8 @@ of ``--new 8`` there, which the paper's way can take as well. Heads pool over al
     pgt-fx bench step --space full 64
     pgt-fx bench step --models r2plus1d_18 csn_r101 --new 8
     pgt-fx bench step --compile              # the same compiled: prog.compile(), torch.compile
+    pgt-fx bench step --device cuda --batch 1 16
+    pgt-fx bench step --device cuda --compile --mode reduce-overhead   # with CUDA graphs
     pgt-fx bench step --models slow_r50 --space 32 --repeat 3
 """
 
@@ -23,6 +25,7 @@ import itertools
 import logging
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
@@ -44,11 +47,20 @@ from torch import nn
 
 import pgt_fx
 from pgt_fx import zoo
+from pgt_fx.compiled import replayed
 
 MODELS = ["slow_r50", "slowfast_r50", "r2plus1d_18", "x3d_m", "csn_r101"]
 PASSES = ("forward", "forward+backward")
 LENGTH = 8
 WAYS = ("plain", "step", "recompute")
+
+
+@dataclass(frozen=True)
+class Size:
+    """Of a clip: pixels of a side, and videos in a batch."""
+
+    space: int
+    batch: int
 
 
 def period(prog: pgt_fx.Progressive, new: int) -> int:
@@ -60,9 +72,9 @@ def period(prog: pgt_fx.Progressive, new: int) -> int:
     return math.lcm(s, new) // new
 
 
-def clip(prog: pgt_fx.Progressive, frames: int, space: int, like: torch.Tensor) -> Any:
+def clip(prog: pgt_fx.Progressive, frames: int, size: Size, like: torch.Tensor) -> Any:
     clips = [
-        torch.randn(1, 3, frames * r, space, space).to(like.device, like.dtype)
+        torch.randn(size.batch, 3, frames * r, size.space, size.space).to(like.device, like.dtype)
         for r in prog.clip_ratio
     ]
     return clips if len(clips) > 1 else clips[0]
@@ -88,24 +100,28 @@ def call(model: nn.Module, given: Any, backward: bool) -> bool:
 def sides(
     model: nn.Module,
     prog: pgt_fx.Progressive,
-    space: int,
+    size: Size,
     frames: int,
     backward: bool,
-    compiled: bool,
+    how: dict[str, Any] | None,
 ) -> tuple[dict[str, Callable[[], None]], dict[str, Any]]:
     """What is compared, each doing as many steps or clips as make up a period; and notes.
 
     Args:
         frames: new ones of a step.
+        how: options of torch.compile; None: eager.
     """
     for one in (model, prog):
         one.train(backward)
     like = next(model.parameters())
-    first, new = clip(prog, LENGTH, space, like), clip(prog, frames, space, like)
+    first, new = clip(prog, LENGTH, size, like), clip(prog, frames, size, like)
     count, notes = period(prog, frames), {}
     ways: dict[str, nn.Module] = {"plain": model, "step": prog}
     try:
         ways["recompute"] = recomputed(model, frames).train(backward)
+        if how and replayed(how):
+            del ways["recompute"]
+            notes["no_recompute"] = "a replayed graph would write over what its blocks keep"
     except NotApplicableError as error:
         notes["no_recompute"] = str(error)
     given = {"plain": first, "step": new, "recompute": new}
@@ -121,14 +137,14 @@ def sides(
     out: dict[str, Callable[[], None]] = {}
     for name, way in ways.items():
         run: nn.Module = way
-        if compiled and name == "step":
-            prog.compile()
+        if how is not None and name == "step":
+            prog.compile(**how)
             notes |= compilations(prog, first, new, backward, count)
         elif way is not model:
             call(way, first, backward)
-        if compiled and name != "step":
+        if how is not None and name != "step":
             # As the steps are: sizes fixed, so that none pays for a graph of all sizes.
-            run = torch.compile(way, dynamic=False)  # type: ignore[assignment]
+            run = torch.compile(way, dynamic=False, **how)  # type: ignore[assignment]
         out[name] = repeat(run, given[name])
     return out, notes
 
@@ -173,18 +189,18 @@ class _Listener(logging.Handler):
 
 
 def _key(
-    name: str, space: int, dtype: str, way: str, options: argparse.Namespace
+    name: str, size: Size, dtype: str, way: str, options: argparse.Namespace
 ) -> dict[str, Any]:
     mode = "compiled" if options.compile else "eager"
-    full = space == zoo.get(name).space
-    return {"model": name, "space": space, "full": full, "dtype": dtype, "pass": way, "mode": mode}
+    row = {"model": name, "space": size.space, "full": size.space == zoo.get(name).space}
+    return {**row, "batch": size.batch, "dtype": dtype, "pass": way, "mode": mode}
 
 
 def measure(
-    name: str, space: int, dtype: str, way: str, options: argparse.Namespace
+    name: str, size: Size, dtype: str, way: str, options: argparse.Namespace
 ) -> dict[str, Any]:
     """One row: a model at a size, in a dtype, one pass."""
-    row = _key(name, space, dtype, way, options)
+    row, space = _key(name, size, dtype, way, options), size.space
     kind = torch.bfloat16 if dtype == "bf16" else torch.float32
     model = any_length(zoo.build(name, space=space, redraw_norms=True))
     if options.compile:
@@ -192,12 +208,14 @@ def measure(
     prog = pgt_fx.transform(model, zoo.clip(name, space=space))
     model.to(options.device, kind)
     torch._dynamo.reset()
-    new = clip(prog, options.new, space, next(model.parameters()))
-    work, notes = sides(model, prog, space, options.new, way == PASSES[1], options.compile)
+    new = clip(prog, options.new, size, next(model.parameters()))
+    how = ({"mode": options.mode} if options.mode else {}) if options.compile else None
+    work, notes = sides(model, prog, size, options.new, way == PASSES[1], how)
     seconds = interleaved(work, options.repeat, at_least=options.seconds, device=options.device)
     each = {"plain": LENGTH, "step": options.new, "recompute": options.new}
     count = period(prog, options.new)
-    per_frame = {k: [s / (each[k] * count) for s in v] for k, v in seconds.items()}
+    frames = {k: n * count * size.batch for k, n in each.items()}
+    per_frame = {k: [s / frames[k] for s in v] for k, v in seconds.items()}
     row |= {"new_frames": options.new, "steps_timed_together": count, **notes}
     if count > 1:
         row["answers"] = sum(call(prog, new, way == PASSES[1]) for _ in range(count))
@@ -215,15 +233,18 @@ def main() -> None:
     cli.add_argument("--dtype", nargs="*", default=["float32", "bf16"], choices=("float32", "bf16"))
     cli.add_argument("--passes", nargs="*", default=list(PASSES), choices=PASSES)
     cli.add_argument("--new", type=int, default=7, help="new frames of a step")
+    cli.add_argument("--batch", type=int, nargs="*", default=[1], help="videos in a batch")
     cli.add_argument("--compile", action="store_true", help="under torch.compile")
+    cli.add_argument("--mode", help="of torch.compile, for all sides")
     # A round of a small model takes a tenth of a second, and what disturbs it as long.
     cli.add_argument("--seconds", type=float, default=10.0, help="to clock for a row, at least")
     options = cli.parse_args()
     prepare(options)
     rows: list[dict[str, Any]] = []
-    cases = itertools.product(options.models, options.space, options.dtype, options.passes)
-    for name, space, dtype, way in cases:
-        size = zoo.get(name).space if space == "full" else int(space)
+    spaces, batches = options.space, options.batch
+    cases = itertools.product(options.models, spaces, batches, options.dtype, options.passes)
+    for name, space, batch, dtype, way in cases:
+        size = Size(zoo.get(name).space if space == "full" else int(space), batch)
         try:
             row = measure(name, size, dtype, way, options)
         except Exception as error:  # one that a backend can't compile must not cost the others
@@ -236,13 +257,13 @@ def main() -> None:
 
 
 def show_rows(rows: list[dict[str, Any]]) -> None:
-    columns = ("model", "space", "dtype", "pass", "plain ms", "step ms", "paper's ms")
+    columns = ("model", "space", "batch", "dtype", "pass", "plain ms", "step ms", "paper's ms")
     lines = []
     for row in rows:
         times = row.get("seconds_per_new_frame", {})
         ms = [1e3 * times[k]["median"] if k in times else None for k in WAYS]
         ratios = [row.get(k, {}).get("median") for k in ("step_over_plain", "step_over_recompute")]
-        key = [row[k] for k in ("model", "space", "dtype", "pass")]
+        key = [row[k] for k in ("model", "space", "batch", "dtype", "pass")]
         lines.append([*key, *ms, *(ratios if times else (row["failed"], None))])
     show("per new frame", (*columns, "step/plain", "step/paper's"), lines)
 
