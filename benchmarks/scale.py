@@ -105,17 +105,19 @@ def curves(prog: pgt_fx.Progressive, name: str, options: argparse.Namespace) -> 
 
 
 def one(given: dict[str, Any]) -> dict[str, int]:
-    """Peaks of a stream of so many frames, in a process of its own."""
+    """Peaks of a stream of so many frames; on the CPU in a process of its own, and of that too."""
     name, frames, chunk, device = (given[k] for k in ("model", "frames", "chunk", "device"))
     prog, _ = stream(name, given["space"], device)
     run(prog, given["space"], 4 * chunk, chunk, device)  # what is made once, such as graphs
-    forget_peak()
-    run(prog, given["space"], frames, chunk, device)
-    process = process_bytes()
 
     def work() -> None:
         run(prog, given["space"], frames, chunk, device)
 
+    if device != "cpu":
+        return {"tensor_bytes": peak_bytes(work, device)}
+    forget_peak()
+    work()
+    process = process_bytes()
     return {"process_bytes": process, "tensor_bytes": peak_bytes(work, device)}
 
 
@@ -140,12 +142,16 @@ def main() -> None:
         given["device"] = options.device
         for frames in (options.short, options.frames):
             work = {**given, "frames": frames}
-            row[f"peak_{frames}"] = in_a_process(__file__, work, GIVE_BACK)
-            row[f"heap_{frames}"] = in_a_process(__file__, work)
+            if options.device == "cpu":
+                row[f"peak_{frames}"] = in_a_process(__file__, work, GIVE_BACK)
+                row[f"heap_{frames}"] = in_a_process(__file__, work)
+            else:
+                row[f"peak_{frames}"] = one(work)
         short, long = row[f"peak_{options.short}"], row[f"peak_{options.frames}"]
         row["growth_bytes"] = {k: long[k] - short[k] for k in short if k in long}
         row["peak_long_over_short"] = {k: digits(long[k] / short[k]) for k in short if k in long}
-        heaps = [row[f"heap_{n}"].get("process_bytes") for n in (options.short, options.frames)]
+        both = (options.short, options.frames)
+        heaps = [row.get(f"heap_{n}", {}).get("process_bytes") for n in both]
         row["heap_long_over_short"] = digits(heaps[1] / heaps[0]) if all(heaps) else None
         rows.append(row)
     save("scale", options, rows)

@@ -31,6 +31,7 @@ from harness import (
     save,
     show,
     spread,
+    told,
 )
 from torch import Tensor, nn
 
@@ -63,7 +64,7 @@ def streams(net: nn.Sequential, video: Tensor) -> tuple[dict[str, Stream], dict[
         "full forward": lambda: iter([net(video)]),
     }
     try:
-        co = stream_net.continual(net)
+        co = stream_net.continual(net).to(video.device)  # its modules are made on the CPU
     except ImportError as error:
         missing["continual-inference"] = f"{error}; pip install continual-inference"
     else:
@@ -75,6 +76,12 @@ def streams(net: nn.Sequential, video: Tensor) -> tuple[dict[str, Stream], dict[
         missing["torchstream-lib"] = f"{error}; pip install torchstream-lib colorama"
     else:
         out["torchstream-lib, chunks of 8"] = lambda: _torchstream(make, video)
+    for name in [name for name in out if name.startswith(("continual", "torchstream"))]:
+        try:
+            consume(out[name])
+        except Exception as error:  # of another package: it must not cost the other rows
+            missing[name] = told(error)
+            del out[name]
     return {name: out[name] for name in WAYS if name in out}, missing
 
 
@@ -180,8 +187,11 @@ def main() -> None:
     agrees = agreement(work)
     rows = []
     for name in work:
-        given = {k: v for k, v in vars(options).items() if k not in ("one", "out")}
-        peaks = in_a_process(__file__, {"way": name, **given})
+        if options.device == "cpu":
+            given = {k: v for k, v in vars(options).items() if k not in ("one", "out")}
+            peaks = in_a_process(__file__, {"way": name, **given})
+        else:
+            peaks = {"tensor_bytes": peak_bytes(sides[name], options.device)}
         per_frame = [s / options.frames for s in seconds[name]]
         # The full forward has seen all frames before it gives the first.
         waits = options.frames - 1 if name == "full forward" else stream_net.LOOK_AHEAD

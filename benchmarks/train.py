@@ -3,7 +3,8 @@
 For P = 1 … 16 steps of T' = 8 frames that overlap by one: truncated gradients (one loss per step),
 exact ones (those of the whole video), the whole video in one backward, and that with
 torch.utils.checkpoint around every stage or every block. Seconds interleaved in one process; peaks
-of memory each in a process of its own. Where one way crosses another is said in words.
+of memory each in a process of its own (on a GPU by its allocator). Where one way crosses another is
+said in words.
 
 Norms are in eval mode, so that "exact" and "whole" give the same gradients; the error is in the
 JSON. Weights, their gradients and the video are not in the tensors' peak.
@@ -171,11 +172,16 @@ def measure(name: str, steps: int, options: argparse.Namespace) -> dict[str, Any
     row |= gradient_errors(setting)
     sides = {way: setting.work(way) for way in options.ways}
     seconds = interleaved(sides, options.repeat, device=options.device)
+    if options.device != "cpu":
+        # Its allocator counts what each way adds to what is there.
+        found = {way: {"tensor_bytes": peak_bytes(do, options.device)} for way, do in sides.items()}
     del sides, setting
     row["seconds"] = {way: spread(s) for way, s in seconds.items()}
     if WHOLE in seconds:
         row["time_over_whole"] = {way: ratio(seconds, way, WHOLE) for way in seconds}
-    row["peaks"] = {way: in_a_process(__file__, {"way": way, **given}) for way in options.ways}
+    if options.device == "cpu":
+        found = {way: in_a_process(__file__, {"way": way, **given}) for way in options.ways}
+    row["peaks"] = found
     return row
 
 

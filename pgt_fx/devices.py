@@ -47,3 +47,12 @@ def bring(constants: nn.Module, clip: Tensor) -> None:
     if held.device != clip.device:
         with torch.inference_mode(False):  # they are kept for training as well
             constants.to(clip.device)
+
+
+def in_any_layout(target: Any) -> Any:
+    """What runs in place of an operator of a captured graph: of a view, ``reshape``.
+
+    A view is one for the layout that the capture saw. On another device an attention's answer may
+    lie otherwise, and what the model's ``contiguous()`` does there is not in the graph.
+    """
+    return torch.ops.aten.reshape.default if target is torch.ops.aten.view.default else target

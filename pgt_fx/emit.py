@@ -20,7 +20,7 @@ from pgt_fx.capture.fold import Region, fold
 from pgt_fx.capture.grown import grown
 from pgt_fx.capture.recurrent import run_layers
 from pgt_fx.delays import late
-from pgt_fx.devices import follow_the_clip
+from pgt_fx.devices import follow_the_clip, in_any_layout
 from pgt_fx.emitted import Emitted, Names, identifier, note
 from pgt_fx.layout import axis_of, time_dims
 from pgt_fx.markov.align import MarkovAlign
@@ -161,7 +161,7 @@ class _Emitter:
     def _copy(self, node: fx.Node) -> None:
         args, kwargs = self._map(node.args), self._map(node.kwargs)
         self.env[node] = self.out.graph.create_node(
-            "call_function", node.target, args, kwargs, name=node.name
+            "call_function", in_any_layout(node.target), args, kwargs, name=node.name
         )
 
     def _call_module(self, node: fx.Node, region: Region) -> None:
@@ -255,7 +255,7 @@ class _Emitter:
 
         self.env[node] = self.out.graph.create_node(
             "call_function",
-            target,
+            in_any_layout(target),
             fx.map_arg(tuple(args), mapped),
             fx.map_arg(kwargs, mapped),
             name=node.name,

@@ -12,6 +12,7 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 import pgt_fx
 from pgt_fx import zoo
 from pgt_fx.markov import correction
+from pgt_fx.markov.buffer import flat_cat
 
 POLICIES: list[dict[str, Any]] = [
     {},
@@ -117,3 +118,65 @@ def test_channels_last_stays(
             assert held and all(v.is_contiguous(memory_format=last) for v in held.values())
     for hook in hooks:
         hook.remove()
+
+
+class Flattened(nn.Module):
+    """Its ``contiguous()`` does nothing in the layout that the capture sees: the graph has none."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv3d(4, 8, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv(x).contiguous()
+        return y.view(y.shape[0] * 8, *y.shape[2:]) + 1
+
+
+@pytest.mark.parametrize("future", ["zero", "wait"])
+def test_a_view_in_a_layout_that_the_capture_did_not_see(future: str) -> None:
+    model = Flattened().eval()
+    video = torch.randn(2, 4, 12, 5, 5)
+    prog = pgt_fx.transform(model, video[:, :, :4], future=future)
+    prog.to(memory_format=torch.channels_last_3d)
+    video = video.contiguous(memory_format=torch.channels_last_3d)
+    with torch.no_grad():
+        wanted = model(video)
+        pieces = video.split(4, 2)
+        outs = [prog(piece, last=number == 2) for number, piece in enumerate(pieces)]
+    found = torch.cat([out for out in outs if out is not None], 1)
+    assert found.shape == wanted.shape
+    exact = prog.exact_frames([4, 4, 4])
+    assert any(exact)
+    assert (found - wanted)[:, torch.tensor(exact)].abs().max() <= 1e-5
+
+
+LAYOUTS = {
+    "as it is": lambda x: x,
+    "channels last": lambda x: x.contiguous(memory_format=torch.channels_last_3d),
+    "permuted": lambda x: x.transpose(1, 4).contiguous().transpose(1, 4),
+}
+
+
+@pytest.mark.parametrize("dim", range(5))
+@pytest.mark.parametrize("lengths", [(1, 4, 1), (3, 2), (0, 2, 1), (5,)], ids=str)
+@pytest.mark.parametrize("layouts", [*LAYOUTS, "one of each"])
+def test_one_kernel_lays_side_by_side_what_torch_does(
+    dim: int, lengths: tuple[int, ...], layouts: str
+) -> None:
+    pieces = []
+    for number, n in enumerate(lengths):
+        shape = [2, 3, 4, 5, 6]
+        shape[dim] = n
+        how = list(LAYOUTS)[number % 3] if layouts == "one of each" else layouts
+        pieces.append(LAYOUTS[how](torch.randn(shape)))
+    found, wanted = flat_cat(pieces, dim), torch.cat(pieces, dim)
+    assert torch.equal(found, wanted)
+    assert found.stride() == wanted.stride()
+
+
+def test_its_gradients_are_those_of_torch() -> None:
+    pieces = [torch.randn(2, 3, n, 4, 4, requires_grad=True) for n in (1, 5, 2)]
+    weights = torch.randn(2, 3, 8, 4, 4)
+    found = torch.autograd.grad((flat_cat(pieces, 2) * weights).sum(), pieces)
+    wanted = torch.autograd.grad((torch.cat(pieces, 2) * weights).sum(), pieces)
+    assert all(map(torch.equal, found, wanted))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -63,7 +64,7 @@ def joined(tail: Tensor | None, x: Tensor | None, dim: int) -> Tensor:
         return x
     pieces = _pieces(tail, x, dim)
     # The model may write in place into what it is given.
-    return torch.cat(pieces, dim) if len(pieces) > 1 else pieces[0].clone()
+    return beside(pieces, dim) if len(pieces) > 1 else pieces[0].clone()
 
 
 def taken(
@@ -84,10 +85,36 @@ def taken(
     if not parts:
         return _pieces(tail, x, dim)[-1].narrow(dim, 0, 0), False
     if len(parts) > 1:
-        return torch.cat(parts, dim), True
+        return beside(parts, dim), True
     # The model may write in place into what it is given: never into the state.
     only_tail = tail is not None and first < tail.shape[dim]
     return (parts[0].clone(), True) if only_tail else (parts[0], False)
+
+
+def beside(pieces: Sequence[Tensor], dim: int) -> Tensor:
+    """``torch.cat``; on a GPU in one kernel, which is for up to four dimensions there: tensors of
+    more are copied piece by piece, each with a kernel for any layout."""
+    if pieces[0].is_cuda and pieces[0].dim() > 4 and not torch.compiler.is_compiling():
+        return flat_cat(pieces, dim)
+    return torch.cat(pieces, dim)  # type: ignore[arg-type]
+
+
+def flat_cat(pieces: Sequence[Tensor], dim: int) -> Tensor:
+    """``torch.cat`` of tensors of two dimensions, where all pieces are laid out alike."""
+    shape, channels = list(pieces[0].shape), False
+    if not all(p.is_contiguous() for p in pieces):
+        channels = dim >= 2 and all(channels_last(p) for p in pieces)
+        if not channels:
+            return torch.cat(pieces, dim)  # type: ignore[arg-type]
+    shape[dim] = sum(p.shape[dim] for p in pieces)
+    outer, at = math.prod(shape[:dim]), dim
+    if channels:
+        outer, at = math.prod(shape[:dim]) // shape[1], dim - 1
+        pieces = [p.permute(0, 2, 3, 4, 1) for p in pieces]
+        shape = [shape[0], *shape[2:], shape[1]]
+    inner = math.prod(shape[at + 1 :])
+    flat = torch.cat([p.view(outer, p.shape[at] * inner) for p in pieces], 1).view(shape)
+    return flat.permute(0, 4, 1, 2, 3) if channels else flat
 
 
 def _pieces(tail: Tensor | None, x: Tensor | None, dim: int) -> list[Tensor]:
@@ -132,7 +159,7 @@ def padded(
     count = sum(p.shape[dim] for p in pieces)
     first = [_beyond(pieces[0], dim, left, mode, value, first=True)] if left else []
     last = [_beyond(pieces[-1], dim, right, mode, value, first=False)] if right else []
-    whole = torch.cat([*first, *pieces, *last], dim)
+    whole = beside([*first, *pieces, *last], dim)
     return whole, whole.narrow(dim, left, count)
 
 
@@ -150,7 +177,7 @@ def filled(x: Tensor, dim: int, left: int, right: int, mode: str, value: float) 
     else:
         before = [_beyond(x, dim, left, mode, value, first=True)] if left else []
         behind = [_beyond(x, dim, right, mode, value, first=False)] if right else []
-    return torch.cat([*before, x, *behind], dim)
+    return beside([*before, x, *behind], dim)
 
 
 def _beyond(x: Tensor, dim: int, count: int, mode: str, value: float, *, first: bool) -> Tensor:

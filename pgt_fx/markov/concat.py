@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
 
 from pgt_fx.layout import Axis
 from pgt_fx.markov.align import aligned
+from pgt_fx.markov.buffer import beside
 from pgt_fx.markov.step import Step
 
 
@@ -39,4 +39,4 @@ class MarkovConcat(nn.Module):
                 piece = part if due.outs else None
             if piece is not None:
                 pieces.append(piece)
-        return torch.cat(pieces, self.dim) if pieces else None
+        return beside(pieces, self.dim) if pieces else None

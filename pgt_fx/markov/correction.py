@@ -72,7 +72,7 @@ class Correction:
         self, x: Tensor, tail: Tensor | None, weight: Tensor, bias: Tensor | None = None
     ) -> Tensor:
         """The convolution of ``tail`` and ``x``, padded behind. Without a tail: ``x`` alone."""
-        conv = getattr(torch.ops.aten, f"conv{self.rank}d")
+        conv = getattr(torch, f"conv{self.rank}d")
         ways = (self.stride, self.padding, self.dilation, self.groups)
         out: Tensor = conv(x, weight, bias, *ways)
         if tail is None:
@@ -99,13 +99,13 @@ class Correction:
         dim = tail.dim() - self.rank + self.at
         if self.ends == 1 and self.rank > 1:
             # One frame: a convolution along space alone.
-            conv = getattr(torch.ops.aten, f"conv{self.rank - 1}d")
+            conv = getattr(torch, f"conv{self.rank - 1}d")
             ways = [self._space(v) for v in (self.stride, self.padding, self.dilation)]
             lacking: Tensor = conv(
                 tail.select(dim, 0), weight.select(2 + self.at, 0), None, *ways, self.groups
             )
             return lacking.unsqueeze(dim)
-        conv = getattr(torch.ops.aten, f"conv{self.rank}d")
+        conv = getattr(torch, f"conv{self.rank}d")
         padding = [*self.padding]
         padding[self.at] = self.ends - 1
         taps = weight.narrow(2 + self.at, 0, self.ends)

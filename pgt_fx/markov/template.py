@@ -6,7 +6,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
+
+#: The same operators as torch's own functions, which take their arguments in half the time.
+_QUICK: dict[Any, Any] = {
+    getattr(torch.ops.aten, name): getattr(torch, name)
+    for name in (
+        *("conv1d", "conv2d", "conv3d"),
+        *("max_pool1d", "max_pool2d", "max_pool3d"),
+        *("conv_transpose1d", "conv_transpose2d", "conv_transpose3d"),
+    )
+}
 
 
 @dataclass(frozen=True)
@@ -33,6 +44,9 @@ class Template:
         plain = not self.kwargs and not any(_has_hole(a) for a in self.args if _nested(a))
         fixed = [_filled(a, ()) if _nested(a) else a for a in self.args] if plain else None
         holes = [(at, a.number) for at, a in enumerate(self.args) if isinstance(a, Hole)]
+        # conv_transpose2d.input and its like take their arguments in the same order.
+        call = getattr(self.call, "overloadpacket", self.call)
+        object.__setattr__(self, "_run", _QUICK.get(call, self.call))
         object.__setattr__(self, "_fixed", fixed)
         object.__setattr__(self, "_holes", holes)
 
@@ -42,7 +56,7 @@ class Template:
             args = fixed.copy()
             for at, number in self._holes:  # type: ignore[attr-defined]
                 args[at] = operands[number]
-            return self.call(*args)
+            return self._run(*args)  # type: ignore[attr-defined]
         named = {name: _filled(value, operands) for name, value in self.kwargs}
         return self.call(*[_filled(a, operands) for a in self.args], **named)
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from pgt_fx.due import Due
 from pgt_fx.layout import Axis
-from pgt_fx.markov.buffer import carried_tail, dense, filled, filled_like, owned, padded
+from pgt_fx.markov.buffer import beside, carried_tail, dense, filled, filled_like, owned, padded
 from pgt_fx.markov.context import averages, blended, context_of
 from pgt_fx.markov.correction import correction
 from pgt_fx.markov.step import Step
@@ -127,7 +127,7 @@ class MarkovWindow(nn.Module):
         new = blended(self.markov, new, history, dim)
         first, end = due.keep
         pieces = [whole.narrow(dim, first, a - first), new, whole.narrow(dim, b, end - b)]
-        step.carried[self.slot] = torch.cat([p for p in pieces if p.shape[dim]], dim)
+        step.carried[self.slot] = beside([p for p in pieces if p.shape[dim]], dim)
 
     def _apply_to(self, buffer: Tensor, tensors: tuple[Any, ...], wanted: int) -> Tensor:
         out = self.call(buffer, *tensors)

@@ -10,7 +10,7 @@ from unittest import mock
 import torch
 from torch import Tensor, fx, nn
 
-from pgt_fx.devices import elsewhere
+from pgt_fx.devices import elsewhere, in_any_layout
 from pgt_fx.program import Program
 from pgt_fx.verification.subject import Subject
 from pgt_fx.verification.videos import Video, device_of
@@ -46,7 +46,7 @@ class _Plain(_Recorder):
 
     def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
         args, kwargs = elsewhere((args, kwargs), self.device)
-        return super().call_function(target, args, kwargs)
+        return super().call_function(in_any_layout(target), args, kwargs)
 
 
 @contextmanager
