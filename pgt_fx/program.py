@@ -14,6 +14,7 @@ from pgt_fx.emitted import Emitted
 from pgt_fx.errors import StateError
 from pgt_fx.hoist import hoisted
 from pgt_fx.plan import Plan
+from pgt_fx.quick import quickened
 from pgt_fx.steady import SteadyPlans
 
 
@@ -119,6 +120,7 @@ class Program:
         root = nn.Module()
         root._modules, root._parameters = self._children, self.model._parameters
         root._buffers = self.model._buffers
+        graph = quickened(graph)
         with graph.on_generate_code(lambda _: hoisted(graph)):
             module = fx.GraphModule(root, graph, type(self.model).__name__)
         module._modules, module._parameters = self._children, self.model._parameters

@@ -17,7 +17,7 @@ from pgt_fx.markov import correction, window
 
 @pytest.fixture(autouse=True)
 def small_ones_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(correction, "_WORTH_ELEMENTS", 0)
+    monkeypatch.setitem(correction._WORTH_ELEMENTS, "cpu", 0)
 
 
 @pytest.fixture
@@ -141,7 +141,7 @@ def test_autocast_small_inputs_and_half_precision_are_copied(
         prog.bfloat16()
         steps_of(prog, video.bfloat16(), [8, 8])
         prog.float()
-        monkeypatch.setattr(correction, "_WORTH_ELEMENTS", 10**6)
+        monkeypatch.setitem(correction._WORTH_ELEMENTS, "cpu", 10**6)
         steps_of(prog, video, [8, 8])
     assert not corrected
 

@@ -22,6 +22,7 @@ from torch.utils import _pytree as pytree
 
 import pgt_fx
 from pgt_fx import zoo
+from pgt_fx.markov import correction
 from pgt_fx.training import backward
 
 if not torch.cuda.is_available():
@@ -132,9 +133,15 @@ def test_a_stream_is_the_whole_video(name: str) -> None:
             assert 0 < whole < (0.3 if dtype == torch.bfloat16 else 1e-3)
 
 
+@pytest.mark.parametrize("copies", [True, False], ids=["copies", "corrected"])
 @pytest.mark.parametrize("name", MODELS)
-def test_steps_of_a_model_there_and_here(name: str) -> None:
-    prog, _ = small(name, torch.float64, operator="cmco-max", pooling="markov")
+def test_steps_of_a_model_there_and_here(
+    name: str, copies: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The past laid out in front of each input, and added to the first outputs afterwards."""
+    monkeypatch.setitem(correction._WORTH_ELEMENTS, DEVICE, 10**9 if copies else 0)
+    options = {"operator": "cmco-max", "pooling": "markov"} if copies else {}
+    prog, _ = small(name, torch.float64, **options)
     clips = [long_video(prog, n, torch.float64) for n in (8, 7, 7, 7)]
     outs = []
     with torch.no_grad():

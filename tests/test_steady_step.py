@@ -96,7 +96,7 @@ def test_channels_last_stays(
     future: str, copies: bool, mode: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A layout that the model was given goes through all Markov operators, and into the state."""
-    monkeypatch.setattr(correction, "_WORTH_ELEMENTS", 10**9 if copies else 0)
+    monkeypatch.setitem(correction._WORTH_ELEMENTS, "cpu", 10**9 if copies else 0)
     last = torch.channels_last_3d
     model = Depthwise(mode).to(memory_format=last)
     video = torch.randn(2, 8, 24, 6, 6).contiguous(memory_format=last)

@@ -129,8 +129,7 @@ def _pieces(tail: Tensor | None, x: Tensor | None, dim: int) -> list[Tensor]:
         return [x]
     if x is None or x.shape[dim] == 0:
         return [tail]
-    rest = [(a, b) for d, (a, b) in enumerate(zip(tail.shape, x.shape, strict=True)) if d != dim]
-    if any(a != b for a, b in rest):
+    if tail.shape[:dim] != x.shape[:dim] or tail.shape[dim + 1 :] != x.shape[dim + 1 :]:
         raise StateError(
             f"a state entry of sizes {tuple(tail.shape)} doesn't go with new elements of sizes "
             f"{tuple(x.shape)} (time is dimension {dim}); go on with the state that the last step "

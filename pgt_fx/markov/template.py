@@ -6,18 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
-#: The same operators as torch's own functions, which take their arguments in half the time.
-_QUICK: dict[Any, Any] = {
-    getattr(torch.ops.aten, name): getattr(torch, name)
-    for name in (
-        *("conv1d", "conv2d", "conv3d"),
-        *("max_pool1d", "max_pool2d", "max_pool3d"),
-        *("conv_transpose1d", "conv_transpose2d", "conv_transpose3d"),
-    )
-}
+from pgt_fx.quick import quick
 
 
 @dataclass(frozen=True)
@@ -44,9 +35,7 @@ class Template:
         plain = not self.kwargs and not any(_has_hole(a) for a in self.args if _nested(a))
         fixed = [_filled(a, ()) if _nested(a) else a for a in self.args] if plain else None
         holes = [(at, a.number) for at, a in enumerate(self.args) if isinstance(a, Hole)]
-        # conv_transpose2d.input and its like take their arguments in the same order.
-        call = getattr(self.call, "overloadpacket", self.call)
-        object.__setattr__(self, "_run", _QUICK.get(call, self.call))
+        object.__setattr__(self, "_run", quick(self.call))
         object.__setattr__(self, "_fixed", fixed)
         object.__setattr__(self, "_holes", holes)
 
