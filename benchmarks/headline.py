@@ -72,12 +72,21 @@ def alike(row: dict[str, Any]) -> bool:
 
 
 def _step(
-    key: str, ways: tuple[str, ...], *, gpu: bool = False, mode: str = "eager"
+    key: str,
+    ways: tuple[str, ...],
+    *,
+    gpu: bool = False,
+    mode: str = "eager",
+    batches: bool | None = None,
 ) -> Callable[[list[Run]], Iterator[Found]]:
+    """Of float32 at full space; ``batches``: of several videos at once, or of one alone."""
+
     def read(runs: list[Run]) -> Iterator[Found]:
         for run, row in rows(runs, "step"):
             asked = row.get("full") and row.get("dtype") == "float32" and row.get("mode") == mode
             if not asked or row["pass"] not in ways or on_gpu(run) != gpu or not alike(row):
+                continue
+            if batches is not None and (row.get("batch", 1) > 1) != batches:
                 continue
             if "failed" in row:  # what couldn't be measured is no figure met
                 yield math.inf, f"{row['model']}, {row['pass']}: {row['failed']}"
@@ -88,10 +97,10 @@ def _step(
     return read
 
 
-def _stream(way: str) -> Callable[[list[Run]], Iterator[Found]]:
+def _stream(way: str, *, gpu: bool = False) -> Callable[[list[Run]], Iterator[Found]]:
     def read(runs: list[Run]) -> Iterator[Found]:
         for run, row in rows(runs, "stream"):
-            if row["way"].startswith(way):
+            if row["way"].startswith(way) and on_gpu(run) == gpu:
                 yield row["ours_over_this"]["median"], run["machine"].get("device", "cpu")
 
     return read
@@ -108,12 +117,13 @@ def _scale(runs: list[Run]) -> Iterator[Found]:
                 yield value, f"{row['model']}, {SCALE_KINDS.get(kind, kind)}"
 
 
-def _train(memory: bool) -> Callable[[list[Run]], Iterator[Found]]:
+def _train(memory: bool, *, gpu: bool = False) -> Callable[[list[Run]], Iterator[Found]]:
     def read(runs: list[Run]) -> Iterator[Found]:
         for run, row in rows(runs, "train"):
-            if row["steps"] != 8:
+            if row["steps"] != 8 or on_gpu(run) != gpu:
                 continue
-            where = f"{row['model']}, {run['options']['space']} px"
+            batch = f" × {row['batch']}" if row.get("batch", 1) > 1 else ""
+            where = f"{row['model']}, {run['options']['space']} px{batch}"
             peaks = [row["peaks"].get(w, {}).get("tensor_bytes") for w in ("exact", "whole")]
             if memory and all(peaks):
                 yield peaks[0] / peaks[1], where
@@ -149,7 +159,14 @@ FIGURES = (
         "both under torch.compile (CPU, float32, full space)",
         1.10, 1.02, _step(PLAIN, FORWARD + BOTH, mode="compiled"),
     ),
-    Figure("the same on a GPU, eager", 1.15, 1.05, _step(PLAIN, FORWARD + BOTH, gpu=True)),
+    Figure(
+        "the same on a GPU, eager, batches of 16 or 32",
+        1.15, 1.05, _step(PLAIN, FORWARD + BOTH, gpu=True, batches=True),
+    ),
+    Figure(
+        "the same on a GPU, eager, one video: the GPU waits for the host",
+        1.15, 1.05, _step(PLAIN, FORWARD + BOTH, gpu=True, batches=False),
+    ),
     Figure(
         "the same on a GPU, compiled",
         1.10, 1.02, _step(PLAIN, FORWARD + BOTH, gpu=True, mode="compiled"),
@@ -159,6 +176,14 @@ FIGURES = (
         0.95, 0.88, _step(PAPER, FORWARD + BOTH),
     ),
     Figure(
+        "the same on a GPU, batches of 16 or 32",
+        0.95, 0.88, _step(PAPER, FORWARD + BOTH, gpu=True, batches=True),
+    ),
+    Figure(
+        "the same on a GPU, one video",
+        0.95, 0.88, _step(PAPER, FORWARD + BOTH, gpu=True, batches=False),
+    ),
+    Figure(
         "stream per frame, chunks of 8, over continual-inference forward_steps",
         1.0, 0.8, _stream("continual-inference forward_steps"),
     ),
@@ -166,11 +191,21 @@ FIGURES = (
         "stream per frame, chunks of 8, over a window of 8 at stride 1",
         1 / 6, 1 / 8, _stream("sliding window"), ("1/6", "1/8"),
     ),
+    Figure(
+        "the same two on a GPU: over forward_steps",
+        1.0, 0.8, _stream("continual-inference forward_steps", gpu=True),
+    ),
+    Figure(
+        "and over the window",
+        1 / 6, 1 / 8, _stream("sliding window", gpu=True), ("1/6", "1/8"),
+    ),
     Figure("peak memory of streaming 10,000 frames over 100", 1.01, 1.00, _scale),
     Figure(
         "exact gradient, P = 8: peak memory over whole-video backward", 0.25, 0.15, _train(True)
     ),
     Figure("exact gradient, P = 8: time over whole-video backward", 1.45, 1.34, _train(False)),
+    Figure("the same two on a GPU: memory", 0.25, 0.15, _train(True, gpu=True)),
+    Figure("and time", 1.45, 1.34, _train(False, gpu=True)),
     Figure("transform over torch.export.export alone", 1.5, 1.2, _compile_time),
     Figure(
         "recompilations after each steady phase has come twice, under torch.compile",

@@ -57,15 +57,18 @@ def step(run: Run, plt: Any) -> Any:
     rows = [r for r in run["rows"] if "step_over_plain" in r]
     if not rows:
         return None
-    names = list(dict.fromkeys(f"{r['model']}, {r['space']} px, {r['dtype']}" for r in rows))
+
+    def name(r: dict[str, Any]) -> str:
+        # Several videos at once, and steps of another length, have bars of their own.
+        batch = f" × {r['batch']}" if r.get("batch", 1) > 1 else ""
+        new = f", {r['new_frames']} new" if r.get("new_frames", 7) != 7 else ""
+        return f"{r['model']}, {r['space']} px{batch}, {r['dtype']}{new}"
+
+    names = list(dict.fromkeys(map(name, rows)))
     series: dict[str, list[float | None]] = {}
     for way in dict.fromkeys(r["pass"] for r in rows):
         for key, label in (("step_over_plain", "step"), ("recompute_over_plain", "paper's way")):
-            found = {
-                f"{r['model']}, {r['space']} px, {r['dtype']}": r[key]["median"]
-                for r in rows
-                if r["pass"] == way and key in r
-            }
+            found = {name(r): r[key]["median"] for r in rows if r["pass"] == way and key in r}
             series[f"{label}, {way}"] = [found.get(n) for n in names]
     title = "Time per new frame over the plain model on a clip of 8"
     limit = {"line": 1.0, "line_label": "plain model"}

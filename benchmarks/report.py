@@ -61,6 +61,8 @@ def setting(run: dict[str, Any]) -> str:
     """Machine and versions in one line."""
     m = run["machine"]
     device = "" if m.get("device", "cpu") == "cpu" else f", {m['device']}"
+    if m.get("tf32_convolutions"):
+        device += ", convolutions of float32 in TF32 (torch's default)"
     threads = f"{m['threads']} threads" if "threads" in m else ""
     known = [f"{m['cores']} cores"] if "cores" in m else []
     known += [m["instructions"]] if "instructions" in m else []

@@ -39,8 +39,10 @@ def step(run: Run) -> list[str]:
     names = ["model", "space", "dtype", "pass"]
     if any(row.get("batch", 1) > 1 for row in run["rows"]):
         names.insert(2, "batch")
+    if len({row.get("new_frames", 7) for row in run["rows"]}) > 1:
+        names.append("new_frames")
     for row in run["rows"]:
-        key = [row[name] for name in names]
+        key = [row.get(name) for name in names]
         if "failed" in row:
             rows.append([*key, None, None, row["failed"], None])
             continue
@@ -48,7 +50,7 @@ def step(run: Run) -> list[str]:
         ms = [1e3 * times[k]["median"] for k in ("plain", "step")]
         ratios = [middle(row.get(k)) for k in ("step_over_plain", "step_over_recompute")]
         rows.append([*key, *ms, *ratios])
-    columns = (*names, "plain, ms/frame", "step, ms/frame")
+    columns = (*(n.replace("_", " ") for n in names), "plain, ms/frame", "step, ms/frame")
     out = table((*columns, "step over plain", "step over the paper's"), rows)
     notes = {r["model"]: r["no_recompute"] for r in run["rows"] if "no_recompute" in r}
     lines = [f"- {name}, the paper's way: {why}" for name, why in notes.items()]
@@ -103,7 +105,8 @@ def train(run: Run) -> list[str]:
             over = peak / whole if peak and whole else None
             time = middle(row.get("time_over_whole", {}).get(way))
             shown = peak / 1e6 if peak else found.get("error")
-            key = (row["model"], row["steps"], row["frames"], way)
+            batch = f" × {row['batch']}" if row.get("batch", 1) > 1 else ""
+            key = (f"{row['model']}{batch}", row["steps"], row["frames"], way)
             rows.append((*key, seconds["median"], time, shown, over))
     columns = ("model", "P", "frames", "way", "seconds", "time over whole", "peak MB")
     errors = [row["exact_gradient_error"] for row in run["rows"]]

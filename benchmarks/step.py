@@ -192,6 +192,8 @@ def _key(
     name: str, size: Size, dtype: str, way: str, options: argparse.Namespace
 ) -> dict[str, Any]:
     mode = "compiled" if options.compile else "eager"
+    if options.compile and options.mode:
+        mode = f"compiled, {options.mode}"
     row = {"model": name, "space": size.space, "full": size.space == zoo.get(name).space}
     return {**row, "batch": size.batch, "dtype": dtype, "pass": way, "mode": mode}
 

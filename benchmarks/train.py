@@ -57,7 +57,9 @@ MOST_IN_DOUBLE = 3_000_000
 class Setting:
     """A model and all ways of differentiating it over a video."""
 
-    def __init__(self, name: str, space: int, length: int, steps: int, device: str) -> None:
+    def __init__(
+        self, name: str, space: int, length: int, steps: int, device: str, batch: int = 1
+    ) -> None:
         self.schedule = Schedule(length, steps)
         self.model = any_length(zoo.build(name, space=space, redraw_norms=True)).to(device)
         self.zero = pgt_fx.transform(self.model, zoo.clip(name, space=space)).eval()
@@ -65,11 +67,11 @@ class Setting:
         generator = torch.Generator().manual_seed(1)
         frames = self.schedule.frames
         videos = [
-            torch.randn(1, 3, frames * r, space, space, generator=generator).to(device)
+            torch.randn(batch, 3, frames * r, space, space, generator=generator).to(device)
             for r in self.zero.clip_ratio
         ]
         self.video: Any = videos if len(videos) > 1 else videos[0]
-        self.label = torch.tensor([1], device=device)
+        self.label = torch.ones(batch, dtype=torch.long, device=device)
 
     def work(self, way: str) -> Callable[[], object]:
         """Forward and backward of the video, to the gradients of all parameters."""
@@ -165,9 +167,10 @@ def one(given: dict[str, Any]) -> dict[str, int]:
 def measure(name: str, steps: int, options: argparse.Namespace) -> dict[str, Any]:
     """One row: all ways at one number of steps."""
     given = {"name": name, "space": options.space, "length": options.length, "steps": steps}
-    given["device"] = options.device
+    given |= {"device": options.device, "batch": options.batch}
     setting = Setting(**given)
     row: dict[str, Any] = {"model": name, "steps": steps, "frames": setting.schedule.frames}
+    row["batch"] = options.batch
     row["state_bytes"] = state_bytes(setting)
     row |= gradient_errors(setting)
     sides = {way: setting.work(way) for way in options.ways}
@@ -222,6 +225,7 @@ def _seconds(row: dict[str, Any], way: str) -> float | None:
 def main() -> None:
     cli = parser(__doc__, "train", repeat=3, models=["slow_r50"])
     cli.add_argument("--space", type=int, default=112)
+    cli.add_argument("--batch", type=int, default=1, help="videos")
     cli.add_argument("--length", type=int, default=8, help="T'")
     cli.add_argument("--steps", type=int, nargs="*", default=[1, 2, 4, 8, 16], help="P")
     cli.add_argument("--ways", nargs="*", default=list(WAYS), choices=WAYS)

@@ -1,7 +1,7 @@
 """What runs in place of an operator of the graph: torch's own function of that name.
 
 ``torch.ops.aten.add.Tensor(a, b)`` looks its arguments up in the operator's schema, which takes
-two to three times as long as ``torch.add(a, b)``: a step with small frames, or on a GPU that waits
+about twice as long as ``torch.add(a, b)``: a step with small frames, or on a GPU that waits
 for the host, consists of such calls. The graph that is printed keeps the operators.
 """
 

@@ -18,7 +18,7 @@ from pgt_fx.capture.attention import named
 from pgt_fx.capture.constants import Constants, NotConstant
 from pgt_fx.capture.export import Captured
 from pgt_fx.capture.schema import schema_name
-from pgt_fx.devices import elsewhere
+from pgt_fx.devices import elsewhere, in_any_layout
 from pgt_fx.layout import Factor, Layout, LayoutError, plain, time_dims
 from pgt_fx.rules import RULES, Local, OpView, Refusal
 from pgt_fx.rules.registry import hint
@@ -167,7 +167,7 @@ def table_graph(captured: Captured, node: fx.Node, table: Table) -> tuple[fx.Gra
                 elsewhere(fx.map_arg(given, env.__getitem__), device)
                 for given in (one.args, one.kwargs)
             )
-            env[one] = graph.call_function(one.target, args, kwargs)  # type: ignore[arg-type]
+            env[one] = graph.call_function(in_any_layout(one.target), args, kwargs)
     graph.output(env[node])
     graph.lint()
     return graph, inputs

@@ -122,7 +122,7 @@ def test_a_stream_is_the_whole_video(name: str) -> None:
     with torch.no_grad():
         wanted = prog.full(video)
         found = [out for out in prog.run(video, schedule=[8] * 5) if out is not None][-1]
-        assert relative_error(found, wanted) <= 1e-9
+        assert relative_error(found, wanted) <= 1e-9  # the running answer, which is the video's
         # In fewer bits a stream is as far from the video's answer as the whole video in one.
         for dtype in (torch.float32, torch.bfloat16):
             prog.to(dtype)
@@ -140,8 +140,14 @@ def test_steps_of_a_model_there_and_here(
 ) -> None:
     """The past laid out in front of each input, and added to the first outputs afterwards."""
     monkeypatch.setitem(correction._WORTH_ELEMENTS, DEVICE, 10**9 if copies else 0)
-    options = {"operator": "cmco-max", "pooling": "markov"} if copies else {}
-    prog, _ = small(name, torch.float64, **options)
+    run, corrected = correction.Correction.run, []
+
+    def counted(self: correction.Correction, x: Tensor, *others: Tensor) -> Tensor:
+        corrected.append(x.device.type)
+        return run(self, x, *others)
+
+    monkeypatch.setattr(correction.Correction, "run", counted)
+    prog, _ = small(name, torch.float64)
     clips = [long_video(prog, n, torch.float64) for n in (8, 7, 7, 7)]
     outs = []
     with torch.no_grad():
@@ -156,6 +162,7 @@ def test_steps_of_a_model_there_and_here(
             compared += 1
             assert relative_error(there.cpu(), here) <= 1e-9
     assert compared >= 2
+    assert (DEVICE in corrected) != copies
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -185,6 +192,10 @@ def test_the_verifier_holds_there() -> None:
         assert found.ok, str(found)
 
 
+def graphs_made() -> int:
+    return torch._dynamo.utils.counters["stats"]["unique_graphs"]
+
+
 def compilable(name: str, **policy: Any) -> pgt_fx.Progressive:
     return small(name, torch.float32, **policy)[0]
 
@@ -195,6 +206,7 @@ def test_compiled_steps_give_the_same(mode: str | None, future: str) -> None:
     """Answers gathered over a video, which a replayed graph would have written over."""
     torch._dynamo.reset()
     prog = compilable("slow_r50", future=future)
+    before = graphs_made()
     plain, clip = prog.replace(), long_video(prog, 8, torch.float32)
     prog.compile(**({"mode": mode} if mode else {}))
     found, wanted = [], []
@@ -203,9 +215,9 @@ def test_compiled_steps_give_the_same(mode: str | None, future: str) -> None:
         for _ in range(8):
             found.append(prog(clip))
             wanted.append(plain(clip))
-            graphs.append(torch._dynamo.utils.counters["stats"]["unique_graphs"])
+            graphs.append(graphs_made() - before)
             clip = clip.flip(2)
-    assert graphs[-1] == graphs[3]
+    assert graphs[-1] == graphs[3] >= 1
     for a, b in zip(found, wanted, strict=True):
         assert (a is None) == (b is None)
         assert a is None or relative_error(a, b) <= 1e-3
@@ -220,6 +232,7 @@ def test_gradients_of_compiled_steps() -> None:
     clip = long_video(prog, 8, torch.float32)
     compiled = prog.replace()
     compiled.compile()
+    before = graphs_made()
     sums = []
     for one in (prog, compiled):
         one.reset()
@@ -228,6 +241,7 @@ def test_gradients_of_compiled_steps() -> None:
             one.zero_grad()
             one(clip).square().mean().backward()
         sums.append([p.grad.clone() for p in one.parameters() if p.grad is not None])
+    assert graphs_made() == before + 1
     assert len(sums[0]) == len(sums[1]) > 100
     a, b = (torch.cat([g.flatten() for g in found]) for found in sums)
     # A rounding more or less turns some activations on or off.
@@ -300,7 +314,7 @@ def test_it_learns_under_autocast(dtype: torch.dtype) -> None:
 
 def test_the_layout_of_channels_stays() -> None:
     last = torch.channels_last_3d
-    prog, model = small("slow_r50", torch.bfloat16)
+    prog, _ = small("slow_r50", torch.bfloat16)
     prog.to(memory_format=last)
     clip = long_video(prog, 8, torch.bfloat16).contiguous(memory_format=last)
     with torch.no_grad():
@@ -308,4 +322,3 @@ def test_the_layout_of_channels_stays() -> None:
             prog(clip)
     held = [v for k, v in prog.state.items() if v.dim() == 5 and v.numel()]
     assert held and all(v.is_contiguous(memory_format=last) for v in held)
-    assert isinstance(model, nn.Module)

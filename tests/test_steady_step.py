@@ -150,6 +150,34 @@ def test_a_view_in_a_layout_that_the_capture_did_not_see(future: str) -> None:
     assert (found - wanted)[:, torch.tensor(exact)].abs().max() <= 1e-5
 
 
+class Positioned(nn.Module):
+    """A table of positions that lies otherwise when the model's weights have channels last."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv3d(4, 4, 3, padding=1)
+        self.positions = nn.Parameter(torch.randn(32, 4, 1, 5, 5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv(x)
+        rows = self.positions[: y.shape[2]].contiguous().view(y.shape[2], 100)
+        return y + rows.view(y.shape[2], 4, 5, 5).permute(1, 0, 2, 3)
+
+
+def test_a_table_in_a_layout_that_the_capture_did_not_see() -> None:
+    """It is read from its start in every step, in the one layout as in the other."""
+    video = torch.randn(2, 4, 12, 5, 5)
+    prog = pgt_fx.transform(Positioned().eval(), video[:, :, :4], strict=False)
+    found = []
+    with torch.no_grad():
+        for layout in (torch.contiguous_format, torch.channels_last_3d):
+            prog.to(memory_format=layout)
+            prog.reset()
+            found.append(torch.cat([prog(piece) for piece in video.split(4, 2)], 2))
+    assert not prog._source.model.positions.is_contiguous()
+    assert (found[0] - found[1]).abs().max() <= 1e-5
+
+
 LAYOUTS = {
     "as it is": lambda x: x,
     "channels last": lambda x: x.contiguous(memory_format=torch.channels_last_3d),
@@ -169,9 +197,30 @@ def test_one_kernel_lays_side_by_side_what_torch_does(
         shape[dim] = n
         how = list(LAYOUTS)[number % 3] if layouts == "one of each" else layouts
         pieces.append(LAYOUTS[how](torch.randn(shape)))
-    found, wanted = flat_cat(pieces, dim), torch.cat(pieces, dim)
-    assert torch.equal(found, wanted)
-    assert found.stride() == wanted.stride()
+    wanted = torch.cat(pieces, dim)
+    for context in (torch.no_grad(), torch.enable_grad()):
+        with context:
+            found = flat_cat(pieces, dim)
+        assert torch.equal(found, wanted)
+        assert found.stride() == wanted.stride()
+
+
+def test_pieces_of_other_sizes_are_refused_as_torch_does() -> None:
+    for a, b in (((2, 3, 4, 5, 6), (2, 3, 4, 6, 5)), ((4, 3, 2, 5, 6), (3, 4, 2, 5, 6))):
+        with pytest.raises(RuntimeError, match="Sizes of tensors must match"):
+            flat_cat([torch.randn(a), torch.randn(b)], 2)
+
+
+@pytest.mark.parametrize("layout", ["as it is", "channels last"])
+def test_what_is_made_without_gradients_can_be_written_to_with_them(layout: str) -> None:
+    """Frozen features, scaled in place: a view made without gradients would refuse."""
+    pieces = [LAYOUTS[layout](torch.randn(2, 3, n, 4, 4)) for n in (1, 5)]
+    scale = torch.ones(1, requires_grad=True)
+    for context in (torch.no_grad(), torch.enable_grad()):
+        with context:
+            joined = flat_cat(pieces, 2)
+        joined.mul_(scale)
+        joined.sum().backward()
 
 
 def test_its_gradients_are_those_of_torch() -> None:

@@ -92,29 +92,43 @@ def taken(
 
 
 def beside(pieces: Sequence[Tensor], dim: int) -> Tensor:
-    """``torch.cat``; on a GPU in one kernel, which is for up to four dimensions there: tensors of
-    more are copied piece by piece, each with a kernel for any layout."""
+    """``torch.cat``; on a GPU in one kernel, where pieces are laid out alike. What torch has there
+    is for up to four dimensions: of more it copies piece by piece, with a kernel for any layout."""
     if pieces[0].is_cuda and pieces[0].dim() > 4 and not torch.compiler.is_compiling():
         return flat_cat(pieces, dim)
     return torch.cat(pieces, dim)  # type: ignore[arg-type]
 
 
 def flat_cat(pieces: Sequence[Tensor], dim: int) -> Tensor:
-    """``torch.cat`` of tensors of two dimensions, where all pieces are laid out alike."""
-    shape, channels = list(pieces[0].shape), False
-    if not all(p.is_contiguous() for p in pieces):
-        channels = dim >= 2 and all(channels_last(p) for p in pieces)
-        if not channels:
-            return torch.cat(pieces, dim)  # type: ignore[arg-type]
+    """``torch.cat`` in two dimensions, of pieces of one layout that differ in ``dim`` alone."""
+    shape = list(pieces[0].shape)
+    plain = all(p.is_contiguous() for p in pieces)
+    last = not plain and dim >= 2 and all(channels_last(p) for p in pieces)
+    alike = all(_sizes(p, dim) == _sizes(pieces[0], dim) for p in pieces)
+    if not (plain or last) or not alike or len({p.dtype for p in pieces}) > 1:
+        return torch.cat(pieces, dim)  # type: ignore[arg-type]
     shape[dim] = sum(p.shape[dim] for p in pieces)
-    outer, at = math.prod(shape[:dim]), dim
-    if channels:
-        outer, at = math.prod(shape[:dim]) // shape[1], dim - 1
-        pieces = [p.permute(0, 2, 3, 4, 1) for p in pieces]
-        shape = [shape[0], *shape[2:], shape[1]]
-    inner = math.prod(shape[at + 1 :])
-    flat = torch.cat([p.view(outer, p.shape[at] * inner) for p in pieces], 1).view(shape)
-    return flat.permute(0, 4, 1, 2, 3) if channels else flat
+
+    def flat(x: Tensor) -> Tensor:
+        x, at = (x.permute(0, 2, 3, 4, 1), dim - 1) if last else (x, dim)
+        return x.view(math.prod(x.shape[:at]), math.prod(x.shape[at:]))
+
+    if torch.is_grad_enabled():
+        joined = torch.cat([flat(p) for p in pieces], 1)
+        if not last:
+            return joined.view(shape)
+        return joined.view(shape[0], *shape[2:], shape[1]).permute(0, 4, 1, 2, 3)
+    # Not a view: one made here could not be written to where there are gradients.
+    layout = torch.channels_last_3d if last else torch.contiguous_format
+    like = pieces[0]
+    out = torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=layout)
+    torch.cat([flat(p) for p in pieces], 1, out=flat(out))
+    return out
+
+
+def _sizes(x: Tensor, dim: int) -> tuple[torch.Size, torch.Size]:
+    """Of all dimensions but one."""
+    return x.shape[:dim], x.shape[dim + 1 :]
 
 
 def _pieces(tail: Tensor | None, x: Tensor | None, dim: int) -> list[Tensor]:
@@ -129,7 +143,7 @@ def _pieces(tail: Tensor | None, x: Tensor | None, dim: int) -> list[Tensor]:
         return [x]
     if x is None or x.shape[dim] == 0:
         return [tail]
-    if tail.shape[:dim] != x.shape[:dim] or tail.shape[dim + 1 :] != x.shape[dim + 1 :]:
+    if _sizes(tail, dim) != _sizes(x, dim):
         raise StateError(
             f"a state entry of sizes {tuple(tail.shape)} doesn't go with new elements of sizes "
             f"{tuple(x.shape)} (time is dimension {dim}); go on with the state that the last step "

@@ -54,7 +54,8 @@ def structure(prog: Progressive, evaluated: Progressive) -> str:
     Comments and line numbers of the model's source don't count; another release of torch may
     capture another graph, and then it differs.
     """
-    lines = [str(evaluated._captured().graph), evaluated._program().module().code]
+    emitted = evaluated._program().emitted.graph
+    lines = [str(evaluated._captured().graph), emitted.python_code("self").src]
     for name, x in [*prog.named_parameters(), *prog.named_buffers()]:
         lines.append(f"{name} {tuple(x.shape)} {x.dtype}")
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
