@@ -295,6 +295,14 @@ def _gradients(model: nn.Module, x: Tensor) -> list[Tensor]:
     return [p.grad.clone() for p in model.parameters() if p.grad is not None]
 
 
+@pytest.mark.parametrize("batch", [1, 3])
+def test_gradients_are_of_all_videos_of_a_batch(batch: int) -> None:
+    train = script("train")
+    setting = train.Setting("r3d_18", 32, 4, 2, "cpu", batch)
+    assert setting.video.shape[0] == batch == len(setting.label)
+    assert train.gradient_errors(setting)["exact_gradient_error"] < 1e-3
+
+
 def test_crossing_points_are_said_in_words() -> None:
     train = script("train")
     rows = [
@@ -384,7 +392,7 @@ def test_a_report_says_what_is_met_and_what_is_missed(tmp_path: Path) -> None:
     assert "1.05 (slow, forward; 1.03 in the median of 2) | met |" in forward
     assert "1.2 (fast, forward+backward" in by_name["the same, forward + backward"]
     assert by_name["the same, forward + backward"].endswith("| missed |")
-    assert "not measured" in by_name["the same on a GPU, eager"]
+    assert "not measured" in by_name["the same on a GPU, compiled"]
     assert "CPU some CPU (2 cores, AVX2), torch 2, 2 threads; seed 0." in text
     assert "## step" in text and "![step](results/step.png)" in text
     assert (results / "step.png").stat().st_size > 1000
@@ -403,6 +411,41 @@ def test_steps_without_an_answer_are_not_compared_backward() -> None:
     row |= {"answers": 8, "new_frames": 8}
     assert "1.2 (fast, forward+backward of 8 frames" in line([run])[3]
     assert not any("steps have an answer" in x for x in step(run))
+
+
+def test_figures_of_a_gpu_and_of_one_video_there_are_kept_apart() -> None:
+    from headline import FIGURES
+    from sections import step, train
+
+    line = {figure.what: figure.line for figure in FIGURES}
+    batches = line["the same on a GPU, eager, batches of 16 or 32"]
+    (one,) = [line[k] for k in line if "one video: the GPU waits" in k]
+    runs = _runs() + _runs()
+    runs[1]["machine"] = {**runs[1]["machine"], "device": "some GPU"}
+    row = runs[1]["rows"][0]
+    row["step_over_plain"] = {"median": 1.7}
+    assert "1.05 (slow" in FIGURES[0].line(runs)[3], "of the CPU"
+    assert "1.7 (fast" in one(runs)[3] and batches(runs)[3] == "not measured"
+    row["batch"] = 16
+    assert "1.7 (fast" in batches(runs)[3] and "1.2 (fast" in one(runs)[3]
+    table = step(runs[1])
+    assert "| batch |" in table[0] and "| 16 |" in table[2]
+    row["mode"] = "compiled, reduce-overhead"
+    assert batches(runs)[3] == line["the same on a GPU, compiled"](runs)[3] == "not measured"
+
+    seconds = {"exact": {"median": 3.0}, "whole": {"median": 2.0}}
+    peaks = {"exact": {"tensor_bytes": 1}, "whole": {"tensor_bytes": 4}}
+    shared = {"model": "m", "steps": 8, "frames": 57, "exact_gradient_error": 0.0}
+    over = {"exact": {"median": 1.5}}
+    rows = [{**shared, "batch": 4, "seconds": seconds, "peaks": peaks, "time_over_whole": over}]
+    run = {"benchmark": "train", "machine": runs[1]["machine"], "options": {"space": 224}}
+    run |= {"rows": rows, "crossings": []}
+    assert (
+        line["exact gradient, P = 8: time over whole-video backward"]([run])[-2] == "not measured"
+    )
+    assert line["and time"]([run])[-2:] == ["1.5 (m, 224 px × 4)", "missed"]
+    assert line["the same two on a GPU: memory"]([run])[-2:] == ["0.25 (m, 224 px × 4)", "met"]
+    assert train(run)[2].startswith("| m × 4 |")
 
 
 def test_a_model_that_fails_meets_nothing() -> None:
