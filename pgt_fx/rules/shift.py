@@ -43,7 +43,7 @@ def slice_(op: OpView) -> Outcome:
     for name, bound in (("start", start), ("end", stop)):
         if isinstance(bound, fx.Node):
             raise Refusal(
-                f"slices time at a {name} computed from the length of the video",
+                f"slices time with its {name} computed from the length of the video",
                 "slice at constant positions",
             )
     alone(op, op.arg["self"], dim, "slices an axis")
