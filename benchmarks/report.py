@@ -68,7 +68,9 @@ def setting(run: dict[str, Any]) -> str:
     known += [m["instructions"]] if "instructions" in m else []
     cores = f" ({', '.join(known)})" if known else ""
     options = {
-        k: v for k, v in run["options"].items() if k not in ("threads", "device") and v not in ([],)
+        k: v
+        for k, v in run["options"].items()
+        if k not in ("threads", "device") and v not in ([], None)
     }
     given = ", ".join(f"{k} {_plain(v)}" for k, v in options.items())
     return f"CPU {m['cpu']}{cores}{device}, torch {m['torch']}, {threads}; {given}."
