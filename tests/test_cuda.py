@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from opinfos import OPINFOS, OpInfo
+from opinfos import OpInfo
 from oracles import relative_error
+from test_device import CONVERTED, POLICIES
 from test_gradients import CHUNKS, EXACT, LABELS, Net, distance, gradients, progressive, together
 from test_gradients import video as of_classes
 from test_rules import build, video
@@ -29,13 +30,6 @@ if not torch.cuda.is_available():
     pytest.skip("no CUDA device here", allow_module_level=True)
 
 DEVICE = "cuda"
-CONVERTED = [info for info in OPINFOS if info.verdict != "refused"]
-POLICIES: list[dict[str, Any]] = [
-    {},
-    {"future": "wait", "pooling": "running"},
-    {"operator": "cmco-max", "pooling": "markov", "attention": "memory"},
-    {"operator": pgt_fx.MarkovOperator("avg", 0.25)},
-]
 MODELS = ("slow_r50", "slowfast_r50", "r2plus1d_18", "x3d_m", "csn_r101")
 
 
