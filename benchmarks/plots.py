@@ -6,6 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from headline import videos
+
 Run = dict[str, Any]
 BLUE, ORANGE, GREEN, PINK, SKY = "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9"
 COLOURS = (BLUE, ORANGE, GREEN, PINK, SKY, "#7f7f7f", "#e69f00")
@@ -60,9 +62,8 @@ def step(run: Run, plt: Any) -> Any:
 
     def name(r: dict[str, Any]) -> str:
         # Several videos at once, and steps of another length, have bars of their own.
-        batch = f" × {r['batch']}" if r.get("batch", 1) > 1 else ""
         new = f", {r['new_frames']} new" if r.get("new_frames", 7) != 7 else ""
-        return f"{r['model']}, {r['space']} px{batch}, {r['dtype']}{new}"
+        return f"{r['model']}, {r['space']} px{videos(r)}, {r['dtype']}{new}"
 
     names = list(dict.fromkeys(map(name, rows)))
     series: dict[str, list[float | None]] = {}

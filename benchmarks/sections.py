@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from headline import alike
+from headline import alike, videos
 
 Run = dict[str, Any]
 
@@ -105,8 +105,7 @@ def train(run: Run) -> list[str]:
             over = peak / whole if peak and whole else None
             time = middle(row.get("time_over_whole", {}).get(way))
             shown = peak / 1e6 if peak else found.get("error")
-            batch = f" × {row['batch']}" if row.get("batch", 1) > 1 else ""
-            key = (f"{row['model']}{batch}", row["steps"], row["frames"], way)
+            key = (f"{row['model']}{videos(row)}", row["steps"], row["frames"], way)
             rows.append((*key, seconds["median"], time, shown, over))
     columns = ("model", "P", "frames", "way", "seconds", "time over whole", "peak MB")
     errors = [row["exact_gradient_error"] for row in run["rows"]]

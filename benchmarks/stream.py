@@ -76,12 +76,6 @@ def streams(net: nn.Sequential, video: Tensor) -> tuple[dict[str, Stream], dict[
         missing["torchstream-lib"] = f"{error}; pip install torchstream-lib colorama"
     else:
         out["torchstream-lib, chunks of 8"] = lambda: _torchstream(make, video)
-    for name in [name for name in out if name.startswith(("continual", "torchstream"))]:
-        try:
-            consume(out[name])
-        except Exception as error:  # of another package: it must not cost the other rows
-            missing[name] = told(error)
-            del out[name]
     return {name: out[name] for name in WAYS if name in out}, missing
 
 
@@ -137,6 +131,19 @@ def consume(stream: Stream) -> None:
             del piece
 
 
+def failing(work: dict[str, Stream]) -> dict[str, str]:
+    """Ways of other packages that don't run here (on this device), and why: they must not cost the
+    other rows."""
+    found: dict[str, str] = {}
+    for name, stream in work.items():
+        if name.startswith(("continual", "torchstream")):
+            try:
+                consume(stream)
+            except Exception as error:
+                found[name] = told(error)
+    return found
+
+
 def agreement(work: dict[str, Stream]) -> dict[str, dict[str, Any]]:
     """How far each way's features are from those of the full forward, frame by frame."""
     with torch.inference_mode():
@@ -182,6 +189,8 @@ def main() -> None:
         return
     net, video = stream_net.build(options.width, options.seed), video_of(options)
     work, missing = streams(net.to(options.device), video)
+    failed = failing(work)
+    work, missing = {k: v for k, v in work.items() if k not in failed}, missing | failed
     sides = {name: lambda s=stream: consume(s) for name, stream in work.items()}
     seconds = interleaved(sides, options.repeat, device=options.device)
     agrees = agreement(work)

@@ -275,6 +275,8 @@ def test_ways_of_streaming_give_the_same_features() -> None:
     net = stream_net.build(1 / 16)
     work, missing = stream.streams(net, torch.randn(1, 3, 19, 32, 32))
     assert set(work) | set(missing) and {"full forward", "sliding window of 8"} <= set(work)
+    broken = {"torchstream-lib, chunks of 8": lambda: iter([][0]), "full forward": None}
+    assert list(stream.failing(broken)) == ["torchstream-lib, chunks of 8"]
     for name, found in stream.agreement(work).items():
         assert found["max_error"] < 1e-5, name
         assert found["features"] in (19, 19 - stream_net.LOOK_AHEAD), name
@@ -418,7 +420,7 @@ def test_figures_of_a_gpu_and_of_one_video_there_are_kept_apart() -> None:
     from sections import step, train
 
     line = {figure.what: figure.line for figure in FIGURES}
-    batches = line["the same on a GPU, eager, batches of 16 or 32"]
+    batches = line["the same on a GPU, eager, several videos at once"]
     (one,) = [line[k] for k in line if "one video: the GPU waits" in k]
     runs = _runs() + _runs()
     runs[1]["machine"] = {**runs[1]["machine"], "device": "some GPU"}
