@@ -48,6 +48,7 @@ class CompiledSteps:
         self.options = {"fullgraph": True, "dynamic": False} | dict(options)
         self._replayed = replayed(options)
         self._asked: dict[int, tuple[Plan, _Asked]] = {}
+        self._alike: dict[_Asked, _Asked] = {}
         self._seen: set[Any] = set()
         self._compiled: dict[Any, Callable[[list[Tensor], list[Any]], Result]] = {}
 
@@ -90,13 +91,16 @@ class CompiledSteps:
         return tuple(tuple(x.shape) if isinstance(x, Tensor) else None for x in leaves)
 
     def _what(self, work: Plan) -> _Asked:
-        """What a plan asks for, hashed once: a steady plan comes as the same object each time."""
+        """What a plan asks for, hashed and compared once: a steady plan comes as the same object
+        each time, and plans that ask for the same are given one object here."""
         known = self._asked.get(id(work))
         if known is None or known[0] is not work:
             if len(self._asked) > MOST_SEEN:
                 self._asked.clear()
+                self._alike.clear()
+            asked = _Asked(tuple(work.due.items()))
             # The plan is kept with it: another one could get its address.
-            known = self._asked[id(work)] = work, _Asked(tuple(work.due.items()))
+            known = self._asked[id(work)] = work, self._alike.setdefault(asked, asked)
         return known[1]
 
 

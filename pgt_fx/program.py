@@ -43,6 +43,7 @@ class Program:
         self._children = {**model._modules, markov_name: self.markov}
         self.compiled: CompiledSteps | None = None
         self._modules_by_work: dict[tuple[frozenset[str], frozenset[str]], fx.GraphModule] = {}
+        self._known: set[str] = set()
 
     @property
     def slots(self) -> frozenset[str]:
@@ -71,12 +72,14 @@ class Program:
         Raises:
             StateError: when the state has entries of another model.
         """
-        foreign = [k for k in state if not self.knows(k)]
-        if foreign:
-            raise StateError(
-                f"the state has an entry {foreign[0]!r} that this model doesn't know; it is "
-                "another model's, or was made under other options or in the other mode"
-            )
+        if not state.keys() <= self._known:
+            foreign = [k for k in state if not self.knows(k)]
+            if foreign:
+                raise StateError(
+                    f"the state has an entry {foreign[0]!r} that this model doesn't know; it is "
+                    "another model's, or was made under other options or in the other mode"
+                )
+            self._known.update(state)
         module = self.module(work)
         if self.emitted.constants:
             bring(self.constants, leaves[self.emitted.video])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from itertools import chain
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -31,6 +33,9 @@ _MODAL = (nn.MultiheadAttention, nn.RReLU)
 
 #: The modes of all modules that may have one: frozen norms are in eval while the model trains.
 Modes = tuple[bool, ...]
+#: How many children each parent has, and all of them in order.
+Children = tuple[list[int], list[nn.Module | None]]
+_training = attrgetter("training")
 
 
 class Source:
@@ -51,7 +56,7 @@ class Source:
         self._written = [(i, x) for i, x in enumerate(leaves) if i not in self._tensors]
         self._captured: dict[Modes, Captured] = {}
         self._parents: list[dict[str, nn.Module | None]] = []
-        self._children: list[tuple[nn.Module | None, ...]] | None = None
+        self._children: Children | None = None
         self._modal: list[nn.Module] = []
         self._dtype = _dtype(model)
         taken = set(model._modules) | set(model._parameters) | set(model._buffers)
@@ -62,15 +67,15 @@ class Source:
     @property
     def modes(self) -> Modes:
         """``F.dropout(x, 0.5, self.training)`` is captured as it is in the mode of its module."""
-        if [tuple(parent.values()) for parent in self._parents] != self._children:
+        if _children(self._parents) != self._children:
             self._look()
-        return tuple([m.training for m in self._modal])
+        return tuple(map(_training, self._modal))
 
     def _look(self) -> None:
         """At first, and when a child was replaced (a new head): what was captured is of another."""
         modules = list(self.model.modules())
         self._parents = [m._modules for m in modules if m._modules or m is self.model]
-        self._children = [tuple(parent.values()) for parent in self._parents]
+        self._children = _children(self._parents)
         self._modal = [m for m in modules if _has_a_mode(m)]
         self._captured.clear()
 
@@ -133,6 +138,11 @@ class Source:
     def __getstate__(self) -> dict[str, Any]:
         # Graphs hold functions of their own and can't be pickled: they are captured again.
         return {**self.__dict__, "_captured": {}}
+
+
+def _children(parents: Sequence[dict[str, nn.Module | None]]) -> Children:
+    """Looked at in every step, and so without a loop of Python's."""
+    return list(map(len, parents)), list(chain.from_iterable(map(dict.values, parents)))
 
 
 def _dtype(model: nn.Module) -> torch.dtype | None:

@@ -120,6 +120,30 @@ def test_channels_last_stays(
         hook.remove()
 
 
+@pytest.mark.parametrize("sizes", [(6, 6), (1, 1)], ids=str)
+@pytest.mark.parametrize("channels_last", [True, False])
+def test_the_state_has_the_same_strides_from_the_first_step_on(
+    channels_last: bool, sizes: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of a dimension of one element are free, and a compiled step is of one set of strides:
+    what is cut from a clip of 8 frames must look like what is cut from one of 7."""
+    monkeypatch.setitem(correction._WORTH_ELEMENTS, "cpu", 10**9)  # each input is copied
+    layout = torch.channels_last_3d if channels_last else torch.contiguous_format
+    model = Depthwise("zeros").to(memory_format=layout)
+    video = torch.randn(1, 8, 29, *sizes)
+    prog, seen = pgt_fx.transform(model, video[:, :, :8]), []
+    with torch.no_grad():
+        for piece in video.split((8, 7, 7, 7), 2):
+            prog(piece.contiguous(memory_format=layout))
+            seen.append({k: (v.stride(), v.shape) for k, v in prog.state.items()})
+    steady = seen[1:]
+    assert len(steady[0]) > 4 and all(one == steady[0] for one in steady)
+    assert seen[0].keys() == steady[0].keys()
+    alike = {k for k in steady[0] if seen[0][k][1] == steady[0][k][1]}
+    assert len(alike) > 4, "the first step carries as much"
+    assert {k: seen[0][k] for k in alike} == {k: steady[0][k] for k in alike}
+
+
 class Flattened(nn.Module):
     """Its ``contiguous()`` does nothing in the layout that the capture sees: the graph has none."""
 

@@ -229,5 +229,14 @@ def dense(x: Tensor, like: Tensor) -> Tensor:
 
 
 def owned(x: Tensor) -> Tensor:
-    """``x`` with storage of its own: a view would keep all that it is a part of alive."""
-    return x.clone() if x.numel() else x.new_empty(x.shape)
+    """``x`` with storage of its own: a view would keep all that it is a part of alive.
+
+    A copy keeps the strides of a video of one whose channels come last, where that of the batch
+    tells how long the whole was: code compiled for a tail of 8 frames would not take one of 7.
+    """
+    if not x.numel():
+        return x.new_empty(x.shape)
+    last = x.dim() == 5 and x.stride(4) != 1
+    if last and x.is_contiguous(memory_format=torch.channels_last_3d):
+        return x.clone(memory_format=torch.channels_last_3d)
+    return x.clone()
