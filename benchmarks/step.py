@@ -10,10 +10,14 @@ from, while the plain model goes back from every clip: forward + backward is lik
 of ``--new 8`` there, which the paper's way can take as well. Heads pool over all there is
 (harness.any_length).
 
+What 7 frames cost for their number alone (a GPU's tiles and aligned loads fit 8) is told by
+``--same-length``: the plain model on a clip of as many frames as the step has new ones. On a GPU
+several calls are enqueued and then waited for, as in a stream (``--calls``).
+
     pgt-fx bench step --space full 64
     pgt-fx bench step --models r2plus1d_18 csn_r101 --new 8
     pgt-fx bench step --compile              # the same compiled: prog.compile(), torch.compile
-    pgt-fx bench step --device cuda --batch 1 16
+    pgt-fx bench step --device cuda --batch 1 16 --same-length
     pgt-fx bench step --device cuda --compile --mode reduce-overhead   # with CUDA graphs
     pgt-fx bench step --models slow_r50 --space 32 --repeat 3
 """
@@ -53,14 +57,19 @@ MODELS = ["slow_r50", "slowfast_r50", "r2plus1d_18", "x3d_m", "csn_r101"]
 PASSES = ("forward", "forward+backward")
 LENGTH = 8
 WAYS = ("plain", "step", "recompute")
+#: The plain model on a clip of as many frames as a step has new ones.
+SAME = "plain, as many frames"
+#: Calls in a row, on a GPU: the host runs ahead of it, as in a stream.
+CALLS = {"cpu": 1, "cuda": 4}
 
 
 @dataclass(frozen=True)
 class Size:
-    """Of a clip: pixels of a side, and videos in a batch."""
+    """Of a clip: pixels of a side, and videos in a batch; and whether channels come last."""
 
     space: int
     batch: int
+    channels_last: bool = False
 
 
 def period(prog: pgt_fx.Progressive, new: int) -> int:
@@ -73,10 +82,10 @@ def period(prog: pgt_fx.Progressive, new: int) -> int:
 
 
 def clip(prog: pgt_fx.Progressive, frames: int, size: Size, like: torch.Tensor) -> Any:
-    clips = [
-        torch.randn(size.batch, 3, frames * r, size.space, size.space).to(like.device, like.dtype)
-        for r in prog.clip_ratio
-    ]
+    shapes = [(size.batch, 3, frames * r, size.space, size.space) for r in prog.clip_ratio]
+    clips = [torch.randn(shape).to(like.device, like.dtype) for shape in shapes]
+    if size.channels_last:
+        clips = [x.to(memory_format=torch.channels_last_3d) for x in clips]
     return clips if len(clips) > 1 else clips[0]
 
 
@@ -104,12 +113,17 @@ def sides(
     frames: int,
     backward: bool,
     how: dict[str, Any] | None,
+    *,
+    calls: int = 1,
+    same_length: bool = False,
 ) -> tuple[dict[str, Callable[[], None]], dict[str, Any]]:
     """What is compared, each doing as many steps or clips as make up a period; and notes.
 
     Args:
         frames: new ones of a step.
         how: options of torch.compile; None: eager.
+        calls: periods in a row.
+        same_length: with a plain clip of as many frames as the step's.
     """
     for one in (model, prog):
         one.train(backward)
@@ -124,11 +138,13 @@ def sides(
             notes["no_recompute"] = "a replayed graph would write over what its blocks keep"
     except NotApplicableError as error:
         notes["no_recompute"] = str(error)
-    given = {"plain": first, "step": new, "recompute": new}
+    if same_length and frames != LENGTH:
+        ways[SAME] = model
+    given = {"plain": first, "step": new, "recompute": new, SAME: new}
 
     def repeat(way: nn.Module, chunk: Any) -> Callable[[], None]:
         def run() -> None:
-            for _ in range(count):
+            for _ in range(count * calls):
                 call(way, chunk, backward)
 
         return run
@@ -195,6 +211,8 @@ def _key(
     if options.compile and options.mode:
         mode = f"compiled, {options.mode}"
     row = {"model": name, "space": size.space, "full": size.space == zoo.get(name).space}
+    if size.channels_last:
+        row["layout"] = "channels last"
     return {**row, "batch": size.batch, "dtype": dtype, "pass": way, "mode": mode}
 
 
@@ -209,16 +227,20 @@ def measure(
         model = compilable(model)
     prog = pgt_fx.transform(model, zoo.clip(name, space=space))
     model.to(options.device, kind)
+    if size.channels_last:
+        model.to(memory_format=torch.channels_last_3d)
     torch._dynamo.reset()
     new = clip(prog, options.new, size, next(model.parameters()))
     how = ({"mode": options.mode} if options.mode else {}) if options.compile else None
-    work, notes = sides(model, prog, size, options.new, way == PASSES[1], how)
+    calls = options.calls or CALLS[options.device]
+    again = {"calls": calls, "same_length": options.same_length}
+    work, notes = sides(model, prog, size, options.new, way == PASSES[1], how, **again)
     seconds = interleaved(work, options.repeat, at_least=options.seconds, device=options.device)
-    each = {"plain": LENGTH, "step": options.new, "recompute": options.new}
+    each = {"plain": LENGTH, "step": options.new, "recompute": options.new, SAME: options.new}
     count = period(prog, options.new)
-    frames = {k: n * count * size.batch for k, n in each.items()}
+    frames = {k: n * count * calls * size.batch for k, n in each.items()}
     per_frame = {k: [s / frames[k] for s in v] for k, v in seconds.items()}
-    row |= {"new_frames": options.new, "steps_timed_together": count, **notes}
+    row |= {"new_frames": options.new, "steps_timed_together": count, "calls": calls, **notes}
     if count > 1:
         row["answers"] = sum(call(prog, new, way == PASSES[1]) for _ in range(count))
     row["seconds_per_new_frame"] = {k: spread(v) for k, v in per_frame.items()}
@@ -226,6 +248,8 @@ def measure(
     if "recompute" in per_frame:
         row["step_over_recompute"] = ratio(per_frame, "step", "recompute")
         row["recompute_over_plain"] = ratio(per_frame, "recompute", "plain")
+    if SAME in per_frame:
+        row["same_length_over_plain"] = ratio(per_frame, SAME, "plain")
     return row
 
 
@@ -236,6 +260,9 @@ def main() -> None:
     cli.add_argument("--passes", nargs="*", default=list(PASSES), choices=PASSES)
     cli.add_argument("--new", type=int, default=7, help="new frames of a step")
     cli.add_argument("--batch", type=int, nargs="*", default=[1], help="videos in a batch")
+    cli.add_argument("--calls", type=int, help="in a row; default: 1, on a GPU 4")
+    cli.add_argument("--same-length", action="store_true", help="a plain clip of --new frames too")
+    cli.add_argument("--channels-last", action="store_true", help="weights and clips")
     cli.add_argument("--compile", action="store_true", help="under torch.compile")
     cli.add_argument("--mode", help="of torch.compile, for all sides")
     # A round of a small model takes a tenth of a second, and what disturbs it as long.
@@ -246,7 +273,8 @@ def main() -> None:
     spaces, batches = options.space, options.batch
     cases = itertools.product(options.models, spaces, batches, options.dtype, options.passes)
     for name, space, batch, dtype, way in cases:
-        size = Size(zoo.get(name).space if space == "full" else int(space), batch)
+        pixels = zoo.get(name).space if space == "full" else int(space)
+        size = Size(pixels, batch, options.channels_last)
         try:
             row = measure(name, size, dtype, way, options)
         except Exception as error:  # one that a backend can't compile must not cost the others

@@ -224,7 +224,7 @@ def _seconds(row: dict[str, Any], way: str) -> float | None:
 
 def main() -> None:
     cli = parser(__doc__, "train", repeat=3, models=["slow_r50"])
-    cli.add_argument("--space", type=int, default=112)
+    cli.add_argument("--space", type=int, default=128, help="pixels; of slow_r50 a multiple of 32")
     cli.add_argument("--batch", type=int, default=1, help="videos")
     cli.add_argument("--length", type=int, default=8, help="T'")
     cli.add_argument("--steps", type=int, nargs="*", default=[1, 2, 4, 8, 16], help="P")

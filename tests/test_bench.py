@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from typer.testing import CliRunner
 
 import pgt_fx
+from pgt_fx import zoo
 from pgt_fx.cli import app
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
@@ -32,8 +33,8 @@ SHARED = ("harness", "peak_memory", "recompute", "headline", "sections", "plots"
 def _importable(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(sys, "path", [*sys.path, str(FOLDER)])
     yield
-    for name in SHARED:
-        sys.modules.pop(name, None)
+    for name in [n for n in sys.modules if n in SHARED or n.startswith("bench_")]:
+        del sys.modules[name]
 
 
 def script(name: str) -> ModuleType:
@@ -41,6 +42,7 @@ def script(name: str) -> ModuleType:
     spec = importlib.util.spec_from_file_location(f"bench_{name}", FOLDER / f"{name}.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # a dataclass looks its own module up
     spec.loader.exec_module(module)
     return module
 
@@ -303,6 +305,46 @@ def test_gradients_are_of_all_videos_of_a_batch(batch: int) -> None:
     setting = train.Setting("r3d_18", 32, 4, 2, "cpu", batch)
     assert setting.video.shape[0] == batch == len(setting.label)
     assert train.gradient_errors(setting)["exact_gradient_error"] < 1e-3
+
+
+@pytest.mark.parametrize("name", ["train", "scale"])
+def test_models_can_have_the_frames_that_are_the_default(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench, seen = script(name), []
+
+    def measured(model: str, *given: Any) -> Any:
+        seen.append((model, next(o.space for o in given if hasattr(o, "space"))))
+        raise KeyboardInterrupt
+
+    def built(model: str, space: int, *_: Any) -> Any:
+        seen.append((model, space))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(bench, *(("measure", measured) if name == "train" else ("stream", built)))
+    monkeypatch.setattr(bench, "prepare", lambda options: None)
+    monkeypatch.setattr(sys, "argv", [name])
+    with pytest.raises(KeyboardInterrupt):
+        bench.main()
+    ((model, space),) = seen
+    assert zoo.clip(model, space=space) is not None
+
+
+def test_size_of_a_row_and_what_it_is_compared_with() -> None:
+    step = script("step")
+    model = nn.Sequential(nn.Conv3d(3, 4, 3, padding=1))
+    prog = pgt_fx.transform(model, torch.randn(1, 3, 8, 4, 4))
+    size = step.Size(4, 2, channels_last=True)
+    last = torch.channels_last_3d
+    assert step.clip(prog, 7, size, next(model.parameters())).is_contiguous(memory_format=last)
+    work, _ = step.sides(model, prog, size, 7, False, None, calls=3, same_length=True)
+    frames: list[int] = []
+    model.register_forward_pre_hook(lambda _, args: frames.append(args[0].shape[2]))
+    work[step.SAME]()
+    work["plain"]()
+    assert frames == [7, 7, 7, 8, 8, 8]
+    work, _ = step.sides(model, prog, size, 8, False, None, same_length=True)
+    assert step.SAME not in work, "they are the same"
 
 
 def test_crossing_points_are_said_in_words() -> None:
