@@ -122,10 +122,16 @@ def _scale(runs: list[Run]) -> Iterator[Found]:
                 yield value, f"{row['model']}, {SCALE_KINDS.get(kind, kind)}"
 
 
-def _train(memory: bool, *, gpu: bool = False) -> Callable[[list[Run]], Iterator[Found]]:
+def _train(
+    memory: bool, *, gpu: bool = False, batches: bool | None = None
+) -> Callable[[list[Run]], Iterator[Found]]:
+    """``batches``: of several videos at once, or of one alone."""
+
     def read(runs: list[Run]) -> Iterator[Found]:
         for run, row in rows(runs, "train"):
             if row["steps"] != 8 or on_gpu(run) != gpu:
+                continue
+            if batches is not None and (row.get("batch", 1) > 1) != batches:
                 continue
             where = f"{row['model']}, {run['options']['space']} px{videos(row)}"
             peaks = [row["peaks"].get(w, {}).get("tensor_bytes") for w in ("exact", "whole")]
@@ -152,6 +158,7 @@ def _recompilations(runs: list[Run]) -> Iterator[Found]:
 
 
 FORWARD, BOTH = ("forward",), ("forward+backward",)
+GRAPHS = "compiled, reduce-overhead"
 PLAIN, PAPER = "step_over_plain", "step_over_recompute"
 FIGURES = (
     Figure(
@@ -172,8 +179,12 @@ FIGURES = (
         1.15, 1.05, _step(PLAIN, FORWARD + BOTH, gpu=True, batches=False),
     ),
     Figure(
-        "the same on a GPU, compiled",
-        1.10, 1.02, _step(PLAIN, FORWARD + BOTH, gpu=True, mode="compiled"),
+        "the same on a GPU, compiled, several videos at once",
+        1.10, 1.02, _step(PLAIN, FORWARD + BOTH, gpu=True, mode="compiled", batches=True),
+    ),
+    Figure(
+        "the same on a GPU, CUDA graphs, one video",
+        1.10, 1.02, _step(PLAIN, FORWARD + BOTH, gpu=True, mode=GRAPHS, batches=False),
     ),
     Figure(
         "step over the paper's recomputation (CPU, float32, full space)",
@@ -209,7 +220,8 @@ FIGURES = (
     ),
     Figure("exact gradient, P = 8: time over whole-video backward", 1.45, 1.34, _train(False)),
     Figure("the same two on a GPU: memory", 0.25, 0.15, _train(True, gpu=True)),
-    Figure("and time", 1.45, 1.34, _train(False, gpu=True)),
+    Figure("and time, several videos at once", 1.45, 1.34, _train(False, gpu=True, batches=True)),
+    Figure("and time, one video", 1.45, 1.34, _train(False, gpu=True, batches=False)),
     Figure("transform over torch.export.export alone", 1.5, 1.2, _compile_time),
     Figure(
         "recompilations after each steady phase has come twice, under torch.compile",

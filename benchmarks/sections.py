@@ -8,6 +8,11 @@ from typing import Any
 from headline import alike, videos
 
 Run = dict[str, Any]
+#: What some runs of `step` tell as well.
+TITLES = {
+    "kernels_over_plain": "step over plain, kernels alone",
+    "same_length_over_plain": "plain on as many frames, over plain",
+}
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]:
@@ -25,10 +30,12 @@ def cell(value: object) -> str:
     return str(value).replace("|", "\\|").replace("\n", " ")
 
 
-def middle(found: dict[str, Any] | None) -> str | None:
-    """A median with its quartiles."""
+def middle(found: dict[str, Any] | float | None) -> str | None:
+    """A median with its quartiles; a number alone as it is."""
     if not found:
         return None
+    if isinstance(found, float):
+        return f"{found:.3g}"
     if "low" not in found:
         return f"{found['median']:.3g}"
     return f"{found['median']:.3g} ({found['low']:.3g}–{found['high']:.3g})"
@@ -39,19 +46,22 @@ def step(run: Run) -> list[str]:
     names = ["model", "space", "dtype", "pass"]
     if any(row.get("batch", 1) > 1 for row in run["rows"]):
         names.insert(2, "batch")
+    names += [n for n in ("layout", "calls") if any(row.get(n, 1) != 1 for row in run["rows"])]
     if len({row.get("new_frames", 7) for row in run["rows"]}) > 1:
         names.append("new_frames")
+    more = [k for k in TITLES if any(k in row for row in run["rows"])]
     for row in run["rows"]:
         key = [row.get(name) for name in names]
         if "failed" in row:
-            rows.append([*key, None, None, row["failed"], None])
+            rows.append([*key, None, None, row["failed"], None, *(None for _ in more)])
             continue
         times = row["seconds_per_new_frame"]
         ms = [1e3 * times[k]["median"] for k in ("plain", "step")]
-        ratios = [middle(row.get(k)) for k in ("step_over_plain", "step_over_recompute")]
+        ratios = [middle(row.get(k)) for k in ("step_over_plain", "step_over_recompute", *more)]
         rows.append([*key, *ms, *ratios])
     columns = (*(n.replace("_", " ") for n in names), "plain, ms/frame", "step, ms/frame")
-    out = table((*columns, "step over plain", "step over the paper's"), rows)
+    titles = ("step over plain", "step over the paper's", *(TITLES[k] for k in more))
+    out = table((*columns, *titles), rows)
     notes = {r["model"]: r["no_recompute"] for r in run["rows"] if "no_recompute" in r}
     lines = [f"- {name}, the paper's way: {why}" for name, why in notes.items()]
     for row in run["rows"]:

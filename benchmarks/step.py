@@ -12,7 +12,8 @@ of ``--new 8`` there, which the paper's way can take as well. Heads pool over al
 
 What 7 frames cost for their number alone (a GPU's tiles and aligned loads fit 8) is told by
 ``--same-length``: the plain model on a clip of as many frames as the step has new ones. On a GPU
-several calls are enqueued and then waited for, as in a stream (``--calls``).
+several calls are enqueued and then waited for, as in a stream (``--calls``); what its kernels alone
+take is told by ``--kernels``.
 
     pgt-fx bench step --space full 64
     pgt-fx bench step --models r2plus1d_18 csn_r101 --new 8
@@ -37,6 +38,7 @@ import torch
 from harness import (
     any_length,
     compilable,
+    digits,
     interleaved,
     parser,
     prepare,
@@ -46,6 +48,7 @@ from harness import (
     spread,
     told,
 )
+from kernels import kernel_seconds
 from recompute import NotApplicableError, recomputed
 from torch import nn
 
@@ -248,6 +251,10 @@ def measure(
     if "recompute" in per_frame:
         row["step_over_recompute"] = ratio(per_frame, "step", "recompute")
         row["recompute_over_plain"] = ratio(per_frame, "recompute", "plain")
+    if options.kernels:
+        alone = {k: kernel_seconds(run) / frames[k] for k, run in work.items()}
+        row["kernel_seconds_per_new_frame"] = {k: digits(s) for k, s in alone.items()}
+        row["kernels_over_plain"] = digits(alone["step"] / alone["plain"])
     if SAME in per_frame:
         row["same_length_over_plain"] = ratio(per_frame, SAME, "plain")
     return row
@@ -262,12 +269,15 @@ def main() -> None:
     cli.add_argument("--batch", type=int, nargs="*", default=[1], help="videos in a batch")
     cli.add_argument("--calls", type=int, help="in a row; default: 1, on a GPU 4")
     cli.add_argument("--same-length", action="store_true", help="a plain clip of --new frames too")
+    cli.add_argument("--kernels", action="store_true", help="the GPU's own time as well")
     cli.add_argument("--channels-last", action="store_true", help="weights and clips")
     cli.add_argument("--compile", action="store_true", help="under torch.compile")
     cli.add_argument("--mode", help="of torch.compile, for all sides")
     # A round of a small model takes a tenth of a second, and what disturbs it as long.
     cli.add_argument("--seconds", type=float, default=10.0, help="to clock for a row, at least")
     options = cli.parse_args()
+    if options.kernels and options.device == "cpu":
+        cli.error("--kernels: of a GPU; add --device cuda")
     prepare(options)
     rows: list[dict[str, Any]] = []
     spaces, batches = options.space, options.batch

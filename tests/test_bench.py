@@ -13,7 +13,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -26,7 +26,16 @@ from pgt_fx import zoo
 from pgt_fx.cli import app
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
-SHARED = ("harness", "peak_memory", "recompute", "headline", "sections", "plots", "stream_net")
+SHARED = (
+    "harness",
+    "peak_memory",
+    "recompute",
+    "headline",
+    "sections",
+    "plots",
+    "stream_net",
+    "kernels",
+)
 
 
 @pytest.fixture(autouse=True)
@@ -347,6 +356,24 @@ def test_size_of_a_row_and_what_it_is_compared_with() -> None:
     assert step.SAME not in work, "they are the same"
 
 
+def test_the_time_of_kernels_is_counted_once() -> None:
+    from kernels import total
+
+    on, off = torch.autograd.DeviceType.CUDA, torch.autograd.DeviceType.CPU
+    # An operator of the host has the time of the kernels that it has started.
+    events = [(off, 7e6), (on, 3e6), (on, 4e6)]
+    assert total(SimpleNamespace(device_type=d, self_device_time_total=t) for d, t in events) == 7
+
+
+def test_kernels_of_a_cpu_are_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["step", "--kernels"])
+    with pytest.raises(SystemExit):
+        script("step").main()
+    assert "add --device cuda" in capsys.readouterr().err
+
+
 def test_crossing_points_are_said_in_words() -> None:
     train = script("train")
     rows = [
@@ -436,7 +463,7 @@ def test_a_report_says_what_is_met_and_what_is_missed(tmp_path: Path) -> None:
     assert "1.05 (slow, forward; 1.03 in the median of 2) | met |" in forward
     assert "1.2 (fast, forward+backward" in by_name["the same, forward + backward"]
     assert by_name["the same, forward + backward"].endswith("| missed |")
-    assert "not measured" in by_name["the same on a GPU, compiled"]
+    assert "not measured" in by_name["the same on a GPU, compiled, several videos at once"]
     assert "CPU some CPU (2 cores, AVX2), torch 2, 2 threads; seed 0." in text
     assert "## step" in text and "![step](results/step.png)" in text
     assert (results / "step.png").stat().st_size > 1000
@@ -475,7 +502,16 @@ def test_figures_of_a_gpu_and_of_one_video_there_are_kept_apart() -> None:
     table = step(runs[1])
     assert "| batch |" in table[0] and "| 16 |" in table[2]
     row["mode"] = "compiled, reduce-overhead"
-    assert batches(runs)[3] == line["the same on a GPU, compiled"](runs)[3] == "not measured"
+    compiled = line["the same on a GPU, compiled, several videos at once"]
+    graphs = line["the same on a GPU, CUDA graphs, one video"]
+    assert batches(runs)[3] == compiled(runs)[3] == graphs(runs)[3] == "not measured"
+    row["batch"] = 1
+    assert "1.7 (fast" in graphs(runs)[3] and compiled(runs)[3] == "not measured"
+    row |= {"batch": 8, "mode": "compiled", "calls": 4, "kernels_over_plain": 1.25}
+    assert "1.7 (fast" in compiled(runs)[3] and graphs(runs)[3] == "not measured"
+    table = step(runs[1])
+    assert "| calls |" in table[0] and table[0].endswith("| step over plain, kernels alone |")
+    assert "| 4 |" in table[2] and table[2].endswith("| 1.25 |")
 
     seconds = {"exact": {"median": 3.0}, "whole": {"median": 2.0}}
     peaks = {"exact": {"tensor_bytes": 1}, "whole": {"tensor_bytes": 4}}
@@ -487,7 +523,9 @@ def test_figures_of_a_gpu_and_of_one_video_there_are_kept_apart() -> None:
     assert (
         line["exact gradient, P = 8: time over whole-video backward"]([run])[-2] == "not measured"
     )
-    assert line["and time"]([run])[-2:] == ["1.5 (m, 224 px × 4)", "missed"]
+    several = line["and time, several videos at once"]
+    assert several([run])[-2:] == ["1.5 (m, 224 px × 4)", "missed"]
+    assert line["and time, one video"]([run])[-2] == "not measured"
     assert line["the same two on a GPU: memory"]([run])[-2:] == ["0.25 (m, 224 px × 4)", "met"]
     assert train(run)[2].startswith("| m × 4 |")
 
