@@ -84,19 +84,23 @@ def stream(run: Run, plt: Any) -> Any:
 
 
 def train(run: Run, plt: Any) -> Any:
-    model = run["rows"][0]["model"]
+    """Over P; over the number of videos, where P is the same throughout."""
+    model, first = run["rows"][0]["model"], run["rows"][0]
     rows = [r for r in run["rows"] if r["model"] == model]
+    over, label = "steps", "number of steps P"
+    if len({r["steps"] for r in rows}) == 1:
+        over, label = "batch", f"videos at once, P = {first['steps']}"
+    along = [r.get(over, 1) for r in rows]
     fig, axes = plt.subplots(1, 2, figsize=(10, 4))
-    for number, way in enumerate(rows[0]["seconds"]):
-        steps = [r["steps"] for r in rows]
+    for number, way in enumerate(first["seconds"]):
         peaks = [r["peaks"][way].get("tensor_bytes", float("nan")) / 1e6 for r in rows]
         seconds = [r["seconds"][way]["median"] for r in rows]
         for axis, values in zip(axes, (peaks, seconds), strict=True):
-            axis.plot(steps, values, marker="o", color=COLOURS[number], label=way)
+            axis.plot(along, values, marker="o", color=COLOURS[number], label=way)
     for axis, title in zip(axes, ("Peak memory, MB", "Time, seconds"), strict=True):
         axis.set_title(f"{title}, {model}, forward + backward", loc="left", fontsize=10)
-        axis.set_xlabel("number of steps P")
-        axis.set_xticks([r["steps"] for r in rows])
+        axis.set_xlabel(label)
+        axis.set_xticks(along)
         axis.set_ylabel(title.partition(", ")[2])
         axis.set_ylim(bottom=0)
         axis.grid(color="0.92")

@@ -530,6 +530,27 @@ def test_figures_of_a_gpu_and_of_one_video_there_are_kept_apart() -> None:
     assert train(run)[2].startswith("| m × 4 |")
 
 
+@pytest.mark.parametrize("steps", [[1, 8], [8, 8]])
+def test_rows_of_one_number_of_steps_are_drawn_over_videos(steps: list[int]) -> None:
+    pyplot = pytest.importorskip("matplotlib.pyplot")
+    import plots
+
+    rows = [
+        {
+            **{"model": "m", "steps": p, "batch": batch},
+            "seconds": {"exact": {"median": 2.0 * batch}},
+            "peaks": {"exact": {"tensor_bytes": 3e6 * batch}},
+        }
+        for p, batch in zip(steps, (1, 4), strict=True)
+    ]
+    memory, time = plots.train({"rows": rows}, pyplot).axes
+    along = steps if steps[0] != steps[1] else [1, 4]
+    (line,) = memory.get_lines()
+    assert line.get_xdata().tolist() == along and line.get_ydata().tolist() == [3, 12]
+    assert time.get_xlabel() == ("number of steps P" if along == steps else "videos at once, P = 8")
+    pyplot.close("all")
+
+
 def test_a_model_that_fails_meets_nothing() -> None:
     from headline import FIGURES
 
