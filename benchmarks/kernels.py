@@ -20,6 +20,7 @@ def kernel_seconds(work: Callable[[], object]) -> float:
 
 
 def total(events: Iterable[Any]) -> float:
-    """Seconds of those that ran on the device; operators of the host have their kernels' time, too,
-    which is not counted twice."""
-    return sum(e.self_device_time_total for e in events if e.device_type == DeviceType.CUDA) / 1e6
+    """Seconds of those that ran on the device. Operators of the host have their kernels' time, too,
+    and so have spans with a name, as compiled code has: neither is counted twice."""
+    ran = [e for e in events if e.device_type == DeviceType.CUDA and not e.is_user_annotation]
+    return sum(e.self_device_time_total for e in ran) / 1e6

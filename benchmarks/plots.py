@@ -63,7 +63,9 @@ def step(run: Run, plt: Any) -> Any:
     def name(r: dict[str, Any]) -> str:
         # Several videos at once, and steps of another length, have bars of their own.
         new = f", {r['new_frames']} new" if r.get("new_frames", 7) != 7 else ""
-        return f"{r['model']}, {r['space']} px{videos(r)}, {r['dtype']}{new}"
+        how = f", {r['layout']}" if "layout" in r else ""
+        how += f", {r['calls']} in a row" if r.get("calls", 1) > 1 else ""
+        return f"{r['model']}, {r['space']} px{videos(r)}, {r['dtype']}{new}{how}"
 
     names = list(dict.fromkeys(map(name, rows)))
     series: dict[str, list[float | None]] = {}

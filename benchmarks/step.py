@@ -260,6 +260,12 @@ def measure(
     return row
 
 
+def variant(options: argparse.Namespace) -> str:
+    """Of the benchmark, as the name of its results has it."""
+    parts = ("compiled" if options.compile else "", options.mode if options.compile else "")
+    return "_".join(x for x in (*parts, "channels-last" * options.channels_last) if x)
+
+
 def main() -> None:
     cli = parser(__doc__, "step", repeat=7, models=MODELS)
     cli.add_argument("--space", nargs="*", default=["full", "64"], help="'full' or pixels")
@@ -278,6 +284,8 @@ def main() -> None:
     options = cli.parse_args()
     if options.kernels and options.device == "cpu":
         cli.error("--kernels: of a GPU; add --device cuda")
+    if options.calls is not None and options.calls < 1:
+        cli.error(f"--calls {options.calls}: expected at least 1")
     prepare(options)
     rows: list[dict[str, Any]] = []
     spaces, batches = options.space, options.batch
@@ -291,7 +299,7 @@ def main() -> None:
             row = {**_key(name, size, dtype, way, options), "failed": told(error)}
         rows.append(row)
         show_rows(rows[-1:])
-        save("step", options, rows, variant="compiled" if options.compile else "")
+        save("step", options, rows, variant=variant(options))
     print()
     show_rows(rows)
 

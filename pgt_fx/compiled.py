@@ -97,7 +97,8 @@ class CompiledSteps:
         if known is None or known[0] is not work:
             if len(self._asked) > MOST_SEEN:
                 self._asked.clear()
-                self._alike.clear()
+                # Those that steps are found by stay the same objects.
+                self._alike = {key[2]: key[2] for key in self._compiled}
             asked = _Asked(tuple(work.due.items()))
             # The plan is kept with it: another one could get its address.
             known = self._asked[id(work)] = work, self._alike.setdefault(asked, asked)

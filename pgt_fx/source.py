@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from itertools import chain
-from operator import attrgetter
+from operator import attrgetter, methodcaller
 from typing import Any
 
 import torch
@@ -35,7 +35,7 @@ _MODAL = (nn.MultiheadAttention, nn.RReLU)
 Modes = tuple[bool, ...]
 #: How many children each parent has, and all of them in order.
 Children = tuple[list[int], list[nn.Module | None]]
-_training = attrgetter("training")
+_training, _values = attrgetter("training"), methodcaller("values")
 
 
 class Source:
@@ -142,7 +142,7 @@ class Source:
 
 def _children(parents: Sequence[dict[str, nn.Module | None]]) -> Children:
     """Looked at in every step, and so without a loop of Python's."""
-    return list(map(len, parents)), list(chain.from_iterable(map(dict.values, parents)))
+    return list(map(len, parents)), list(chain.from_iterable(map(_values, parents)))
 
 
 def _dtype(model: nn.Module) -> torch.dtype | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import ctypes.util
 import importlib.util
 import itertools
@@ -361,17 +362,32 @@ def test_the_time_of_kernels_is_counted_once() -> None:
 
     on, off = torch.autograd.DeviceType.CUDA, torch.autograd.DeviceType.CPU
     # An operator of the host has the time of the kernels that it has started.
-    events = [(off, 7e6), (on, 3e6), (on, 4e6)]
-    assert total(SimpleNamespace(device_type=d, self_device_time_total=t) for d, t in events) == 7
+    events = [(off, 7e6, False), (on, 7e6, True), (on, 3e6, False), (on, 4e6, False)]
+    keys = ("device_type", "self_device_time_total", "is_user_annotation")
+    assert total(SimpleNamespace(**dict(zip(keys, e, strict=True))) for e in events) == 7
 
 
-def test_kernels_of_a_cpu_are_refused(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("given", "told"), [(["--kernels"], "add --device cuda"), (["--calls", "0"], "at least 1")]
+)
+def test_options_that_measure_nothing_are_refused(
+    given: list[str],
+    told: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(sys, "argv", ["step", "--kernels"])
+    monkeypatch.setattr(sys, "argv", ["step", *given])
     with pytest.raises(SystemExit):
         script("step").main()
-    assert "add --device cuda" in capsys.readouterr().err
+    assert told in capsys.readouterr().err
+
+
+def test_runs_of_another_kind_are_kept_apart() -> None:
+    step = script("step")
+    given = {"compile": False, "mode": None, "channels_last": False}
+    assert step.variant(argparse.Namespace(**given)) == ""
+    given |= {"compile": True, "mode": "reduce-overhead", "channels_last": True}
+    assert step.variant(argparse.Namespace(**given)) == "compiled_reduce-overhead_channels-last"
 
 
 def test_crossing_points_are_said_in_words() -> None:

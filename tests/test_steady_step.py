@@ -12,7 +12,7 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 import pgt_fx
 from pgt_fx import zoo
 from pgt_fx.markov import correction
-from pgt_fx.markov.buffer import flat_cat
+from pgt_fx.markov.buffer import flat_cat, owned
 
 POLICIES: list[dict[str, Any]] = [
     {},
@@ -142,6 +142,19 @@ def test_the_state_has_the_same_strides_from_the_first_step_on(
     alike = {k for k in steady[0] if seen[0][k][1] == steady[0][k][1]}
     assert len(alike) > 4, "the first step carries as much"
     assert {k: seen[0][k] for k in alike} == {k: steady[0][k] for k in alike}
+
+
+@pytest.mark.parametrize("sizes", [(1, 3, "T", 4, 4), (1, 1, "T", 4, 4), (1, "T", 5), (2, 3, "T")])
+def test_a_copy_does_not_tell_how_long_the_whole_was(sizes: tuple[Any, ...]) -> None:
+    dim = sizes.index("T")
+    copies = []
+    for whole in (8, 7):
+        x = torch.randn([whole if n == "T" else n for n in sizes])
+        copies.append(owned(x.narrow(dim, whole - 2, 2)))
+        assert torch.equal(copies[-1], x.narrow(dim, whole - 2, 2))
+        assert copies[-1].untyped_storage().nbytes() == 4 * copies[-1].numel()
+    assert copies[0].stride() == copies[1].stride()
+    assert copies[0].is_contiguous()
 
 
 class Flattened(nn.Module):

@@ -11,6 +11,9 @@ from torch import Tensor
 from pgt_fx.errors import StateError
 from pgt_fx.layout import Axis
 
+#: Layouts with channels last, by number of dimensions.
+_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
+
 
 def split(x: Tensor, axis: Axis, length: int) -> tuple[Tensor, int]:
     """``x`` with its time axis of ``length`` elements as a dimension of its own, and which."""
@@ -64,7 +67,7 @@ def joined(tail: Tensor | None, x: Tensor | None, dim: int) -> Tensor:
         return x
     pieces = _pieces(tail, x, dim)
     # The model may write in place into what it is given.
-    return beside(pieces, dim) if len(pieces) > 1 else pieces[0].clone()
+    return beside(pieces, dim) if len(pieces) > 1 else owned(pieces[0])
 
 
 def taken(
@@ -88,7 +91,7 @@ def taken(
         return beside(parts, dim), True
     # The model may write in place into what it is given: never into the state.
     only_tail = tail is not None and first < tail.shape[dim]
-    return (parts[0].clone(), True) if only_tail else (parts[0], False)
+    return (owned(parts[0]), True) if only_tail else (parts[0], False)
 
 
 def beside(pieces: Sequence[Tensor], dim: int) -> Tensor:
@@ -231,12 +234,15 @@ def dense(x: Tensor, like: Tensor) -> Tensor:
 def owned(x: Tensor) -> Tensor:
     """``x`` with storage of its own: a view would keep all that it is a part of alive.
 
-    A copy keeps the strides of a video of one whose channels come last, where that of the batch
-    tells how long the whole was: code compiled for a tail of 8 frames would not take one of 7.
+    A copy would keep the strides of dimensions of one element, which are free: that of a batch of
+    one tells how long the whole was, and code compiled for a tail of 8 frames would not take one
+    of 7.
     """
     if not x.numel():
         return x.new_empty(x.shape)
-    last = x.dim() == 5 and x.stride(4) != 1
-    if last and x.is_contiguous(memory_format=torch.channels_last_3d):
-        return x.clone(memory_format=torch.channels_last_3d)
+    last = _LAST.get(x.dim())
+    if last and x.stride(-1) != 1 and x.is_contiguous(memory_format=last):
+        return x.clone(memory_format=last)
+    if x.is_contiguous():
+        return x.clone(memory_format=torch.contiguous_format)
     return x.clone()
