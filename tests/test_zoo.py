@@ -110,7 +110,7 @@ def test_model_and_features_run_and_look_at_the_order_of_frames(name: str) -> No
         assert (out - moved).std() > 0.1 * out.std()
 
 
-@pytest.mark.parametrize("name", ["r3d_18", "s3d", "slow_r50", "x3d_s"])
+@pytest.mark.parametrize("name", ["r3d_18", "s3d", "slow_r50", "x3d_s", "efficient_x3d_xs"])
 def test_logits_are_those_of_the_head_on_the_features(name: str) -> None:
     """The features are a true part of the model: the model computes them on its way."""
     model = zoo.build(name, space=SPACE, redraw_norms=True)
@@ -118,7 +118,7 @@ def test_logits_are_those_of_the_head_on_the_features(name: str) -> None:
     body = zoo.features(name, model)
     seen: list[Tensor] = []
     last = next(m for m in reversed(list(body.modules())) if not list(m.children()))
-    if name.startswith("x3d"):
+    if "x3d" in name:
         handle = last.register_forward_hook(lambda m, args, out: seen.append(out.clone()))
     else:
         # In front of the head, whatever it is called in this model.
@@ -131,7 +131,7 @@ def test_logits_are_those_of_the_head_on_the_features(name: str) -> None:
     assert torch.equal(seen[0], run(body, clip)[0])
 
 
-@pytest.mark.parametrize("name", ["x3d_xs", "x3d_s", "x3d_m"])
+@pytest.mark.parametrize("name", ["x3d_xs", "x3d_s", "x3d_m", "efficient_x3d_s"])
 def test_x3d_features_end_before_squeeze_excitation(name: str) -> None:
     model = zoo.build(name, space=SPACE)
     kinds = {type(m).__name__ for m in zoo.features(name, model).modules()}

@@ -17,6 +17,9 @@ _SQUEEZE_EXCITATION = frozenset(
 )
 
 
+# Residual blocks, with the child that is the main branch: the shortcut runs beside it.
+_BRANCH = {"ResBlock": "branch2", "X3dBottleneckBlock": "layers"}
+
 # Those that keep their stem and stages in one module.
 _WITH_FEATURES = frozenset({"S3D", "C3D", "TSM", "ECOLite", "RegNet3D"})
 _HEADS = frozenset({"PoolConcatPathway", "ResNetBasicHead"})
@@ -59,6 +62,8 @@ def dense_features(model: nn.Module) -> nn.Sequential:
         trunk = [image.conv1, image.bn1, image.relu, image.maxpool]
         trunk += [image.layer1, image.layer2, image.layer3, image.layer4]
         stages = [FrameWiseMaps(nn.Sequential(*trunk))]
+    elif kind == "EfficientX3d":
+        stages = [model.s1, model.s2, model.s3, model.s4, model.s5]
     elif kind in ("Net", "DetectionBBoxNetwork"):
         net: Any = model.model if kind == "DetectionBBoxNetwork" else model
         stages = [m for m in net.blocks if type(m).__name__ not in _HEADS]
@@ -81,10 +86,9 @@ def _before(module: nn.Module, path: list[str], at: str) -> list[nn.Module]:
     head, *rest = path
     children = dict(module.named_children())
     kind = type(module).__name__
-    if kind == "ResBlock":
-        # The shortcut runs beside the branch, not before it.
-        if head != "branch2":
-            raise FeaturesError(f"squeeze-excitation in the shortcut of the ResBlock at {at!r}")
+    if kind in _BRANCH:
+        if head != _BRANCH[kind]:
+            raise FeaturesError(f"squeeze-excitation in the shortcut of the {kind} at {at!r}")
         earlier = []
     elif kind in _SEQUENTIAL:
         names = list(children)

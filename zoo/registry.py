@@ -136,13 +136,12 @@ def features(name: str, model: nn.Module | None = None, **options: Any) -> nn.Mo
 
     Returns:
         A module in the mode of the model.  For models of two paths it returns the list
-        ``[slow, fast]``; for x3d it ends before the first squeeze-excitation. It takes the
-        video of a detection model without its boxes. Half of a video autoencoder is dense in time
-        as it is.
+        ``[slow, fast]``; for x3d and efficient_x3d it ends before the first squeeze-excitation.
+        It takes the video of a detection model without its boxes. Half of a video autoencoder
+        is dense in time as it is.
 
     Raises:
-        FeaturesError: for transformers and efficient_x3d, of which no part is known to be
-            dense in time.
+        FeaturesError: for transformers, of which no part is known to be dense in time.
     """
     entry = get(name)
     if model is not None and options:
