@@ -60,3 +60,23 @@ def arguments(node: fx.Node, changes: dict[str, Any]) -> tuple[list[Any], dict[s
             args.append(node.target._schema.arguments[len(args)].default_value)  # type: ignore[union-attr]
         args[position] = value
     return args, kwargs
+
+
+def with_memories(node: fx.Node, args: list[Any], memories: dict[fx.Node, fx.Node]) -> list[Any]:
+    """Arguments of one product of an attention with its keys or values remembered.
+
+    Place by place: an operand may be the queries as well, which are those of the step alone.
+    """
+    out = list(args)
+    name = node.target._schema.name  # type: ignore[union-attr]
+    if name == "aten::einsum":
+        terms, result = str(args[0]).replace(" ", "").split("->")
+        twice = args[1].count(args[1][0]) > 1  # then the keys are those that make the columns
+        out[1] = [
+            n if twice and result[-1] not in term else memories.get(n, n)
+            for term, n in zip(terms.split(","), args[1], strict=True)
+        ]
+        return out
+    for place in (1, 2) if name == "aten::scaled_dot_product_attention" else (1,):
+        out[place] = memories.get(out[place], out[place])
+    return out

@@ -13,7 +13,7 @@ import torch
 from torch import fx, nn
 
 from pgt_fx.analysis import Analysis, Operation, Value
-from pgt_fx.arguments import argument, arguments, listed, template
+from pgt_fx.arguments import argument, arguments, listed, template, with_memories
 from pgt_fx.capture.calls import place
 from pgt_fx.capture.clip_tables import clip_rows
 from pgt_fx.capture.fold import Region, fold
@@ -228,8 +228,13 @@ class _Emitter:
         outcome = operation.outcome
         size = memory_size(self.analysis, operation, self.options)
         label = self.names.label(node)
+        args, kwargs = arguments(node, getattr(outcome, "args", {}))
+        query = args[0]
         names = ("keys", "values") if len(outcome.keys) == 2 else ("memory",)  # type: ignore[union-attr]
+        memories: dict[fx.Node, fx.Node] = {}
         for name, operand in zip(names, outcome.keys, strict=True):  # type: ignore[union-attr]
+            if operand in memories:  # keys that are the values as well are carried once
+                continue
             slot = self.names.slot(f"{label}.{name}")
             module = MarkovMemory(slot, self.analysis.axis(operand))
             given = aligned.get(operand) or self._get(operand)
@@ -237,12 +242,13 @@ class _Emitter:
             if operation.clock is None:
                 raise AssertionError("an attention without a clock")
             item = MemoryItem(operation.clock, size)
-            aligned[operand] = self._markov(module, slot, (given,), item)
-        args, kwargs = arguments(node, getattr(outcome, "args", {}))
+            memory = self._markov(module, slot, (given,), item)
+            self.env[memory] = memories[operand] = memory
         if argument(node, "is_causal", default=False):
-            query = aligned.get(args[0]) or self._get(args[0])
-            mask = self._fresh(causal_mask, query, aligned[args[1]])
+            keys = memories[outcome.keys[0]]  # type: ignore[union-attr]
+            mask = self._fresh(causal_mask, aligned.get(query) or self._get(query), keys)
             args, kwargs = arguments(node, {"is_causal": False, "attn_mask": mask})
+        args = with_memories(node, args, memories)
         self._new_call(node, node.target, args, kwargs, aligned)
         how = "all frames so far" if size is None else f"{size} elements of the past"
         self.out.notes[self.env[node].name] = note(node, f"attends to {how} and this step")

@@ -30,6 +30,14 @@ BETWEEN = {
     )
 }
 SOFTMAX = ("aten::softmax", "aten::_softmax")
+#: Behind the normaliser: what gives zero for a weight of zero, whatever else it is given.
+KEEPS_ZERO = {
+    f"aten::{name}"
+    for name in (
+        *("dropout", "mul", "div", "relu", "neg", "square", "tanh", "nan_to_num"),
+        *("to", "_to_copy", "type_as", "float", "half", "contiguous", "clone"),
+    )
+}
 #: Largest map that is computed to see what a mask lets through, in entries along one side.
 LARGEST = 4096
 
@@ -102,7 +110,7 @@ class Attention:
         """(frames, frames): whether any entry of a query's frame sees any of a key's."""
         if schema_name(self.product) == "aten::scaled_dot_product_attention":
             allowed = self._of_fused(frames)
-        elif self.normaliser is None:
+        elif self.normaliser is None or not self._hidden_stay(frames):
             return None
         else:
             allowed = self._known.weights(self.product, self.normaliser, frames) != 0
@@ -113,6 +121,55 @@ class Attention:
             return None
         tiles = flat.unflatten(0, (-1, rows)).unflatten(2, (-1, columns)).any(3).any(1)
         return tiles if tiles.shape[0] == tiles.shape[1] else None
+
+    def _hidden_stay(self, frames: int) -> bool:
+        """Whether what the normaliser gives no weight has none in the products that sum."""
+        still = {self.normaliser}
+        for node in self._known.captured.graph.nodes:
+            if node in self.between and self._keeps(node, still, frames):
+                still.add(node)
+        maps = {self.product, *self.between}
+        return all(n in still for s in self.sums for n in s.all_input_nodes if n in maps)
+
+    def _keeps(self, node: fx.Node, still: set[fx.Node | None], frames: int) -> bool:
+        """Whether one operator behind the normaliser has zeros where its operand has them."""
+        name, arguments = schema_name(node), named(node)
+        first = arguments.get("self", arguments.get("input"))
+        if name == "aten::mul" and arguments["other"] in still:
+            return self._no_other_map(arguments["self"])
+        if name == "aten::where":
+            kinds = [arguments["self"], arguments["other"]]
+            return all(one in still or self._is_zero(one, frames) for one in kinds)
+        if first not in still:
+            return False
+        if name in ("aten::mul", "aten::div"):
+            return self._no_other_map(arguments["other"])
+        if name == "aten::masked_fill":
+            return self._is_zero(arguments["value"], frames)
+        if name == "aten::clamp":
+            low, high = arguments["min"], arguments["max"]
+            bounds = [b for b in (low, high) if b is not None]
+            numbers = not any(isinstance(b, fx.Node) for b in bounds)
+            return numbers and (low is None or low <= 0) and (high is None or high >= 0)
+        return name in KEEPS_ZERO
+
+    def _no_other_map(self, other: Any) -> bool:
+        """Whether a factor is of this map, or no map of frames of the video at all."""
+        if not isinstance(other, fx.Node) or other in self.between or other is self.product:
+            return True
+        known = self._known
+        return known.free(other) or not _is_map(known.captured, other)
+
+    def _is_zero(self, given: Any, frames: int) -> bool:
+        if not isinstance(given, fx.Node):
+            return bool(given == 0)
+        if schema_name(given) == "aten::zeros_like":
+            return True
+        try:
+            found = self._known.value(given, frames)
+        except NotConstant:
+            return False
+        return not bool(torch.as_tensor(found).any())
 
     def _of_fused(self, frames: int) -> Tensor | None:
         arguments = named(self.product)
@@ -207,7 +264,7 @@ def _follow(captured: Captured, product: fx.Node, constants: Constants) -> Atten
                     queue.append(user)
             elif name in PRODUCTS and sums_over_columns(node, user):
                 sums.append(user)
-            else:
+            elif name != "aten::zeros_like":
                 return None  # the map itself is looked at
     if not sums:
         return None
