@@ -388,7 +388,8 @@ class _Emitter:
             module = MarkovScan(slot, outcome.how, call, self.analysis.axis(source).dim)
         inputs = (aligned.get(source) or self._get(source), *(self._get(n) for n in others))
         self.out.origin[slot], self.out.owner[slot] = node, node.name
-        new = self._markov(module, slot, inputs, ScanItem(clock, outcome.states))
+        item = ScanItem(clock, outcome.states, isinstance(outcome.layout, list))
+        new = self._markov(module, slot, inputs, item)
         self.env[node] = new
         self.out.notes[new.name] = note(node, outcome.what)
 
@@ -445,4 +446,5 @@ class _Emitter:
             if node.op == "call_module" and node.target.startswith(prefix):
                 slot = str(self.out.markov[node.target.removeprefix(prefix)].slot)
             inputs = tuple(n.name for n in node.all_input_nodes if n is not self.step)
-            self.out.schedulable.nodes.append(Node(node.name, inputs, slot))
+            first = node.target is operator.getitem and node.args[1] == 0
+            self.out.schedulable.nodes.append(Node(node.name, inputs, slot, first))

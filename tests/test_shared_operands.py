@@ -254,3 +254,38 @@ def test_dropout_is_no_mask() -> None:
     model.train()
     rows = [r.what for r in prog.report.rows if "attention" in r.what]
     assert rows and not any("back" in r for r in rows), rows
+
+
+# ----------------------------------------------------------- states beside what is pooled
+
+
+class EndState(nn.Module):
+    """A recurrent layer over every fourth frame; its last state beside what comes more often."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.down = nn.Conv1d(3, 4, 4, 4)
+        self.rnn = {"gru": nn.GRU, "lstm": nn.LSTM}[how](4, 4, 2, batch_first=True)
+        self.fc, self.how = nn.Linear(4, 3), how
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        y, state = self.rnn(self.down(x).transpose(1, 2))
+        hidden = state[1] if self.how == "lstm" else state
+        return self.fc(hidden[-1]) + x.mean(2), self.fc(y[:, -1]).relu_() * x.amax(2)
+
+
+@pytest.mark.parametrize("how", ["gru", "lstm"])
+def test_a_last_state_is_told_in_a_last_step_without_new_elements(how: str) -> None:
+    torch.manual_seed(0)
+    model = EndState(how).double().eval()
+    clip = torch.zeros(2, 3, 16, dtype=torch.float64)
+    prog = pgt_fx.transform(model, clip, future="wait", pooling="running", time_dim=2)
+    video = torch.randn(2, 3, 17, dtype=torch.float64)
+    with torch.no_grad():
+        wanted = model(video)
+        for chunks in ([16, 1], [1] * 17, [8, 8, 1], [5, 1, 9, 2], [17]):
+            prog.reset()
+            answers = [
+                prog(c, last=n == len(chunks) - 1) for n, c in enumerate(video.split(chunks, 2))
+            ]
+            assert relative_error(answers[-1], wanted) < EXACT, chunks
