@@ -14,7 +14,7 @@ from pgt_fx.capture.calls import place
 from pgt_fx.capture.export import Captured
 from pgt_fx.capture.inputs import ClipSpec
 from pgt_fx.errors import BlockedError, Blocker
-from pgt_fx.layout import Factor, Layout, LayoutError, plain, time_dims
+from pgt_fx.layout import Factor, Layout, LayoutError, open_sizes, plain, time_dims
 from pgt_fx.rules import (
     RULES,
     Concatenated,
@@ -386,6 +386,7 @@ class _Walk:
                         f"dimension {d} of the result depends on the length of the video and the "
                         "operator's rule does not say how"
                     )
+            one.layout = open_sizes(one.layout, result.shape)
 
     def _behind_a_blocker(self, node: fx.Node) -> bool:
         """Layouts that don't fit together behind a blocker say nothing about the model."""

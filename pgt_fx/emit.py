@@ -7,12 +7,13 @@ calls that mix no time become calls of the user's own modules; the rest stays.
 from __future__ import annotations
 
 import operator
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import fx, nn
 
-from pgt_fx.analysis import Analysis, Operation, Value
+from pgt_fx.analysis import REMEDY, Analysis, Operation, Value
 from pgt_fx.arguments import argument, arguments, listed, template, with_memories
 from pgt_fx.capture.calls import place
 from pgt_fx.capture.clip_tables import clip_rows
@@ -22,7 +23,8 @@ from pgt_fx.capture.recurrent import run_layers
 from pgt_fx.delays import late
 from pgt_fx.devices import follow_the_clip, in_any_layout
 from pgt_fx.emitted import Emitted, Names, identifier, note
-from pgt_fx.layout import axis_of, time_dims
+from pgt_fx.errors import BlockedError, Blocker
+from pgt_fx.layout import LayoutError, axis_of, time_dims
 from pgt_fx.markov.align import MarkovAlign
 from pgt_fx.markov.concat import MarkovConcat
 from pgt_fx.markov.head import MarkovHead
@@ -45,7 +47,7 @@ from pgt_fx.plan import (
 )
 from pgt_fx.remember import memory_size, remembers, table_memory
 from pgt_fx.rules import Concatenated, Local, Reduced, Scanned, StepOnly, Windowed
-from pgt_fx.rules.registry import SizeAtHand
+from pgt_fx.rules.registry import Refusal, SizeAtHand
 from pgt_fx.rules.shift import SpacePad
 from pgt_fx.sharing import share
 from pgt_fx.tables import table_graph
@@ -89,7 +91,7 @@ class _Emitter:
                 self.leaves[node] = self.env[node] = graph.placeholder(node.name)
         for node in self.captured.graph.nodes:
             if node.op == "call_function":
-                self._visit(node)
+                self._located(node, self._visit)
         self._output()
         times, inputs = self.analysis.spec.times, self.captured.inputs
         timed = [times[inputs[node.name]] is not None for node in self.leaves]
@@ -103,6 +105,14 @@ class _Emitter:
         made = {new.name: node.name for node, new in self.env.items() if new is not node}
         self.out.made = {new: old for new, old in made.items() if new in known}
         return self.out
+
+    def _located(self, node: fx.Node, emitted: Callable[[fx.Node], None]) -> None:
+        """Raises BlockedError for what the analysis let pass and can't be emitted."""
+        try:
+            emitted(node)
+        except (Refusal, LayoutError) as refusal:
+            remedy = getattr(refusal, "remedy", "") or REMEDY
+            raise BlockedError([Blocker(place(node), str(refusal), remedy)]) from refusal
 
     def _foldable(self, node: fx.Node) -> bool:
         operation = self.analysis.operations.get(node.name)
@@ -297,7 +307,16 @@ class _Emitter:
         return self._align(source, clock, wanted, slot)
 
     def _align(self, operand: fx.Node, clock: Clock, joined: Clock, slot: str) -> fx.Node:
-        module = MarkovAlign(slot, self.analysis.axis(operand))
+        try:
+            axis = self.analysis.axis(operand)
+        except LayoutError as error:
+            raise Refusal(
+                "some of the values joined here come later than others, but where they would wait "
+                f"{error}",
+                "join them while time is an axis of its own, or the outermost or innermost of the "
+                "axes merged with it",
+            ) from error
+        module = MarkovAlign(slot, axis)
         self.out.origin[slot] = operand
         return self._markov(module, slot, (self._get(operand),), AlignItem(clock, joined))
 

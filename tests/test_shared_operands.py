@@ -289,3 +289,81 @@ def test_a_last_state_is_told_in_a_last_step_without_new_elements(how: str) -> N
                 prog(c, last=n == len(chunks) - 1) for n, c in enumerate(video.split(chunks, 2))
             ]
             assert relative_error(answers[-1], wanted) < EXACT, chunks
+
+
+# ------------------------------------------------------------------- tokens that are joined
+
+
+class Tokens(nn.Module):
+    """Tokens of all frames and places in one axis, joined with later ones, behind ``grown``."""
+
+    def __init__(self, grown: Callable[[Tensor], Tensor], deep: bool = False) -> None:
+        super().__init__()
+        self.conv, self.next = (nn.Conv3d(3, 3, (3, 1, 1), padding=(1, 0, 0)) for _ in range(2))
+        self.grown, self.deep = grown, deep
+
+    @staticmethod
+    def flat(x: Tensor) -> Tensor:
+        b, c, t, h, w = x.shape
+        return x.permute(0, 2, 3, 4, 1).reshape(b * t * h * w, c)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.grown(x)
+        b, c, t, h, w = y.shape
+        s = torch.tanh(self.flat(y)) + self.flat(self.conv(y))
+        if self.deep:
+            s = s + self.flat(self.next(self.conv(y)))
+        return s.reshape(b, t, h, w, c).permute(0, 4, 1, 2, 3)
+
+
+GROWN: dict[str, Callable[[Tensor], Tensor]] = {
+    "as it is": lambda x: x,
+    "repeat_interleave": lambda x: x.repeat_interleave(2, 3).repeat_interleave(2, 4),
+    "interpolate": lambda x: F.interpolate(x, scale_factor=(1, 2, 2)),
+    "pixel_shuffle": lambda x: F.pixel_shuffle(
+        x.transpose(1, 2).repeat(1, 1, 4, 1, 1), 2
+    ).transpose(1, 2),
+    "repeat": lambda x: x.repeat(1, 1, 1, 2, 1),
+    "cat": lambda x: torch.cat([x, x.flip(3)], 3),
+}
+
+
+@pytest.mark.parametrize("grown", GROWN)
+def test_tokens_of_all_frames_are_joined_where_they_can_be_told_apart(grown: str) -> None:
+    torch.manual_seed(0)
+    model = Tokens(GROWN[grown]).double().eval()
+    clip = torch.zeros(4, 3, 8, 2, 2, dtype=torch.float64)
+    prog = pgt_fx.transform(model, clip, future="wait", time_dim=2)
+    video = torch.randn(4, 3, FRAMES, 2, 2, dtype=torch.float64)
+    with torch.no_grad():
+        wanted = model(video)
+    for chunks in CHUNKINGS:
+        assert relative_error(streamed(prog, video, chunks, 2), wanted) < EXACT, chunks
+
+
+def test_tokens_that_would_have_to_wait_in_one_axis_are_refused() -> None:
+    """The first sum comes before the second one's other operand, and no operator stands between."""
+    said = refusal(Tokens(GROWN["as it is"], deep=True).eval(), torch.zeros(2, 3, 8, 4, 4))
+    assert f"({HERE}:" in said and "s = s + self.flat(self.next(self.conv(y)))" in said
+    assert "come later than others" in said and "axis of its own" in said
+
+
+def test_tokens_with_time_outermost_may_wait() -> None:
+    class Outermost(Tokens):
+        @staticmethod
+        def flat(x: Tensor) -> Tensor:
+            return x.permute(2, 0, 3, 4, 1).reshape(-1, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            b, c, _, h, w = x.shape
+            s = self.flat(x) + self.flat(self.conv(x)) + self.flat(self.next(self.conv(x)))
+            return s.reshape(-1, b, h, w, c).permute(1, 4, 0, 2, 3)
+
+    torch.manual_seed(0)
+    model = Outermost(GROWN["as it is"]).double().eval()
+    prog = pgt_fx.transform(model, torch.zeros(2, 3, 8, 2, 2).double(), future="wait", time_dim=2)
+    video = torch.randn(2, 3, FRAMES, 2, 2, dtype=torch.float64)
+    with torch.no_grad():
+        wanted = model(video)
+    for chunks in CHUNKINGS:
+        assert relative_error(streamed(prog, video, chunks, 2), wanted) < EXACT, chunks
