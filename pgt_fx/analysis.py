@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from pgt_fx.alike import same, samples
 from pgt_fx.capture.attention import NOTE
 from pgt_fx.capture.calls import place
 from pgt_fx.capture.export import Captured
@@ -36,8 +37,6 @@ from pgt_fx.timeline import (
     InputClock,
     JoinClock,
     LawClock,
-    moments,
-    same,
 )
 from pgt_fx.values import Analysis, Operation, Value
 from pgt_fx.whole import part_of, video_lengths
@@ -347,8 +346,11 @@ class _Walk:
         return tuple(operands), JoinClock(tuple(distinct), commit=commit)
 
     def _provisional(self, clock: Clock) -> bool:
-        counts = [clock.at(frames, False) for frames in moments(self.ratio, clock)]
-        return any(c.sure != c.total for c in counts)
+        if clock.firm:
+            return False
+        (one,), times = samples(self.ratio, clock)
+        counts = [one.at(frames, False) for frames in times]
+        return not counts or any(c.sure != c.total for c in counts)
 
     def _result(
         self, node: fx.Node, outcome: Outcome, clock: Clock, pooled: frozenset[str]

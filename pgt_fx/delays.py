@@ -19,13 +19,14 @@ from dataclasses import dataclass, field
 import networkx as nx
 from torch import Tensor, fx
 
+from pgt_fx.alike import same, samples
 from pgt_fx.analysis import Analysis, Value
 from pgt_fx.capture.fold import Region
 from pgt_fx.due import held
 from pgt_fx.layout import LayoutError
 from pgt_fx.rules import Local, StepOnly, Windowed
 from pgt_fx.state_size import PHASES, element_bytes, example_sizes
-from pgt_fx.timeline import Clock, Law, moments, same
+from pgt_fx.timeline import Clock, Law
 
 #: Bytes of what can't wait, if there is any other way.
 _NEVER = 1 << 48
@@ -108,10 +109,11 @@ def _first(clocks: list[Clock], ratio: tuple[int, ...]) -> Clock | None:
         return found[0]
     if any(c.paths != found[0].paths or len(c.paths) > 1 for c in found):
         return None  # paths may be fed unevenly
-    times = [(m, last) for m in moments(ratio, *found) for last in (False, True)]
-    for one in found:
-        if all(one.at(*t).sure >= other.at(*t).sure for other in found for t in times):
-            return one
+    clocks, looked_at = samples(ratio, *found)
+    times = [(m, last) for m in looked_at for last in (False, True)]
+    for number, one in enumerate(clocks):
+        if times and all(one.at(*t).sure >= other.at(*t).sure for other in clocks for t in times):
+            return found[number]
     return None
 
 

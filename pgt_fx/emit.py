@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from pgt_fx.alike import same
 from pgt_fx.analysis import REMEDY, Analysis, Operation, Value
 from pgt_fx.arguments import argument, arguments, listed, template, with_memories
 from pgt_fx.capture.calls import place
@@ -51,7 +52,7 @@ from pgt_fx.rules.registry import Refusal, SizeAtHand
 from pgt_fx.rules.shift import SpacePad
 from pgt_fx.sharing import share
 from pgt_fx.tables import table_graph
-from pgt_fx.timeline import Clock, ConcatClock, JoinClock, same
+from pgt_fx.timeline import Clock, ConcatClock, JoinClock
 
 STEP = "step"
 #: Operators that stand for something while the model is captured, and what runs in their place.
