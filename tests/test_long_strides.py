@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 import pgt_fx
 from pgt_fx.alike import same, samples
+from pgt_fx.errors import ClipError
 from pgt_fx.timeline import Clock, InputClock, JoinClock, LawClock, Window
 
 EXACT = 1e-9
@@ -112,3 +113,66 @@ def test_a_fast_path_is_compared_at_each_of_its_frames() -> None:
     """Also at those that a slow path of a quarter of them has no frame for."""
     fast = InputClock("wait", 1)
     assert not same(chain(fast, [Window(4, 4)]), chain(fast, [Window(1, 4)]), (1, 4))
+
+
+# --------------------------------------------------------------------- rates of two paths
+
+
+class TwoPaths(nn.Module):
+    """One path, and a second one with ``rate`` of its frames for one of the first."""
+
+    def __init__(self, rate: int) -> None:
+        super().__init__()
+        self.slow, self.fast = (nn.Conv1d(3, 3, 3, padding=1) for _ in range(2))
+        self.rate = rate
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        return self.slow(a).repeat_interleave(self.rate, 2) + self.fast(b)
+
+
+@pytest.mark.parametrize("lengths", [(8, 12), (12, 8), (8, 33), (6, 6, 9)])
+def test_rates_that_are_no_whole_multiples_are_refused(lengths: tuple[int, ...]) -> None:
+    class Any3(nn.Module):
+        def forward(self, *x: Tensor) -> Tensor:
+            return x[0].repeat_interleave(3, 2) + x[1].repeat_interleave(2, 2)
+
+    clips = tuple(torch.zeros(1, 3, n) for n in lengths)
+    frames = " and ".join(map(str, lengths))
+    with pytest.raises(ClipError, match=f"have {frames} frames; expected .* a whole number"):
+        pgt_fx.transform(Any3().eval(), clips, future="wait", time_dim=2)
+
+
+@pytest.mark.parametrize("rate", [1, 3])
+def test_paths_of_whole_rates_may_be_fed_unevenly(rate: int) -> None:
+    torch.manual_seed(0)
+    model = TwoPaths(rate).double().eval()
+    clips = tuple(torch.zeros(1, 3, n, dtype=torch.float64) for n in (8, 8 * rate))
+    prog = pgt_fx.transform(model, clips, future="wait", time_dim=2)
+    a, b = (torch.randn(1, 3, n, dtype=torch.float64) for n in (24, 24 * rate))
+    with torch.no_grad():
+        wanted = model(a, b)
+        for first, second in (([8, 8, 8], [7 * rate, 9 * rate, 8 * rate]), ([1] * 24, [rate] * 24)):
+            prog.reset()
+            pairs = list(zip(a.split(first, 2), b.split(second, 2), strict=True))
+            got = stitch([prog(*p, last=n == len(pairs) - 1) for n, p in enumerate(pairs)], 2)
+            assert relative_error(got, wanted) < EXACT, first
+
+
+def test_an_input_that_is_no_stream_may_have_any_length() -> None:
+    class Guided(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv1d(3, 3, 3, padding=1)
+
+        def forward(self, x: Tensor, words: Tensor) -> Tensor:
+            return self.conv(x) * words.mean(2, keepdim=True)
+
+    torch.manual_seed(0)
+    model = Guided().double().eval()
+    words = torch.randn(1, 3, 5, dtype=torch.float64)
+    clip = (torch.zeros(1, 3, 8, dtype=torch.float64), words)
+    prog = pgt_fx.transform(model, clip, future="wait", time_dim=[2, None])
+    video = torch.randn(1, 3, 17, dtype=torch.float64)
+    with torch.no_grad():
+        got = stitch([prog(video[:, :, :9], words), prog(video[:, :, 9:], words, last=True)], 2)
+        assert relative_error(got, model(video, words)) < EXACT
