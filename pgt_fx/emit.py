@@ -15,7 +15,14 @@ from torch import fx, nn
 
 from pgt_fx.alike import same
 from pgt_fx.analysis import REMEDY, Analysis, Operation, Value
-from pgt_fx.arguments import argument, arguments, listed, template, with_memories
+from pgt_fx.arguments import (
+    argument,
+    arguments,
+    listed,
+    size_of_clip,
+    template,
+    with_memories,
+)
 from pgt_fx.capture.calls import place
 from pgt_fx.capture.clip_tables import clip_rows
 from pgt_fx.capture.fold import Region, fold
@@ -170,7 +177,8 @@ class _Emitter:
         return fx.map_arg(value, self._get)
 
     def _copy(self, node: fx.Node) -> None:
-        args, kwargs = self._map(node.args), self._map(node.kwargs)
+        of_clip = size_of_clip(node, self.captured, self.leaves)
+        args, kwargs = self._map(of_clip or node.args), self._map(node.kwargs)
         self.env[node] = self.out.graph.create_node(
             "call_function", in_any_layout(node.target), args, kwargs, name=node.name
         )

@@ -367,3 +367,26 @@ def test_tokens_with_time_outermost_may_wait() -> None:
         wanted = model(video)
     for chunks in CHUNKINGS:
         assert relative_error(streamed(prog, video, chunks, 2), wanted) < EXACT, chunks
+
+
+def test_sizes_may_be_read_from_a_value_that_comes_late() -> None:
+    class Sized(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv3d(3, 3, (3, 1, 1), padding=(1, 0, 0))
+            self.rows = nn.Conv1d(12, 12, 3, padding=1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            z = self.conv(x)
+            b, c, t, h, w = z.shape
+            y = self.rows(x.permute(0, 1, 3, 4, 2).reshape(b, c * h * w, t))
+            return y.reshape(b, c, h, w, t).permute(0, 1, 4, 2, 3) + z
+
+    torch.manual_seed(0)
+    model = Sized().double().eval()
+    prog = pgt_fx.transform(model, torch.zeros(2, 3, 8, 2, 2).double(), future="wait", time_dim=2)
+    video = torch.randn(2, 3, FRAMES, 2, 2, dtype=torch.float64)
+    with torch.no_grad():
+        wanted = model(video)
+    for chunks in CHUNKINGS:
+        assert relative_error(streamed(prog, video, chunks, 2), wanted) < EXACT, chunks
