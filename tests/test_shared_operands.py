@@ -214,13 +214,22 @@ def mask_behind(m: Any, y: Tensor) -> Tensor:
     return (weights * triangle(y.shape[1])) @ y
 
 
-OPEN = [clamped, lifted, filled, squashed, beside_the_softmax, mask_behind]
+OPEN = {
+    clamped: "clamp",
+    lifted: "add",
+    filled: "masked_fill",
+    squashed: "sigmoid",
+    beside_the_softmax: "matmul",
+    mask_behind: "",
+}
 
 
 @pytest.mark.parametrize("call", OPEN, ids=lambda c: c.__name__)
 def test_what_lets_hidden_frames_in_again_is_refused(call: Any) -> None:
-    with pytest.raises(ExactnessError, match=f"{HERE}:"):
+    with pytest.raises(ExactnessError, match=f"{HERE}:") as refused:
         attends(call, future="wait")
+    said = f"but not any more behind aten.{OPEN[call]}"
+    assert (said in str(refused.value)) == bool(OPEN[call]), str(refused.value)
 
 
 def dropped(m: Any, y: Tensor) -> Tensor:

@@ -73,16 +73,17 @@ class Attention:
     between: tuple[fx.Node, ...] = ()
     constants: Constants | None = field(default=None, repr=False, compare=False)
 
-    def band(self, rows: int, columns: int) -> Band:
+    def band(self, rows: int, columns: int, *, normalised: bool = False) -> Band:
         """What the mask lets through, measured on maps of two sizes.
 
         Args:
             rows, columns: entries per frame along both sides of the map.
+            normalised: up to the normaliser, whatever stands behind it.
         """
         widths = []
         try:
             for frames in self._sizes(max(rows, columns)):
-                seen = self._seen(frames, rows, columns)
+                seen = self._seen(frames, rows, columns, normalised)
                 if seen is None or bool(torch.triu(seen, 1).any()):
                     return Band()
                 at = torch.arange(seen.shape[0], device=seen.device)
@@ -106,11 +107,11 @@ class Attention:
             raise NotConstant("too large a map")
         return frames, frames + 9
 
-    def _seen(self, frames: int, rows: int, columns: int) -> Tensor | None:
+    def _seen(self, frames: int, rows: int, columns: int, normalised: bool) -> Tensor | None:
         """(frames, frames): whether any entry of a query's frame sees any of a key's."""
         if schema_name(self.product) == "aten::scaled_dot_product_attention":
             allowed = self._of_fused(frames)
-        elif self.normaliser is None or not self._hidden_stay(frames):
+        elif self.normaliser is None or not (normalised or self.opened is None):
             return None
         else:
             allowed = self._known.weights(self.product, self.normaliser, frames) != 0
@@ -122,16 +123,23 @@ class Attention:
         tiles = flat.unflatten(0, (-1, rows)).unflatten(2, (-1, columns)).any(3).any(1)
         return tiles if tiles.shape[0] == tiles.shape[1] else None
 
-    def _hidden_stay(self, frames: int) -> bool:
-        """Whether what the normaliser gives no weight has none in the products that sum."""
-        still = {self.normaliser}
-        for node in self._known.captured.graph.nodes:
-            if node in self.between and self._keeps(node, still, frames):
+    @property
+    def opened(self) -> fx.Node | None:
+        """The first operator that may give weight to what the normaliser gives none."""
+        if self.normaliser is None or self.constants is None:
+            return None
+        still: set[fx.Node | None] = {self.normaliser}
+        given = {n for s in self.sums for n in s.all_input_nodes}
+        for node in sorted({*self.between, *self.sums}):  # nodes sort by their place in the graph
+            if node in self.between and self._keeps(node, still):
                 still.add(node)
-        maps = {self.product, *self.between}
-        return all(n in still for s in self.sums for n in s.all_input_nodes if n in maps)
+            elif node in self.between and still & set(node.all_input_nodes):
+                return node
+            elif node in self.sums and not still & set(node.all_input_nodes):
+                return node  # of the map itself
+        return self.product if self.product in given else None
 
-    def _keeps(self, node: fx.Node, still: set[fx.Node | None], frames: int) -> bool:
+    def _keeps(self, node: fx.Node, still: set[fx.Node | None]) -> bool:
         """Whether one operator behind the normaliser has zeros where its operand has them."""
         name, arguments = schema_name(node), named(node)
         first = arguments.get("self", arguments.get("input"))
@@ -139,13 +147,13 @@ class Attention:
             return self._no_other_map(arguments["self"])
         if name == "aten::where":
             kinds = [arguments["self"], arguments["other"]]
-            return all(one in still or self._is_zero(one, frames) for one in kinds)
+            return all(one in still or self._is_zero(one) for one in kinds)
         if first not in still:
             return False
         if name in ("aten::mul", "aten::div"):
             return self._no_other_map(arguments["other"])
         if name == "aten::masked_fill":
-            return self._is_zero(arguments["value"], frames)
+            return self._is_zero(arguments["value"])
         if name == "aten::clamp":
             low, high = arguments["min"], arguments["max"]
             bounds = [b for b in (low, high) if b is not None]
@@ -160,13 +168,13 @@ class Attention:
         known = self._known
         return known.free(other) or not _is_map(known.captured, other)
 
-    def _is_zero(self, given: Any, frames: int) -> bool:
+    def _is_zero(self, given: Any) -> bool:
         if not isinstance(given, fx.Node):
             return bool(given == 0)
         if schema_name(given) == "aten::zeros_like":
             return True
         try:
-            found = self._known.value(given, frames)
+            found = self._known.value(given, self._sizes(1)[0])
         except NotConstant:
             return False
         return not bool(torch.as_tensor(found).any())
