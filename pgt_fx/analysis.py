@@ -9,12 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from pgt_fx.alike import same, samples
 from pgt_fx.capture.attention import NOTE
 from pgt_fx.capture.calls import place
 from pgt_fx.capture.export import Captured
 from pgt_fx.capture.inputs import ClipSpec
 from pgt_fx.errors import BlockedError, Blocker
-from pgt_fx.layout import Factor, Layout, LayoutError, plain, time_dims
+from pgt_fx.layout import Factor, Layout, LayoutError, open_sizes, plain, time_dims
 from pgt_fx.rules import (
     RULES,
     Concatenated,
@@ -36,8 +37,6 @@ from pgt_fx.timeline import (
     InputClock,
     JoinClock,
     LawClock,
-    moments,
-    same,
 )
 from pgt_fx.values import Analysis, Operation, Value
 from pgt_fx.whole import part_of, video_lengths
@@ -347,8 +346,11 @@ class _Walk:
         return tuple(operands), JoinClock(tuple(distinct), commit=commit)
 
     def _provisional(self, clock: Clock) -> bool:
-        counts = [clock.at(frames, False) for frames in moments(self.ratio, clock)]
-        return any(c.sure != c.total for c in counts)
+        if clock.firm:
+            return False
+        (one,), times = samples(self.ratio, clock)
+        counts = [one.at(frames, False) for frames in times]
+        return not counts or any(c.sure != c.total for c in counts)
 
     def _result(
         self, node: fx.Node, outcome: Outcome, clock: Clock, pooled: frozenset[str]
@@ -386,6 +388,7 @@ class _Walk:
                         f"dimension {d} of the result depends on the length of the video and the "
                         "operator's rule does not say how"
                     )
+            one.layout = open_sizes(one.layout, result.shape)
 
     def _behind_a_blocker(self, node: fx.Node) -> bool:
         """Layouts that don't fit together behind a blocker say nothing about the model."""

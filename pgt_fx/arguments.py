@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
+import torch
 from torch import fx
 
+from pgt_fx.capture.export import Captured
 from pgt_fx.markov.template import Hole, Template
 
 
@@ -60,3 +63,40 @@ def arguments(node: fx.Node, changes: dict[str, Any]) -> tuple[list[Any], dict[s
             args.append(node.target._schema.arguments[len(args)].default_value)  # type: ignore[union-attr]
         args[position] = value
     return args, kwargs
+
+
+def with_memories(node: fx.Node, args: list[Any], memories: dict[fx.Node, fx.Node]) -> list[Any]:
+    """Arguments of one product of an attention with its keys or values remembered.
+
+    Place by place: an operand may be the queries as well, which are those of the step alone.
+    """
+    out = list(args)
+    name = node.target._schema.name  # type: ignore[union-attr]
+    if name == "aten::einsum":
+        terms, result = str(args[0]).replace(" ", "").split("->")
+        twice = args[1].count(args[1][0]) > 1  # then the keys are those that make the columns
+        out[1] = [
+            n if twice and result[-1] not in term else memories.get(n, n)
+            for term, n in zip(terms.split(","), args[1], strict=True)
+        ]
+        return out
+    for place in (1, 2) if name == "aten::scaled_dot_product_attention" else (1,):
+        out[place] = memories.get(out[place], out[place])
+    return out
+
+
+def size_of_clip(
+    node: fx.Node, captured: Captured, inputs: Collection[fx.Node]
+) -> tuple[fx.Node, int] | None:
+    """The input and its dimension that a size is as large as at any time: a step always has it,
+    where the value that the model asks for its shape may have no elements yet."""
+    size = node.meta.get("val")
+    if node.target is not torch.ops.aten.sym_size.int or node.args[0] in inputs:
+        return None
+    if not isinstance(size, torch.SymInt) or captured.has_time(size):
+        return None
+    for one in inputs:
+        for dim, other in enumerate(getattr(one.meta["val"], "shape", ())):
+            if isinstance(other, torch.SymInt) and str(other) == str(size):
+                return one, dim
+    return None

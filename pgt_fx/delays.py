@@ -17,15 +17,19 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import networkx as nx
-from torch import fx
+from torch import Tensor, fx
 
+from pgt_fx.alike import same, samples
 from pgt_fx.analysis import Analysis, Value
 from pgt_fx.capture.fold import Region
 from pgt_fx.due import held
+from pgt_fx.layout import LayoutError
 from pgt_fx.rules import Local, StepOnly, Windowed
 from pgt_fx.state_size import PHASES, element_bytes, example_sizes
-from pgt_fx.timeline import Clock, Law, moments, same
+from pgt_fx.timeline import Clock, Law
 
+#: Bytes of what can't wait, if there is any other way.
+_NEVER = 1 << 48
 _NOW = "now"  # the node of the flow network that stands for all that is not moved
 
 
@@ -105,10 +109,11 @@ def _first(clocks: list[Clock], ratio: tuple[int, ...]) -> Clock | None:
         return found[0]
     if any(c.paths != found[0].paths or len(c.paths) > 1 for c in found):
         return None  # paths may be fed unevenly
-    times = [(m, last) for m in moments(ratio, *found) for last in (False, True)]
-    for one in found:
-        if all(one.at(*t).sure >= other.at(*t).sure for other in found for t in times):
-            return one
+    clocks, looked_at = samples(ratio, *found)
+    times = [(m, last) for m in looked_at for last in (False, True)]
+    for number, one in enumerate(clocks):
+        if times and all(one.at(*t).sure >= other.at(*t).sure for other in clocks for t in times):
+            return found[number]
     return None
 
 
@@ -123,6 +128,8 @@ def _readers(
             if region is None or region.result is node:
                 out.readers[node] = []
                 out.bytes[node] = element_bytes(analysis, node, sizes)
+                if not _told_apart(analysis, node):
+                    out.bytes[node] = _NEVER
     for node in analysis.captured.graph.nodes:
         region = regions.get(node)
         if region is not None and region.result is not node:
@@ -179,9 +186,27 @@ def _moves(
             return False
     if region is None:
         others = [n for n in node.all_input_nodes if n is not operand]
+        if not _told_apart(analysis, node):  # it must be able to, so that others may wait for it
+            others = [n for n in others if not _size_of_clip(analysis, n)]
         if not local(node) or any(n.name not in analysis.captured.tensors for n in others):
             return False
     return value.clock is clock or same(value.clock, clock, analysis.spec.ratio)
+
+
+def _told_apart(analysis: Analysis, node: fx.Node) -> bool:
+    """Whether a value's elements along time can be taken one by one, so that some may wait."""
+    try:
+        analysis.axis(node)
+    except LayoutError:
+        return False
+    return True
+
+
+def _size_of_clip(analysis: Analysis, node: fx.Node) -> bool:
+    """Whether a node is a number calculated from the sizes of the inputs, which every step has."""
+    if isinstance(node.meta.get("val"), Tensor):
+        return node.name in analysis.captured.inputs
+    return all(_size_of_clip(analysis, n) for n in node.all_input_nodes)
 
 
 def _frame_by_frame(outcome: object) -> bool:

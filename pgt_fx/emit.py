@@ -7,13 +7,22 @@ calls that mix no time become calls of the user's own modules; the rest stays.
 from __future__ import annotations
 
 import operator
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import fx, nn
 
-from pgt_fx.analysis import Analysis, Operation, Value
-from pgt_fx.arguments import argument, arguments, listed, template
+from pgt_fx.alike import same
+from pgt_fx.analysis import REMEDY, Analysis, Operation, Value
+from pgt_fx.arguments import (
+    argument,
+    arguments,
+    listed,
+    size_of_clip,
+    template,
+    with_memories,
+)
 from pgt_fx.capture.calls import place
 from pgt_fx.capture.clip_tables import clip_rows
 from pgt_fx.capture.fold import Region, fold
@@ -22,7 +31,8 @@ from pgt_fx.capture.recurrent import run_layers
 from pgt_fx.delays import late
 from pgt_fx.devices import follow_the_clip, in_any_layout
 from pgt_fx.emitted import Emitted, Names, identifier, note
-from pgt_fx.layout import axis_of, time_dims
+from pgt_fx.errors import BlockedError, Blocker
+from pgt_fx.layout import LayoutError, axis_of, time_dims
 from pgt_fx.markov.align import MarkovAlign
 from pgt_fx.markov.concat import MarkovConcat
 from pgt_fx.markov.head import MarkovHead
@@ -45,11 +55,11 @@ from pgt_fx.plan import (
 )
 from pgt_fx.remember import memory_size, remembers, table_memory
 from pgt_fx.rules import Concatenated, Local, Reduced, Scanned, StepOnly, Windowed
-from pgt_fx.rules.registry import SizeAtHand
+from pgt_fx.rules.registry import Refusal, SizeAtHand
 from pgt_fx.rules.shift import SpacePad
 from pgt_fx.sharing import share
 from pgt_fx.tables import table_graph
-from pgt_fx.timeline import Clock, ConcatClock, JoinClock, same
+from pgt_fx.timeline import Clock, ConcatClock, JoinClock
 
 STEP = "step"
 #: Operators that stand for something while the model is captured, and what runs in their place.
@@ -89,7 +99,7 @@ class _Emitter:
                 self.leaves[node] = self.env[node] = graph.placeholder(node.name)
         for node in self.captured.graph.nodes:
             if node.op == "call_function":
-                self._visit(node)
+                self._located(node, self._visit)
         self._output()
         times, inputs = self.analysis.spec.times, self.captured.inputs
         timed = [times[inputs[node.name]] is not None for node in self.leaves]
@@ -103,6 +113,14 @@ class _Emitter:
         made = {new.name: node.name for node, new in self.env.items() if new is not node}
         self.out.made = {new: old for new, old in made.items() if new in known}
         return self.out
+
+    def _located(self, node: fx.Node, emitted: Callable[[fx.Node], None]) -> None:
+        """Raises BlockedError for what the analysis let pass and can't be emitted."""
+        try:
+            emitted(node)
+        except (Refusal, LayoutError) as refusal:
+            remedy = getattr(refusal, "remedy", "") or REMEDY
+            raise BlockedError([Blocker(place(node), str(refusal), remedy)]) from refusal
 
     def _foldable(self, node: fx.Node) -> bool:
         operation = self.analysis.operations.get(node.name)
@@ -159,7 +177,8 @@ class _Emitter:
         return fx.map_arg(value, self._get)
 
     def _copy(self, node: fx.Node) -> None:
-        args, kwargs = self._map(node.args), self._map(node.kwargs)
+        of_clip = size_of_clip(node, self.captured, self.leaves)
+        args, kwargs = self._map(of_clip or node.args), self._map(node.kwargs)
         self.env[node] = self.out.graph.create_node(
             "call_function", in_any_layout(node.target), args, kwargs, name=node.name
         )
@@ -228,8 +247,13 @@ class _Emitter:
         outcome = operation.outcome
         size = memory_size(self.analysis, operation, self.options)
         label = self.names.label(node)
+        args, kwargs = arguments(node, getattr(outcome, "args", {}))
+        query = args[0]
         names = ("keys", "values") if len(outcome.keys) == 2 else ("memory",)  # type: ignore[union-attr]
+        memories: dict[fx.Node, fx.Node] = {}
         for name, operand in zip(names, outcome.keys, strict=True):  # type: ignore[union-attr]
+            if operand in memories:  # keys that are the values as well are carried once
+                continue
             slot = self.names.slot(f"{label}.{name}")
             module = MarkovMemory(slot, self.analysis.axis(operand))
             given = aligned.get(operand) or self._get(operand)
@@ -237,12 +261,13 @@ class _Emitter:
             if operation.clock is None:
                 raise AssertionError("an attention without a clock")
             item = MemoryItem(operation.clock, size)
-            aligned[operand] = self._markov(module, slot, (given,), item)
-        args, kwargs = arguments(node, getattr(outcome, "args", {}))
+            memory = self._markov(module, slot, (given,), item)
+            self.env[memory] = memories[operand] = memory
         if argument(node, "is_causal", default=False):
-            query = aligned.get(args[0]) or self._get(args[0])
-            mask = self._fresh(causal_mask, query, aligned[args[1]])
+            keys = memories[outcome.keys[0]]  # type: ignore[union-attr]
+            mask = self._fresh(causal_mask, aligned.get(query) or self._get(query), keys)
             args, kwargs = arguments(node, {"is_causal": False, "attn_mask": mask})
+        args = with_memories(node, args, memories)
         self._new_call(node, node.target, args, kwargs, aligned)
         how = "all frames so far" if size is None else f"{size} elements of the past"
         self.out.notes[self.env[node].name] = note(node, f"attends to {how} and this step")
@@ -291,7 +316,16 @@ class _Emitter:
         return self._align(source, clock, wanted, slot)
 
     def _align(self, operand: fx.Node, clock: Clock, joined: Clock, slot: str) -> fx.Node:
-        module = MarkovAlign(slot, self.analysis.axis(operand))
+        try:
+            axis = self.analysis.axis(operand)
+        except LayoutError as error:
+            raise Refusal(
+                "some of the values joined here come later than others, but where they would wait "
+                f"{error}",
+                "join them while time is an axis of its own, or the outermost or innermost of the "
+                "axes merged with it",
+            ) from error
+        module = MarkovAlign(slot, axis)
         self.out.origin[slot] = operand
         return self._markov(module, slot, (self._get(operand),), AlignItem(clock, joined))
 
@@ -382,7 +416,8 @@ class _Emitter:
             module = MarkovScan(slot, outcome.how, call, self.analysis.axis(source).dim)
         inputs = (aligned.get(source) or self._get(source), *(self._get(n) for n in others))
         self.out.origin[slot], self.out.owner[slot] = node, node.name
-        new = self._markov(module, slot, inputs, ScanItem(clock, outcome.states))
+        item = ScanItem(clock, outcome.states, isinstance(outcome.layout, list))
+        new = self._markov(module, slot, inputs, item)
         self.env[node] = new
         self.out.notes[new.name] = note(node, outcome.what)
 
@@ -439,4 +474,5 @@ class _Emitter:
             if node.op == "call_module" and node.target.startswith(prefix):
                 slot = str(self.out.markov[node.target.removeprefix(prefix)].slot)
             inputs = tuple(n.name for n in node.all_input_nodes if n is not self.step)
-            self.out.schedulable.nodes.append(Node(node.name, inputs, slot))
+            first = node.target is operator.getitem and node.args[1] == 0
+            self.out.schedulable.nodes.append(Node(node.name, inputs, slot, first))

@@ -186,3 +186,16 @@ def regroup(layout: Layout, sizes: Sequence[int]) -> Layout:
 def plain(sizes: Iterable[Any]) -> Layout:
     """Layout of a tensor without time."""
     return tuple((Factor(int(s)),) if int(s) != 1 else () for s in sizes)
+
+
+def open_sizes(layout: Layout, sizes: Sequence[Any]) -> Layout:
+    """The layout with every factor open that a rule took from an open size for a fixed one.
+
+    Args:
+        sizes: of the same tensor in the capture, symbolic where they are open.
+    """
+    out = list(layout)
+    for d, dim in enumerate(layout):
+        if not isinstance(sizes[d], int) and not any(f.symbolic or f.time for f in dim):
+            out[d] = tuple(Factor(f.size, True, 0, f.batch) for f in dim)
+    return tuple(out)

@@ -49,10 +49,18 @@ class PoolItem:
 
 @dataclass(frozen=True)
 class ScanItem:
-    """A scan along time; ``states`` counts what it carries, in elements of its result."""
+    """A scan along time.
+
+    Attributes:
+        source: clock of its operand.
+        states: what it carries, in elements of its result.
+        tells: beside its elements it gives the state that it ends in, which the last step has
+            whether it brings elements or not.
+    """
 
     source: Clock
     states: int
+    tells: bool = False
 
 
 @dataclass(frozen=True)
@@ -92,11 +100,16 @@ Item = ConcatItem | WindowItem | AlignItem | PoolItem | ScanItem | MemoryItem
 
 @dataclass(frozen=True)
 class Node:
-    """One node of the emitted graph: what it reads, and its stateful work if it has any."""
+    """One node of the emitted graph: what it reads, and its stateful work if it has any.
+
+    Attributes:
+        first: it takes the first of several results: of a scan, those with an element per frame.
+    """
 
     name: str
     inputs: tuple[str, ...]
     slot: str | None = None
+    first: bool = False
 
 
 @dataclass
@@ -132,9 +145,11 @@ def plan(graph: Schedulable, before: tuple[int, ...], after: tuple[int, ...], la
     due: dict[str, Work] = {}
     idle: set[str] = set()
     silent: set[str] = set()
+    told: set[str] = set()  # scans that have their last state to give, and no elements
     for node in graph.nodes:
         if node.slot is None:
-            missing = [name for name in node.inputs if name in silent]
+            none = silent | told if node.first else silent
+            missing = [name for name in node.inputs if name in none]
             if missing:
                 idle.add(node.name)
                 silent.add(node.name)
@@ -171,6 +186,9 @@ def plan(graph: Schedulable, before: tuple[int, ...], after: tuple[int, ...], la
             speaks = runs = fed and new > 0
             if not fed and new > 0:
                 raise _unfed(node.slot, new)
+            if isinstance(item, ScanItem) and item.tells and last and then.total > 0 and new == 0:
+                speaks = runs = True
+                told.add(node.name)
         else:
             out_now, out_then = item.out.at(after, last), item.out.at(before, False)
             if isinstance(item, WindowItem):

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections import defaultdict
 
+from pgt_fx.alike import samples
 from pgt_fx.due import held as held_of
 from pgt_fx.emitted import Emitted
 from pgt_fx.markov.align import MarkovAlign
 from pgt_fx.markov.window import MarkovWindow
 from pgt_fx.plan import AlignItem, WindowItem
-from pgt_fx.timeline import Clock, JoinClock, LawClock, moments
+from pgt_fx.timeline import Clock, JoinClock, LawClock
 
 Carrier = MarkovWindow | MarkovAlign
 
@@ -33,10 +34,9 @@ def share(emitted: Emitted, ratio: tuple[int, ...]) -> None:
         if isinstance(item, (AlignItem, WindowItem)) and whole and not module.axis.merged:
             readers[emitted.origin[module.slot].name, item.source].append(module)
     for (_, source), modules in readers.items():
-        times = _moments(emitted, source, modules, ratio)
-        if not times:
+        held = _carried(emitted, source, modules, ratio)
+        if not any(held.values()):
             continue
-        held = {m.slot: [_carried(emitted, m, t) for t in times] for m in modules}
         # The one that carries most owns the tail; the first of several that carry the same.
         for module in sorted(modules, key=lambda m: -sum(held[m.slot])):
             owner = next((o for o in modules if _serves(o, module, held)), None)
@@ -59,22 +59,21 @@ def _serves(owner: Carrier, reader: Carrier, held: dict[str, list[int]]) -> bool
     return all(a >= b for a, b in pairs) and (more or first)
 
 
-def _carried(emitted: Emitted, module: Carrier, frames: tuple[int, ...]) -> int:
-    """Elements carried after so many frames."""
-    item = emitted.schedulable.items[module.slot]
-    if not isinstance(item, (AlignItem, WindowItem)):
-        raise AssertionError("no tail")
-    seen, out = item.source.at(frames, False).sure, item.out.at(frames, False).sure
-    return held_of(seen, out, item.law if isinstance(item, WindowItem) else None)
-
-
-def _moments(
+def _carried(
     emitted: Emitted, source: Clock, modules: list[Carrier], ratio: tuple[int, ...]
-) -> list[tuple[int, ...]]:
-    """Moments that tell how much is carried; none where several paths fed unevenly may differ."""
-    outs = [emitted.schedulable.items[m.slot].out for m in modules]  # type: ignore[union-attr]
-    follows = all(_follows(out, source) for out in outs)
-    return moments(ratio, source, *outs) if follows else []
+) -> dict[str, list[int]]:
+    """How many elements each operator carries at moments that tell them apart; none where several
+    paths fed unevenly may differ."""
+    items = [emitted.schedulable.items[m.slot] for m in modules]
+    outs = [item.out for item in items if isinstance(item, (AlignItem, WindowItem))]
+    laws = [item.law if isinstance(item, WindowItem) else None for item in items]
+    if not all(_follows(out, source) for out in outs):
+        return {}
+    (seen, *made), times = samples(ratio, source, *outs)
+    return {
+        m.slot: [held_of(seen.at(t, False).sure, out.at(t, False).sure, law) for t in times]
+        for m, out, law in zip(modules, made, laws, strict=True)
+    }
 
 
 def _follows(clock: Clock, source: Clock) -> bool:

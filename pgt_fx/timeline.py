@@ -262,11 +262,17 @@ class Clock:
 
     Clocks are pure functions of (frames per path, last): the way the video was cut before does
     not matter. ``future`` is "wait" or "zero" (DESIGN §3).
+
+    Attributes:
+        firm: there are never provisional elements.
+        dense: any number of elements may be there: none makes several of one.
     """
 
     def __init__(self, future: str, paths: frozenset[int], stride: int, warm_up: int) -> None:
         self.future, self.paths = future, paths
         self.stride, self.warm_up = stride, warm_up
+        self.firm, self.dense = future == "wait", True
+        self.followed: tuple[Clock, ...] | None = None  # see pgt_fx.alike
         self._memo: dict[tuple[tuple[int, ...], bool], Count] = {}
 
     def at(self, frames: tuple[int, ...], last: bool) -> Count:
@@ -287,7 +293,7 @@ class InputClock(Clock):
 
     def __init__(self, future: str, path: int) -> None:
         super().__init__(future, frozenset({path}), 1, 0)
-        self.path = path
+        self.path, self.firm = path, True
 
     def _at(self, frames: tuple[int, ...], last: bool) -> Count:
         return Count(frames[self.path], frames[self.path])
@@ -306,6 +312,8 @@ class LawClock(Clock):
         warm_up = source.warm_up + source.stride * (len(reads) + 2)
         super().__init__(source.future, source.paths, source.stride * step, warm_up)
         self.law, self.source = law, source
+        self.firm = self.firm or not law.provisional
+        self.dense = isinstance(law, Window) and source.dense
 
     def _at(self, frames: tuple[int, ...], last: bool) -> Count:
         seen = self.source.at(frames, last)
@@ -333,6 +341,8 @@ class JoinClock(Clock):
             max(s.warm_up for s in sources),
         )
         self.sources, self.commit = sources, commit
+        self.firm = self.firm or commit or all(s.firm for s in sources)
+        self.dense = all(s.dense for s in sources)
 
     def _at(self, frames: tuple[int, ...], last: bool) -> Count:
         counts = [source.at(frames, last) for source in self.sources]
@@ -376,7 +386,7 @@ class ConcatClock(Clock):
             math.lcm(*(c.stride for c in clocks)),
             max(c.warm_up for c in clocks),
         )
-        self.parts = parts
+        self.parts, self.sources, self.dense = parts, tuple(clocks), False
 
     def parts_at(self, frames: tuple[int, ...], last: bool) -> list[Count]:
         """How many elements of each part have been handed on."""
@@ -393,31 +403,3 @@ class ConcatClock(Clock):
     def _at(self, frames: tuple[int, ...], last: bool) -> Count:
         counts = self.parts_at(frames, last)
         return Count(sum(c.sure for c in counts), sum(c.total for c in counts))
-
-
-def moments(ratio: tuple[int, ...], *clocks: Clock) -> list[tuple[int, ...]]:
-    """Frame counts that tell clocks apart: a video's first frames, and a period behind warm-up.
-
-    Counts are linear with a period from some frame on; two periods there show any difference
-    that lasts.
-    """
-    warm_up = max(c.warm_up for c in clocks)
-    period = min(64, 2 * math.lcm(*(c.stride for c in clocks)))
-    late = range(max(97, warm_up), max(97, warm_up) + period + 1)
-    return [tuple(n * r for r in ratio) for n in (*range(97), *late)]
-
-
-def same(a: Clock, b: Clock, ratio: tuple[int, ...]) -> bool:
-    """Whether two clocks always agree.
-
-    Clocks of different input paths are never taken to agree: the paths may be fed unevenly.
-    """
-    if a is b:
-        return True
-    if a.paths != b.paths or len(a.paths) > 1:
-        return False
-    return all(
-        a.at(frames, last) == b.at(frames, last)
-        for frames in moments(ratio, a, b)
-        for last in (False, True)
-    )

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pgt_fx.alike import same
 from pgt_fx.timeline import (
     Count,
     InputClock,
@@ -20,7 +21,6 @@ from pgt_fx.timeline import (
     Repeat,
     Transposed,
     Window,
-    same,
 )
 
 LENGTHS = range(1, 21)

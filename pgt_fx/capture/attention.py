@@ -30,6 +30,14 @@ BETWEEN = {
     )
 }
 SOFTMAX = ("aten::softmax", "aten::_softmax")
+#: Behind the normaliser: what gives zero for a weight of zero, whatever else it is given.
+KEEPS_ZERO = {
+    f"aten::{name}"
+    for name in (
+        *("dropout", "mul", "div", "relu", "neg", "square", "tanh", "nan_to_num"),
+        *("to", "_to_copy", "type_as", "float", "half", "contiguous", "clone"),
+    )
+}
 #: Largest map that is computed to see what a mask lets through, in entries along one side.
 LARGEST = 4096
 
@@ -65,16 +73,17 @@ class Attention:
     between: tuple[fx.Node, ...] = ()
     constants: Constants | None = field(default=None, repr=False, compare=False)
 
-    def band(self, rows: int, columns: int) -> Band:
+    def band(self, rows: int, columns: int, *, normalised: bool = False) -> Band:
         """What the mask lets through, measured on maps of two sizes.
 
         Args:
             rows, columns: entries per frame along both sides of the map.
+            normalised: up to the normaliser, whatever stands behind it.
         """
         widths = []
         try:
             for frames in self._sizes(max(rows, columns)):
-                seen = self._seen(frames, rows, columns)
+                seen = self._seen(frames, rows, columns, normalised)
                 if seen is None or bool(torch.triu(seen, 1).any()):
                     return Band()
                 at = torch.arange(seen.shape[0], device=seen.device)
@@ -98,11 +107,11 @@ class Attention:
             raise NotConstant("too large a map")
         return frames, frames + 9
 
-    def _seen(self, frames: int, rows: int, columns: int) -> Tensor | None:
+    def _seen(self, frames: int, rows: int, columns: int, normalised: bool) -> Tensor | None:
         """(frames, frames): whether any entry of a query's frame sees any of a key's."""
         if schema_name(self.product) == "aten::scaled_dot_product_attention":
             allowed = self._of_fused(frames)
-        elif self.normaliser is None:
+        elif self.normaliser is None or not (normalised or self.opened is None):
             return None
         else:
             allowed = self._known.weights(self.product, self.normaliser, frames) != 0
@@ -113,6 +122,62 @@ class Attention:
             return None
         tiles = flat.unflatten(0, (-1, rows)).unflatten(2, (-1, columns)).any(3).any(1)
         return tiles if tiles.shape[0] == tiles.shape[1] else None
+
+    @property
+    def opened(self) -> fx.Node | None:
+        """The first operator that may give weight to what the normaliser gives none."""
+        if self.normaliser is None or self.constants is None:
+            return None
+        still: set[fx.Node | None] = {self.normaliser}
+        given = {n for s in self.sums for n in s.all_input_nodes}
+        for node in sorted({*self.between, *self.sums}):  # nodes sort by their place in the graph
+            if node in self.between and self._keeps(node, still):
+                still.add(node)
+            elif node in self.between and still & set(node.all_input_nodes):
+                return node
+            elif node in self.sums and not still & set(node.all_input_nodes):
+                return node  # of the map itself
+        return self.product if self.product in given else None
+
+    def _keeps(self, node: fx.Node, still: set[fx.Node | None]) -> bool:
+        """Whether one operator behind the normaliser has zeros where its operand has them."""
+        name, arguments = schema_name(node), named(node)
+        first = arguments.get("self", arguments.get("input"))
+        if name == "aten::mul" and arguments["other"] in still:
+            return self._no_other_map(arguments["self"])
+        if name == "aten::where":
+            kinds = [arguments["self"], arguments["other"]]
+            return all(one in still or self._is_zero(one) for one in kinds)
+        if first not in still:
+            return False
+        if name in ("aten::mul", "aten::div"):
+            return self._no_other_map(arguments["other"])
+        if name == "aten::masked_fill":
+            return self._is_zero(arguments["value"])
+        if name == "aten::clamp":
+            low, high = arguments["min"], arguments["max"]
+            bounds = [b for b in (low, high) if b is not None]
+            numbers = not any(isinstance(b, fx.Node) for b in bounds)
+            return numbers and (low is None or low <= 0) and (high is None or high >= 0)
+        return name in KEEPS_ZERO
+
+    def _no_other_map(self, other: Any) -> bool:
+        """Whether a factor is of this map, or no map of frames of the video at all."""
+        if not isinstance(other, fx.Node) or other in self.between or other is self.product:
+            return True
+        known = self._known
+        return known.free(other) or not _is_map(known.captured, other)
+
+    def _is_zero(self, given: Any) -> bool:
+        if not isinstance(given, fx.Node):
+            return bool(given == 0)
+        if schema_name(given) == "aten::zeros_like":
+            return True
+        try:
+            found = self._known.value(given, self._sizes(1)[0])
+        except NotConstant:
+            return False
+        return not bool(torch.as_tensor(found).any())
 
     def _of_fused(self, frames: int) -> Tensor | None:
         arguments = named(self.product)
@@ -207,7 +272,7 @@ def _follow(captured: Captured, product: fx.Node, constants: Constants) -> Atten
                     queue.append(user)
             elif name in PRODUCTS and sums_over_columns(node, user):
                 sums.append(user)
-            else:
+            elif name != "aten::zeros_like":
                 return None  # the map itself is looked at
     if not sums:
         return None

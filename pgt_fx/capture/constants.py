@@ -120,10 +120,10 @@ class Constants:
                     if isinstance(one, int) and not isinstance(one, bool) and abs(one) < 2**31:
                         most = max(most, abs(one))
             # Weights and features lead back to the video; masks don't.
-            queue += [n for n in node.all_input_nodes if self._free(n)]
+            queue += [n for n in node.all_input_nodes if self.free(n)]
         return most
 
-    def _free(self, node: fx.Node) -> bool:
+    def free(self, node: fx.Node) -> bool:
         """Whether a node depends on sizes and parameters alone."""
         return not any(
             n.op == "placeholder" and n.name in self.captured.inputs for n in _behind(node, {})

@@ -55,7 +55,7 @@ class ClipSpec:
     def ratio(self) -> tuple[int, ...]:
         """Frames of each path for one frame of the path with the fewest (1, 4 for SlowFast)."""
         least = min(self.lengths)
-        return tuple(max(1, round(n / least)) for n in self.lengths)
+        return tuple(n // least for n in self.lengths)
 
     def _shape(self, leaf: int) -> tuple[int, ...]:
         shape = self.shapes[leaf]
@@ -162,7 +162,27 @@ def read_example(example: Any, time_dim: TimeDim = None) -> tuple[ClipSpec, list
         )
     shapes = tuple(tuple(x.shape) if isinstance(x, Tensor) else None for x in leaves)
     dtypes = tuple(x.dtype if isinstance(x, Tensor) else None for x in leaves)
-    return ClipSpec(spec, shapes, dtypes, tuple(times)), leaves
+    out = ClipSpec(spec, shapes, dtypes, tuple(times))
+    _check_rates(out)
+    return out, leaves
+
+
+def _check_rates(spec: ClipSpec) -> None:
+    """Plans of a stream repeat with the frames of the path with the fewest: the others must have
+    a whole number for each of them.
+
+    Raises:
+        ClipError: when they don't.
+    """
+    least = min(spec.lengths)
+    if least == 0 or any(n % least for n in spec.lengths):
+        frames = " and ".join(map(str, spec.lengths))
+        raise ClipError(
+            f"the inputs of the example have {frames} frames; expected at least one, and a whole "
+            f"number of frames for each of the {least} of the input with the fewest, as of 8 and "
+            "32: give an example of such lengths, or, where an input is no stream of frames, a "
+            "time_dim for each tensor with None for that one"
+        )
 
 
 #: Sizes of an axis that is taken for channels where the layout must be told from the shape.

@@ -63,15 +63,22 @@ class MarkovRecurrent(nn.Module):
     def extra_repr(self) -> str:
         return f"recurrent, state {self.slot!r}"
 
-    def forward(self, step: Step, x: Tensor, *others: Any) -> list[Tensor]:
-        """Output, last hidden state, and the last cells of an LSTM."""
+    def forward(self, step: Step, x: Tensor | None, *others: Any) -> list[Tensor | None]:
+        """Output, last hidden state, and the last cells of an LSTM; of a last step without new
+        elements the states alone."""
+        if x is None:
+            slots = [f"{self.slot}.{name}" for name in self.NAMES]
+            held = {name: step.state[name] for name in slots if name in step.state}
+            step.carried.update(held)
+            # What follows may write into them.
+            return [None, *(state.clone() for state in held.values())]
         x, states, *rest = self.arguments(x, *others)
         carried = [step.state.get(f"{self.slot}.{name}") for name in self.NAMES[: len(states)]]
         if all(c is not None for c in carried):
             states = [c for c in carried if c is not None]
         # The model's first states are zeros of the type and on the device of the capture.
         states = [s.to(x) for s in states]
-        results = self.run(x, states, *rest)
+        results: list[Tensor] = self.run(x, states, *rest)
         for name, state in zip(self.NAMES, results[1:], strict=False):
             step.carried[f"{self.slot}.{name}"] = owned(state)
-        return results
+        return [*results]

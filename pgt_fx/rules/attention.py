@@ -9,6 +9,7 @@ from __future__ import annotations
 from torch import fx
 
 from pgt_fx.capture.attention import NOTE, Attention, Band
+from pgt_fx.capture.calls import place
 from pgt_fx.layout import Dim, Factor, Layout, axis_of, broadcast, has_time, time_dims
 from pgt_fx.rules.registry import Local, OpView, Outcome, Refusal, Scanned, StepOnly, rule
 
@@ -56,8 +57,19 @@ def _attends(op: OpView, layout: Layout, keys: fx.Node, reason: str) -> Outcome:
         return StepOnly(layout, reason)
     band = seen_band(op, found)
     if not band.causal:
-        return StepOnly(layout, reason, keys=(keys,))
+        return StepOnly(layout, reason + _opened(op, found), keys=(keys,))
     return Scanned("attention", layout, "", 0, _words(band), keys=(keys,), window=band.window)
+
+
+def _opened(op: OpView, found: Attention) -> str:
+    """What makes an attention with a causal mask none, where it stands behind the softmax."""
+    node = found.opened
+    rows, columns = (0, 0) if node is None else _entries(op, found)
+    if node is None or not rows or not columns:
+        return ""
+    if not found.band(rows, columns, normalised=True).causal:
+        return ""
+    return f"; its mask hides what is to come, but not any more behind {place(node)}"
 
 
 def seen_band(op: OpView, found: Attention) -> Band:
