@@ -10,12 +10,13 @@ import operator
 from collections import defaultdict
 from typing import Any
 
+import torch
 from torch import Tensor, fx
 
 from pgt_fx.capture.schema import schema_name
 
 #: Give their argument itself or a copy of it, as the sizes (or strides) have it.
-BY_SIZE = {f"aten::{name}" for name in ("contiguous", "reshape", "flatten", "ravel", "einsum")}
+BY_SIZE = {f"aten::{name}" for name in ("contiguous", "reshape", "reshape_as", "flatten", "einsum")}
 #: Views that take a tensor apart: two pieces share nothing.
 PARTS = {
     f"aten::{name}" for name in ("split", "chunk", "unbind", "split_with_sizes", "tensor_split")
@@ -42,7 +43,7 @@ class Aliases:
     """
 
     def __init__(self, graph: fx.Graph, *, by_size: bool = False) -> None:
-        self._by_size = by_size
+        self._by_size, self._by_size_alone = by_size, set[fx.Node]()
         self._order = {node: i for i, node in enumerate(graph.nodes)}
         self._sources = {node: self._find(node) for node in graph.nodes}
         self._families: dict[fx.Node, list[list[fx.Node]]] = defaultdict(list)
@@ -71,6 +72,11 @@ class Aliases:
                 return True
         return False
 
+    def links(self, node: fx.Node) -> list[fx.Node]:
+        """The copies that by their size are none, among the values of a memory."""
+        members = [other for other, *_ in self._families[self._ways(node)[-1]]]
+        return [n for n in members if n in self._by_size_alone]
+
     def _ways(self, node: fx.Node) -> list[fx.Node]:
         """The node and what it is a view of, up to the tensor that has the memory; those that show
         all of what they are views of are left out."""
@@ -95,7 +101,8 @@ class Aliases:
         for operand in node.all_input_nodes:
             if mine & _storages(operand):
                 return operand
-        if self._by_size and schema_name(node) in BY_SIZE and node.all_input_nodes:
+        if self._by_size and node.all_input_nodes and _by_size(node):
+            self._by_size_alone.add(node)
             return node.all_input_nodes[0]
         return None
 
@@ -115,6 +122,15 @@ def written_by(node: fx.Node) -> list[fx.Node]:
         items = given if isinstance(given, (list, tuple)) else [given]
         found += [item for item in items if isinstance(item, fx.Node)]
     return found
+
+
+def _by_size(node: fx.Node) -> bool:
+    """Whether a copy may be none at other sizes."""
+    if schema_name(node) != "aten::to":
+        return schema_name(node) in BY_SIZE
+    before, after = node.all_input_nodes[0].meta["val"], node.meta["val"]
+    formats = [x for x in (*node.args, *node.kwargs.values()) if isinstance(x, torch.memory_format)]
+    return before.dtype == after.dtype and bool(formats) and True not in node.args
 
 
 def _storages(node: fx.Node) -> set[int]:

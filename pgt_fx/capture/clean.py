@@ -21,10 +21,14 @@ CHECKS = (
 )
 
 
-def clean(captured: Captured) -> Captured:
-    """Drop the capture's own checks; write in-place operators as their functional form."""
+def clean(captured: Captured, clip: int) -> Captured:
+    """Drop the capture's own checks; write in-place operators as their functional form.
+
+    Args:
+        clip: frames of the example.
+    """
     drop_checks(captured.graph)
-    functionalize(captured)
+    functionalize(captured, clip)
     cat_as_padding(captured)
     lent_types(captured)
     adaptive_max_as_amax(captured)

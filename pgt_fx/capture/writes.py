@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, fx
 
 from pgt_fx.capture.aliases import PARTS, Aliases, shows_all, written_by
+from pgt_fx.capture.copies import hold_to_copies
 from pgt_fx.capture.export import Captured
 from pgt_fx.capture.kept import refuse_kept
 from pgt_fx.capture.schema import schema_name
@@ -29,6 +30,9 @@ WRITTEN = "pgt_written"
 #: Give a truth value, and a number when they work in place.
 TRUTHS = ["eq", "ne", "lt", "le", "gt", "ge"]
 TRUTHS += [f"logical_{n}" for n in ("and", "or", "xor", "not")]
+#: Copies, of which a step may hand on the operand itself.
+HANDS_ON = {f"aten::{n}" for n in ("pad", "constant_pad_nd", "cat", "concat", "concatenate")}
+HANDS_ON |= {"pgt_fx::clip_table", "pgt_fx::grown"}
 SHAPES = [f"aten::{n}" for n in ("view", "reshape", "flatten", "unflatten", "_unsafe_view")]
 SWAPS = [f"aten::{n}" for n in ("transpose", "swapaxes", "swapdims", "t")]
 #: Views that can be written through.
@@ -36,11 +40,14 @@ VIEWS = {"aten::slice", "aten::select", "aten::diagonal", "aten::unsqueeze", "at
 VIEWS |= {"aten::permute", "aten::mT", "aten::numpy_T", *SWAPS, *SHAPES}
 
 
-def functionalize(captured: Captured) -> None:
+def functionalize(captured: Captured, clip: int) -> None:
     """``relu_`` becomes ``relu``, and so does ``out=``: the capture already lets later readers use
     its result. Where the memory is read by another name after it, that one's value is made anew.
 
     Writes into the model's own buffers stay: they are meant, or refused.
+
+    Args:
+        clip: frames of the example.
     """
     graph = captured.graph
     own = captured.tensors.keys() | captured.constants.keys()
@@ -56,14 +63,19 @@ def functionalize(captured: Captured) -> None:
             node.meta[WRITTEN] = Refusal("writes into several tensors", "write them one by one")
         elif aliases.read_after(node, targets[0]):
             shared.add(roots[0])
-        elif by_size.read_after(node, targets[0]):
+        elif not by_size.read_after(node, targets[0]):
+            alone.append(node)
+            if _handed_on(captured, by_size, node):
+                node.meta[WRITTEN] = None
+        elif hold_to_copies(captured, by_size.links(targets[0]), clip):
+            alone.append(node)
+            node.meta[WRITTEN] = None
+        else:
             node.meta[WRITTEN] = Refusal(
                 "writes in place to a tensor that is read again, or to a copy of it: contiguous() "
-                "and reshape() copy where they must, and not for a single frame",
+                "and reshape() copy where they must, which is not for a single frame or row",
                 "write it out of place: y = relu(y), or copy with clone()",
             )
-        else:
-            alone.append(node)
     for node in alone:
         if aliases.root(node) not in shared:
             users, new = list(node.users), out_of_place(captured, node)
@@ -71,6 +83,21 @@ def functionalize(captured: Captured) -> None:
                 user.replace_input_with(node, new)
     _Memory(captured, aliases, shared).run()
     refuse_kept(captured, aliases)
+
+
+def _handed_on(captured: Captured, aliases: Aliases, writer: fx.Node) -> bool:
+    """Whether what is written may, in a step, be a tensor that is read again: what pads, or puts
+    frames one after the other, hands on the frames themselves where it has none of its own."""
+    queue = [aliases.root(target) for target in written_by(writer)]
+    while queue:
+        root = queue.pop()
+        if schema_name(root) not in HANDS_ON:
+            continue
+        for operand in root.all_input_nodes:
+            if aliases.read_after(writer, operand) or operand.name in captured.tensors:
+                return True
+            queue.append(aliases.root(operand))
+    return False
 
 
 def out_of_place(captured: Captured, node: fx.Node) -> fx.Node:
