@@ -61,16 +61,17 @@ class Aliases:
             node = source
         return node
 
-    def read_after(self, writer: fx.Node, target: fx.Node) -> bool:
-        """Whether what ``writer`` writes, as ``target``, is read after it by another name."""
+    def readers(self, writer: fx.Node, target: fx.Node) -> list[fx.Node]:
+        """The other names by which what ``writer`` writes, as ``target``, is read after it."""
         mine, now = self._ways(target), self._order[writer]
-        for other, *ways in self._families[mine[-1]]:
-            if other is writer or self._order[other] > now:
-                continue
-            late = any(self._order[user] > now for user in other.users)
-            if late and _overlap(mine, ways):
-                return True
-        return False
+        return [
+            other
+            for other, *ways in self._families[mine[-1]]
+            if other is not writer
+            and self._order[other] <= now
+            and any(self._order[user] > now for user in other.users)
+            and _overlap(mine, ways)
+        ]
 
     def links(self, node: fx.Node) -> list[fx.Node]:
         """The copies that by their size are none, among the values of a memory."""

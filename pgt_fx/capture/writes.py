@@ -37,7 +37,15 @@ SHAPES = [f"aten::{n}" for n in ("view", "reshape", "flatten", "unflatten", "_un
 SWAPS = [f"aten::{n}" for n in ("transpose", "swapaxes", "swapdims", "t")]
 #: Views that can be written through.
 VIEWS = {"aten::slice", "aten::select", "aten::diagonal", "aten::unsqueeze", "aten::squeeze"}
-VIEWS |= {"aten::permute", "aten::mT", "aten::numpy_T", *SWAPS, *SHAPES}
+VIEWS |= {
+    "aten::narrow",
+    "aten::movedim",
+    "aten::permute",
+    "aten::mT",
+    "aten::numpy_T",
+    *SWAPS,
+    *SHAPES,
+}
 
 
 def functionalize(captured: Captured, clip: int) -> None:
@@ -61,24 +69,26 @@ def functionalize(captured: Captured, clip: int) -> None:
             continue
         if len(targets) > 1:
             node.meta[WRITTEN] = Refusal("writes into several tensors", "write them one by one")
-        elif aliases.read_after(node, targets[0]):
-            shared.add(roots[0])
-        elif not by_size.read_after(node, targets[0]):
-            alone.append(node)
-            if _handed_on(captured, by_size, node):
-                node.meta[WRITTEN] = None
-        elif hold_to_copies(captured, by_size.links(targets[0]), clip):
-            alone.append(node)
-            node.meta[WRITTEN] = None
-        else:
+            continue
+        (target,), (root,) = targets, roots
+        read = by_size.readers(node, target)
+        links = by_size.links(target) if any(aliases.root(n) is not root for n in read) else []
+        if links and not hold_to_copies(captured, links, clip):
             node.meta[WRITTEN] = Refusal(
                 "writes in place to a tensor that is read again, or to a copy of it: contiguous() "
                 "and reshape() copy where they must, which is not for a single frame or row",
                 "write it out of place: y = relu(y), or copy with clone()",
             )
+        elif aliases.readers(node, target):
+            shared.add(root)
+        else:
+            alone.append(node)
+            if links or _handed_on(captured, by_size, node):
+                node.meta[WRITTEN] = None
     for node in alone:
         if aliases.root(node) not in shared:
-            users, new = list(node.users), out_of_place(captured, node)
+            copied = any(captured.has_time(s) for s in _sizes(node))
+            users, new = list(node.users), out_of_place(node, copied)
             for user in users if new is not node else ():
                 user.replace_input_with(node, new)
     _Memory(captured, aliases, shared).run()
@@ -94,14 +104,18 @@ def _handed_on(captured: Captured, aliases: Aliases, writer: fx.Node) -> bool:
         if schema_name(root) not in HANDS_ON:
             continue
         for operand in root.all_input_nodes:
-            if aliases.read_after(writer, operand) or operand.name in captured.tensors:
+            if aliases.readers(writer, operand) or operand.name in captured.tensors:
                 return True
             queue.append(aliases.root(operand))
     return False
 
 
-def out_of_place(captured: Captured, node: fx.Node) -> fx.Node:
-    """Let an operator that writes give what it would have written; the node that has it."""
+def out_of_place(node: fx.Node, copied: bool = True) -> fx.Node:
+    """Let an operator that writes give what it would have written; the node that has it.
+
+    Args:
+        copied: one that has no other form writes into a copy that nothing else reads.
+    """
     (target,) = written_by(node)
     value = target.meta["val"]
     found = _functional(node)
@@ -111,8 +125,7 @@ def out_of_place(captured: Captured, node: fx.Node) -> fx.Node:
         node.target = found
         node.kwargs = {k: v for k, v in node.kwargs.items() if k != "out"}
         return _as(node, value.dtype) if cast else node
-    if any(captured.has_time(s) for s in value.shape):
-        # It has no other form: it writes into a copy that nothing else reads.
+    if copied:
         with node.graph.inserting_before(node):
             copy = node.graph.call_function(aten.clone.default, (target,))
         copy.meta = {**node.meta, "val": value}
@@ -179,7 +192,7 @@ class _Memory:
                 self._leave(root)
         for node in list(self.graph.nodes):
             for operand in node.all_input_nodes:
-                if operand in self.root:
+                if operand in self.root and schema_name(node) != "aten::sym_size":
                     now = self._now(operand, node)
                     if self.source.get(node) is operand:
                         self.viewed[node] = now
@@ -196,15 +209,17 @@ class _Memory:
             parts = at.target is operator.getitem and schema_name(self.source[at]) in PARTS
             if not parts and at not in self.same and schema_name(at) not in VIEWS | PARTS:
                 return False
+            if schema_name(at) == "aten::narrow" and any(
+                isinstance(a, fx.Node) for a in at.args[2:]
+            ):
+                return False  # its end is a sum that no node has
             at = self.source[at]
         return WRITTEN not in node.meta
 
     def _leave(self, root: fx.Node) -> None:
-        """For want of a way to write it: refused, unless it has nothing of time."""
-        members = [n for n, r in self.root.items() if r is root]
-        timed = any(self.captured.has_time(s) for n in members for s in _sizes(n))
-        for node in members:
-            if timed and written_by(node):
+        """Refused, for want of a way to write it."""
+        for node in [n for n, r in self.root.items() if r is root]:
+            if written_by(node):
                 node.meta[WRITTEN] = Refusal(
                     "writes in place to memory that is read again, through a view or through what "
                     "it is a view of",
@@ -234,7 +249,7 @@ class _Memory:
         while way[-1] in self.source:
             way.append(self.source[way[-1]])
         before = {place: self._now(place, node) for place in way[1:]}
-        value = out_of_place(self.captured, node)
+        value = out_of_place(node)
         node.meta[WRITTEN] = value.meta[WRITTEN] = None
         self.writes[root] += 1
         behind = value.next
@@ -264,6 +279,14 @@ class _Memory:
                 "aten::diagonal": aten.diagonal_scatter.default,
             }[name]
             return self._call(target, (whole, value, *args), whole, by)
+        if name == "aten::narrow":
+            dim, start, length = args
+            end = start + length  # type: ignore[operator]
+            return self._call(
+                aten.slice_scatter.default, (whole, value, dim, start, end), whole, by
+            )
+        if name == "aten::movedim":
+            return self._call(view.target, (value, args[1], args[0]), whole, by)
         if name == "aten::unsqueeze":
             return self._call(aten.squeeze.dim, (value, *args), whole, by)
         if name in SWAPS:
