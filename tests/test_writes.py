@@ -499,13 +499,29 @@ class ByAnotherBuffer(Keeps):
         return self.conv(x) - self.kept
 
 
+class WithoutGradients(Keeps):
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv(x) + self.kept
+        with torch.no_grad():
+            self.kept.copy_(x[:1, :, -1:])  # here
+        return y
+
+
 class Counts(Keeps):
     def forward(self, x: Tensor) -> Tensor:
         self.count += 1  # here
         return self.conv(x) * self.count
 
 
-BUFFERS = [LastFrame, LastFrameAssigned, PartOfIt, MovingMean, ByAnotherBuffer, Counts]
+BUFFERS = [
+    LastFrame,
+    LastFrameAssigned,
+    PartOfIt,
+    MovingMean,
+    ByAnotherBuffer,
+    WithoutGradients,
+    Counts,
+]
 
 
 @pytest.mark.parametrize("kind", BUFFERS)
@@ -560,3 +576,30 @@ def test_statistics_and_counters_in_training() -> None:
     assert model.norm.num_batches_tracked == 1 and model.count == 1
     prog.eval()
     compare(model)
+
+
+class OwnStatistics(Keeps):
+    """A norm written by hand: its statistics are brought up to date without gradients."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv(x)
+        with torch.no_grad():
+            most = 1 + y.abs().amax(1, keepdim=True)
+            if self.training:
+                self.kept.mul_(0.9).add_(0.1 * y[:1].mean(2, keepdim=True))
+        return (y if self.training else y - self.kept) / most
+
+
+def test_statistics_that_are_kept_without_gradients() -> None:
+    torch.manual_seed(0)
+    ours, theirs = OwnStatistics().double().train(), OwnStatistics().double().train()
+    theirs.load_state_dict(ours.state_dict())
+    prog, x = convert(ours), video()[:, :, :8]
+    found, wanted = prog(x, last=True), theirs(x)
+    assert relative_error(found, wanted) <= 1e-9
+    assert torch.allclose(ours.kept, theirs.kept) and ours.kept.any()
+    for answer in (found, wanted):
+        answer.square().sum().backward()
+    assert not ours.kept.requires_grad
+    assert relative_error(ours.conv.weight.grad, theirs.conv.weight.grad) <= 1e-9
+    compare(ours)

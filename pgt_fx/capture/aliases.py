@@ -94,13 +94,13 @@ class Aliases:
         written = written_by(node)
         if written:
             return written[0]
-        mine = _storages(node)
+        mine = storages(node)
         if node.target is operator.getitem:
             (source,) = node.all_input_nodes[:1] or (None,)
-            shared = source is not None and any(mine & _storages(n) for n in source.all_input_nodes)
+            shared = source is not None and any(mine & storages(n) for n in source.all_input_nodes)
             return source if shared else None
         for operand in node.all_input_nodes:
-            if mine & _storages(operand):
+            if mine & storages(operand):
                 return operand
         if self._by_size and node.all_input_nodes and _by_size(node):
             self._by_size_alone.add(node)
@@ -134,7 +134,8 @@ def _by_size(node: fx.Node) -> bool:
     return before.dtype == after.dtype and bool(formats) and True not in node.args
 
 
-def _storages(node: fx.Node) -> set[int]:
+def storages(node: fx.Node) -> set[int]:
+    """Which memory a value has, as the capture saw it."""
     value = node.meta.get("val")
     values = value if isinstance(value, (list, tuple)) else [value]
     return {t.untyped_storage()._cdata for t in values if isinstance(t, Tensor)}

@@ -7,6 +7,7 @@ from torch import fx
 
 from pgt_fx.capture.export import Captured
 from pgt_fx.capture.grown import rows_at_hand
+from pgt_fx.capture.inline import inline_no_grad
 from pgt_fx.capture.lent import lent_types
 from pgt_fx.capture.padding import cat_as_padding
 from pgt_fx.capture.schema import schema_name
@@ -27,6 +28,7 @@ def clean(captured: Captured, clip: int) -> Captured:
     Args:
         clip: frames of the example.
     """
+    inline_no_grad(captured)
     drop_checks(captured.graph)
     functionalize(captured, clip)
     cat_as_padding(captured)

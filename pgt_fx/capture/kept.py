@@ -29,24 +29,23 @@ def refuse_kept(captured: Captured, aliases: Aliases) -> None:
         return
     video = _behind(captured, aliases, [n for n in captured.graph.nodes if _of_video(captured, n)])
     for root, nodes in writes.items():
-        path = captured.tensors.get(root.name, root.name)
+        path = captured.tensors.get(root.name, root.name.removeprefix("c_"))
         read = _behind(captured, aliases, [root])
         if not any(node.op == "output" for node in read):
             continue
         seen = any(n in video and aliases.root(n) is not root for w in nodes for n in _given(w))
         if not seen and (captured.training or root.name.startswith("p_")):
             continue
-        for node in nodes:
-            # An assignment to the attribute has no line of its own.
-            lines = [n.meta.get("stack_trace") for n in (node, *_given(node))]
-            node.meta["stack_trace"] = next((line for line in lines if line), "")
-            node.meta["pgt_written"] = Refusal(
-                f"writes into the model's buffer {path}, which its answer is computed from: what "
-                "one call leaves there the next one reads, and the calls of a stream are the steps "
-                "of one video",
-                "pass it as an input and return what it becomes, or compute it from the video with "
-                "operators along time",
-            )
+        # An assignment to the attribute has no line of its own.
+        lines = [n.meta.get("stack_trace") for n in (nodes[0], *_given(nodes[0]))]
+        nodes[0].meta["stack_trace"] = next((line for line in lines if line), "")
+        nodes[0].meta["pgt_written"] = Refusal(
+            f"writes into the model's buffer {path}, which its answer is computed from: what "
+            "one call leaves there the next one reads, and the calls of a stream are the steps "
+            "of one video",
+            "pass it as an input and return what it becomes, or compute it from the video with "
+            "operators along time",
+        )
 
 
 def _given(write: fx.Node) -> list[fx.Node]:
