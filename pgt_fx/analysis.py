@@ -227,13 +227,9 @@ class _Walk:
         return outcome
 
     def _written_to_time(self, node: fx.Node) -> bool:
-        """Whether an operator that writes through a view writes into a tensor with time."""
-        target: Any = node.args[0]
-        while isinstance(target, fx.Node):
-            if self.analysis.timed(target):
-                return True
-            target = target.args[0] if target.args else None
-        return False
+        """Whether an operator that writes in place was found to be one that no step can run."""
+        found: Any = node.meta["pgt_written"]
+        return isinstance(found, Refusal)
 
     def _layout(self, node: fx.Node) -> Layout | None:
         value = self.analysis.values[node.name]

@@ -96,7 +96,8 @@ class Source:
                 leaves[i] = torch.empty_like(leaves[i], device=device, dtype=dtype)
             # Tensors made under inference_mode could not be used in training later.
             with torch.inference_mode(False):
-                known = clean(capture(self.model, self.spec, leaves, self.pools))
+                found = capture(self.model, self.spec, leaves, self.pools)
+                known = clean(found, min(self.spec.lengths))
                 known.dtype = _dtype(self.model)
                 note_attention(known, _tensors(self.model))
             self._captured[modes] = known

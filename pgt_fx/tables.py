@@ -23,7 +23,10 @@ from pgt_fx.layout import Factor, Layout, LayoutError, plain, time_dims
 from pgt_fx.rules import RULES, Local, OpView, Refusal
 from pgt_fx.rules.registry import hint
 
-CONSTANT = ("full", "zeros", "ones", "new_full", "new_zeros", "new_ones", "scalar_tensor")
+CONSTANT = (
+    *("full", "zeros", "ones", "empty", "scalar_tensor"),
+    *("new_full", "new_zeros", "new_ones", "new_empty"),
+)
 VIEWS = ("view", "reshape", "expand", "unsqueeze", "squeeze", "permute", "transpose", "slice")
 
 

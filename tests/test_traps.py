@@ -155,6 +155,10 @@ EXACTLY = [
     Trap("in place beside a slice", slices_beside_each_other, (conv(),)),
     Trap("in place beside another result", several_results, (conv(),)),
     Trap("in place behind a copy", copied_before, (conv(),)),
+    Trap("in place behind a view", view_taken_before, (conv(),)),
+    Trap("in place behind swapped axes", axes_swapped_before, (conv(),)),
+    Trap("a chunk of it in place", whole_behind_a_part, (frozen(),)),
+    Trap("overlapping slices in place", slices_that_overlap, (conv(),)),
     Trap("difference", lambda x: x[:, :, 1:] - x[:, :, :-1]),
     Trap("three slices", lambda x: x[:, :, 2:] + x[:, :, 1:-1] - x[:, :, :-2]),
     Trap("first frame repeated", lambda x: torch.cat([x[:, :, :1], x], 2)),
@@ -174,11 +178,7 @@ EXACTLY = [
 ]  # fmt: skip
 
 REFUSED = [
-    Trap("in place behind a view", view_taken_before, (conv(),)),
     Trap("in place behind a chunk", part_taken_before, (conv(),)),
-    Trap("in place behind swapped axes", axes_swapped_before, (conv(),)),
-    Trap("a chunk of it in place", whole_behind_a_part, (frozen(),)),
-    Trap("overlapping slices in place", slices_that_overlap, (conv(),)),
     Trap("times the length", lambda x: x * x.shape[2]),
     Trap("over the root of the length", lambda x: x / x.shape[2] ** 0.5),
     Trap("times the number of elements", lambda x: x * x.numel()),

@@ -10,67 +10,135 @@ import operator
 from collections import defaultdict
 from typing import Any
 
+import torch
 from torch import Tensor, fx
 
 from pgt_fx.capture.schema import schema_name
 
-#: Give their argument itself, which the capture sees, or a copy.
-COPIES = {f"aten::{name}" for name in ("contiguous", "to", "lift_fresh")}
+#: Give their argument itself or a copy of it, as the sizes (or strides) have it.
+BY_SIZE = {f"aten::{name}" for name in ("contiguous", "reshape", "reshape_as", "flatten", "einsum")}
 #: Views that take a tensor apart: two pieces share nothing.
 PARTS = {
     f"aten::{name}" for name in ("split", "chunk", "unbind", "split_with_sizes", "tensor_split")
+}
+#: Where they share memory with what they are given they are that very tensor.
+SAME = {
+    f"aten::{name}"
+    for name in (
+        *("alias", "detach", "to", "_to_copy", "type_as", "contiguous", "lift_fresh", "positive"),
+        *("dropout", "alpha_dropout", "feature_dropout", "feature_alpha_dropout"),
+    )
 }
 _END = 2**62
 
 
 class Aliases:
-    """The values of a graph by the tensor that has their memory."""
+    """The values of a graph by the tensor that has their memory.
 
-    def __init__(self, graph: fx.Graph) -> None:
+    Which values share memory is what the capture saw: its tensors without data have storages.
+
+    Args:
+        by_size: also take for shared what the capture saw copied and what is shared at other sizes:
+            ``y.transpose(1, 2).contiguous()`` of one frame.
+    """
+
+    def __init__(self, graph: fx.Graph, *, by_size: bool = False) -> None:
+        self._by_size, self._by_size_alone = by_size, set[fx.Node]()
         self._order = {node: i for i, node in enumerate(graph.nodes)}
+        self._sources = {node: self._find(node) for node in graph.nodes}
         self._families: dict[fx.Node, list[list[fx.Node]]] = defaultdict(list)
         for node in graph.nodes:
-            ways = _ways(node)
+            ways = self._ways(node)
             self._families[ways[-1]].append([node, *ways])
 
-    def read_after(self, writer: fx.Node, target: fx.Node) -> bool:
-        """Whether what ``writer`` writes, as ``target``, is read after it by another name."""
-        mine, now = _ways(target), self._order[writer]
-        for other, *ways in self._families[mine[-1]]:
-            if other is target or self._order[other] > now:
-                continue
-            late = any(self._order[user] > now for user in other.users)
-            if late and _overlap(mine, ways):
-                return True
-        return False
+    def source(self, node: fx.Node) -> fx.Node | None:
+        """What a node is a view of, or a part of, or what it has written into."""
+        return self._sources.get(node)
 
+    def root(self, node: fx.Node) -> fx.Node:
+        """The node that made the memory of another one."""
+        while (source := self.source(node)) is not None:
+            node = source
+        return node
 
-def _ways(node: fx.Node) -> list[fx.Node]:
-    """The node and what it is a view of, up to the tensor that has the memory; those that show all
-    of what they are views of are left out."""
-    out = [node]
-    while (source := _source(out[-1])) is not None:
-        if _whole(out[-1]):
-            out.pop()
-        out.append(source)
-    return out
+    def readers(self, writer: fx.Node, target: fx.Node) -> list[fx.Node]:
+        """The other names by which what ``writer`` writes, as ``target``, is read after it."""
+        mine, now = self._ways(target), self._order[writer]
+        return [
+            other
+            for other, *ways in self._families[mine[-1]]
+            if other is not writer
+            and self._order[other] <= now
+            and any(self._order[user] > now for user in other.users)
+            and _overlap(mine, ways)
+        ]
 
+    def links(self, node: fx.Node) -> list[fx.Node]:
+        """The copies that by their size are none, among the values of a memory."""
+        members = [other for other, *_ in self._families[self._ways(node)[-1]]]
+        return [n for n in members if n in self._by_size_alone]
 
-def _source(node: fx.Node) -> fx.Node | None:
-    """What a node is a view of, or a part of."""
-    source = node.args[0] if node.args else None
-    if not isinstance(source, fx.Node):
+    def _ways(self, node: fx.Node) -> list[fx.Node]:
+        """The node and what it is a view of, up to the tensor that has the memory; those that show
+        all of what they are views of are left out."""
+        out = [node]
+        while (source := self.source(out[-1])) is not None:
+            if shows_all(out[-1]):
+                out.pop()
+            out.append(source)
+        return out
+
+    def _find(self, node: fx.Node) -> fx.Node | None:
+        if node.op != "call_function":
+            return None
+        written = written_by(node)
+        if written:
+            return written[0]
+        mine = storages(node)
+        if node.target is operator.getitem:
+            (source,) = node.all_input_nodes[:1] or (None,)
+            shared = source is not None and any(mine & storages(n) for n in source.all_input_nodes)
+            return source if shared else None
+        for operand in node.all_input_nodes:
+            if mine & storages(operand):
+                return operand
+        if self._by_size and node.all_input_nodes and _by_size(node):
+            self._by_size_alone.add(node)
+            return node.all_input_nodes[0]
         return None
-    if node.target is operator.getitem:
-        return source if schema_name(source) in PARTS else None
-    return source if _is_view(node) else None
 
 
-def _is_view(node: fx.Node) -> bool:
-    """By its schema: ``-> Tensor(a)``, where one that writes has ``Tensor(a!)``."""
-    returns = getattr(getattr(node.target, "_schema", None), "returns", ())
-    alias = returns[0].alias_info if returns else None
-    return alias is not None and not alias.is_write and schema_name(node) not in COPIES
+def written_by(node: fx.Node) -> list[fx.Node]:
+    """The operands that an operator writes into, by its schema (``Tensor(a!)``)."""
+    schema = getattr(node.target, "_schema", None)
+    if node.op != "call_function" or schema is None or not schema.is_mutable:
+        return []
+    found: list[fx.Node] = []
+    for position, argument in enumerate(schema.arguments):
+        if argument.alias_info is None or not argument.alias_info.is_write:
+            continue
+        given = node.kwargs.get(argument.name)
+        if position < len(node.args) and not argument.kwarg_only:
+            given = node.args[position]
+        items = given if isinstance(given, (list, tuple)) else [given]
+        found += [item for item in items if isinstance(item, fx.Node)]
+    return found
+
+
+def _by_size(node: fx.Node) -> bool:
+    """Whether a copy may be none at other sizes."""
+    if schema_name(node) != "aten::to":
+        return schema_name(node) in BY_SIZE
+    before, after = node.all_input_nodes[0].meta["val"], node.meta["val"]
+    formats = [x for x in (*node.args, *node.kwargs.values()) if isinstance(x, torch.memory_format)]
+    return before.dtype == after.dtype and bool(formats) and True not in node.args
+
+
+def storages(node: fx.Node) -> set[int]:
+    """Which memory a value has, as the capture saw it."""
+    value = node.meta.get("val")
+    values = value if isinstance(value, (list, tuple)) else [value]
+    return {t.untyped_storage()._cdata for t in values if isinstance(t, Tensor)}
 
 
 def _overlap(a: list[fx.Node], b: list[fx.Node]) -> bool:
@@ -87,12 +155,14 @@ def _overlap(a: list[fx.Node], b: list[fx.Node]) -> bool:
     return not _apart(_range(one), _range(two))
 
 
-def _whole(node: fx.Node) -> bool:
+def shows_all(node: fx.Node) -> bool:
+    """Whether a value that shares memory with another one is that very tensor."""
     name = schema_name(node)
-    if name in ("aten::alias", "aten::detach"):
+    if name in SAME or written_by(node):
         return True
     found = _range(node)
-    return name == "aten::slice" and found is not None and found[1] == 0 and found[2] >= _END
+    each = len(node.args) < 5 or node.args[4] == 1
+    return name == "aten::slice" and found is not None and found[1:] == (0, _END) and bool(each)
 
 
 def _range(node: fx.Node) -> tuple[int, int, int] | None:
@@ -105,6 +175,7 @@ def _range(node: fx.Node) -> tuple[int, int, int] | None:
     first = args[2] if len(args) > 2 else 0
     end = (args[3] if len(args) > 3 else None) if name == "aten::slice" else first
     first, end = 0 if first is None else first, _END if end is None else end
+    end = _END if isinstance(end, int) and end > _END else end
     if not all(isinstance(n, int) for n in (dim, first, end)):
         return None
     size = source.shape[dim]

@@ -5,13 +5,13 @@ from __future__ import annotations
 import torch
 from torch import fx
 
-from pgt_fx.capture.aliases import Aliases
 from pgt_fx.capture.export import Captured
 from pgt_fx.capture.grown import rows_at_hand
+from pgt_fx.capture.inline import inline_no_grad
 from pgt_fx.capture.lent import lent_types
 from pgt_fx.capture.padding import cat_as_padding
 from pgt_fx.capture.schema import schema_name
-from pgt_fx.rules.registry import Refusal
+from pgt_fx.capture.writes import functionalize
 
 CHECKS = (
     "aten::_assert_scalar",
@@ -22,10 +22,15 @@ CHECKS = (
 )
 
 
-def clean(captured: Captured) -> Captured:
-    """Drop the capture's own checks; write in-place operators as their functional form."""
+def clean(captured: Captured, clip: int) -> Captured:
+    """Drop the capture's own checks; write in-place operators as their functional form.
+
+    Args:
+        clip: frames of the example.
+    """
+    inline_no_grad(captured)
     drop_checks(captured.graph)
-    functionalize(captured.graph)
+    functionalize(captured, clip)
     cat_as_padding(captured)
     lent_types(captured)
     adaptive_max_as_amax(captured)
@@ -43,35 +48,6 @@ def drop_checks(graph: fx.Graph) -> None:
         sizes = node.op == "call_function" and schema_name(node) in ("", "aten::sym_size")
         if schema_name(node) in CHECKS or (sizes and not node.users):
             graph.erase_node(node)
-
-
-def functionalize(graph: fx.Graph) -> None:
-    """``relu_`` becomes ``relu``: the capture already lets later readers use its result.
-
-    Writing through a view (``x[:, 1:] = …``) is left as it is and marked; the analysis refuses it
-    where the written tensor is read again, through a view that was taken before as well.
-    """
-    aliases = Aliases(graph)
-    for node in list(graph.nodes):
-        name = schema_name(node)
-        if not name.endswith("_") or name.endswith("__") or not node.args:
-            continue
-        target = node.args[0]
-        if not isinstance(target, fx.Node) or (
-            target.op == "placeholder" and target.name.startswith(("p_", "b_"))
-        ):
-            continue  # statistics of a norm: the write is meant
-        if aliases.read_after(node, target):
-            node.meta["pgt_written"] = Refusal(
-                "writes in place to memory that is read again, through a view or through what it "
-                "is a view of",
-                "write it out of place: y = relu(y), or torch.cat, torch.where or F.pad for a part",
-            )
-            continue
-        packet = getattr(torch.ops.aten, name.removeprefix("aten::")[:-1], None)
-        overload = node.target._overloadname
-        if packet is not None and hasattr(packet, overload):
-            node.target = getattr(packet, overload)
 
 
 def adaptive_max_as_amax(captured: Captured) -> None:

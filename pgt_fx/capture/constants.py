@@ -12,7 +12,9 @@ from typing import Any
 import sympy
 import torch
 from torch import Tensor, fx
+from torch.utils import _pytree as pytree
 
+from pgt_fx.capture.aliases import written_by
 from pgt_fx.capture.export import Captured
 from pgt_fx.capture.schema import schema_name
 from pgt_fx.devices import elsewhere
@@ -84,6 +86,8 @@ class Constants:
             raise NotConstant(node.name)
         given = fx.map_arg((node.args, node.kwargs), lambda n: env[n])
         args, kwargs = elsewhere(given, torch.device("cpu"))
+        if written_by(node):  # not into what is known, which may be the model's own
+            args, kwargs = pytree.tree_map_only(Tensor, Tensor.clone, (args, kwargs))
         try:
             with torch.no_grad():
                 return node.target(*args, **kwargs)  # type: ignore[operator]

@@ -45,6 +45,7 @@ def cat_as_padding(captured: Captured) -> None:
     """Rewrite every concatenation along time that is a padding; erase what it leaves unused."""
     for node in list(captured.graph.nodes):
         if schema_name(node) in ("aten::cat", "aten::concat", "aten::concatenate"):
+            _of_one_type(captured, node)
             _rewrite(captured, node)
     for node in list(captured.graph.nodes):
         _slice_of_cat(node)
@@ -52,6 +53,27 @@ def cat_as_padding(captured: Captured) -> None:
         pure = schema_name(node) in {"aten::slice", "aten::cat", *CONSTANTS, *SEE_THROUGH}
         if pure and not node.users:
             captured.graph.erase_node(node)
+
+
+def _of_one_type(captured: Captured, node: fx.Node) -> None:
+    """The parts of a concatenation along time in its type, which is the widest of theirs: a step
+    may give those of one part alone. The tensor ``[]`` that a loop begins with is left out.
+    """
+    pieces: list[fx.Node] = list(node.args[0])  # type: ignore[arg-type]
+    value = node.meta["val"]
+    pieces = [p for p in pieces if p.meta["val"].dim() == value.dim() or not _is_empty(p)]
+    if any(captured.has_time(s) for p in pieces for s in p.meta["val"].shape):
+        for i, piece in enumerate(pieces):
+            if piece.meta["val"].dtype != value.dtype:
+                with node.graph.inserting_before(node):
+                    cast = node.graph.call_function(torch.ops.aten.to.dtype, (piece, value.dtype))
+                cast.meta = {**node.meta, "val": piece.meta["val"].to(value.dtype)}
+                pieces[i] = cast
+    node.args = (pieces, *node.args[1:])
+
+
+def _is_empty(node: fx.Node) -> bool:
+    return list(node.meta["val"].shape) == [0]
 
 
 def _rewrite(captured: Captured, node: fx.Node) -> None:
@@ -137,7 +159,7 @@ def _kind(piece: fx.Node, body: Chain, dim: int, behind: bool) -> str | float | 
     value = constant_value(piece)
     if value is not None:
         return value
-    while schema_name(piece) in SEE_THROUGH:
+    while schema_name(piece) in SEE_THROUGH and not _rounds(piece):
         piece = piece.args[0]  # type: ignore[assignment]
     for chain in _chains(piece, dim):
         same = (chain.root, chain.others) == (body.root, body.others)
@@ -190,8 +212,9 @@ def _uncropped(graph: fx.Graph, body: Chain, like: fx.Node) -> fx.Node:
 
 def constant_value(node: fx.Node) -> float | None:
     """The value of a tensor that is the same everywhere, else None."""
-    while schema_name(node) in SEE_THROUGH | {"aten::slice"}:
-        node = node.args[0]  # type: ignore[assignment]
+    if schema_name(node) in SEE_THROUGH | {"aten::slice"}:
+        within = constant_value(node.args[0])  # type: ignore[arg-type]
+        return None if within is None else _rounded(within, node)
     name = schema_name(node)
     if name not in CONSTANTS:
         return None
@@ -200,4 +223,14 @@ def constant_value(node: fx.Node) -> float | None:
         return value
     position = [a.name for a in node.target._schema.arguments].index("fill_value")  # type: ignore[union-attr]
     given = node.args[position] if position < len(node.args) else node.kwargs.get("fill_value")
-    return float(given) if isinstance(given, (int, float)) else None
+    return _rounded(float(given), node) if isinstance(given, (int, float)) else None
+
+
+def _rounds(node: fx.Node) -> bool:
+    """Whether a node changes the type, and values with it."""
+    return bool(node.meta["val"].dtype != node.args[0].meta["val"].dtype)  # type: ignore[union-attr]
+
+
+def _rounded(value: float, node: fx.Node) -> float:
+    """A value as the type of a node has it."""
+    return float(torch.full((), value, device="cpu").to(node.meta["val"].dtype))

@@ -11,6 +11,7 @@ from pgt_fx.rules import (
     scan,
     shift,
     window,
+    write,
 )
 from pgt_fx.rules.registry import (
     RULES,
@@ -48,4 +49,5 @@ __all__ = [
     "scan",
     "shift",
     "window",
+    "write",
 ]

@@ -13,13 +13,14 @@ mish log_sigmoid softsign threshold exp expm1 log log1p log2 sqrt rsqrt abs neg 
 atan square reciprocal clamp clamp_min clamp_max erf round floor ceil trunc frac nan_to_num
 logical_not bitwise_not isnan isinf isfinite dropout alpha_dropout hardshrink softshrink
 clone contiguous detach alias lift_fresh lift_fresh_copy to _to_copy type_as float half double
-zeros_like ones_like full_like empty_like rand_like randn_like bernoulli positive
+zeros_like ones_like full_like empty_like rand_like randn_like bernoulli positive zero
 """
 
 BROADCAST = """
 add sub rsub mul div true_divide floor_divide remainder fmod pow maximum minimum fmax fmin atan2
 where lerp addcmul addcdiv eq ne lt le gt ge logical_and logical_or logical_xor bitwise_and
 bitwise_or bitwise_xor masked_fill logaddexp heaviside hypot copysign xlogy squared_difference
+copy fill
 """
 
 
