@@ -42,6 +42,12 @@ class Lengths:
         frames = max(frames, self.least)
         return frames + (self.rest - frames) % self.step
 
+    def some(self) -> list[int]:
+        """Such numbers, by which what always holds is told from what holds for some: the least in a
+        row, of all remainders, and a few large ones."""
+        first, row = self.fit(1), range(64)
+        return [first + self.step * k for k in (*(40, 41), *row, *range(300, 316), 4999)]
+
     def __str__(self) -> str:
         words = []
         if self.step > 1:
@@ -123,6 +129,39 @@ def known_sizes(size: torch.SymInt | torch.SymFloat) -> dict[Any, int]:
     env: Any = size.node.shape_env
     table = getattr(env, "backed_var_to_val", None) or env.var_to_val  # renamed within torch 2
     return {symbol: int(value) for symbol, value in table.items()}
+
+
+def at_lengths(
+    known: dict[Any, int], symbols: frozenset[sympy.Symbol], lengths: Lengths | None
+) -> list[dict[Any, Any]]:
+    """The symbols of a capture with their values for whole videos of some allowed lengths.
+
+    Args:
+        known: their values in the capture.
+        symbols: those of the time axes.
+        lengths: None: some that have the capture's remainders.
+    """
+    base = min(known[s] for s in symbols)
+    out = []
+    for n in (base, base + 3 * PERIOD, base + 6 * PERIOD) if lengths is None else lengths.some():
+        if all(known[s] * n % base == 0 for s in symbols):
+            at = {s: v * n // base if s in symbols else v for s, v in known.items()}
+            out.append({s: sympy.Integer(v) for s, v in at.items()})
+    return out
+
+
+def value_at(size: Any, at: dict[Any, Any]) -> Any:
+    """A size of a capture for other values of its symbols; None where it has none."""
+    return sympy.sympify(size) if isinstance(size, (int, float)) else value_of(size.node.expr, at)
+
+
+def value_of(expr: Any, at: dict[Any, Any]) -> Any:
+    """See :func:`value_at`."""
+    try:
+        value = expr.xreplace(at)
+    except (ArithmeticError, AssertionError, TypeError, ValueError):  # a division by zero
+        return None
+    return None if value in (sympy.nan, sympy.zoo) else value
 
 
 def _sizes(program: Any) -> list[Any]:
