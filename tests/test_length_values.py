@@ -194,7 +194,14 @@ def upsampled_to_a_skip(net: Net, x: Tensor) -> Tensor:
     return d + F.interpolate(F.avg_pool1d(d, 2), size=d.shape[2:])
 
 
+def attention_of_a_scale(net: Net, x: Tensor) -> Tensor:
+    t = net.conv(x).mT[:, None]
+    y = F.scaled_dot_product_attention(t, t * 2, t + 1, is_causal=True, scale=1 / x.shape[2])
+    return y[:, 0].mT
+
+
 COUNTS = "the number of frames"
+NUMBER = "has to be a plain number"
 MADE_ANEW = "made anew from the number of frames"
 REFUSED = [
     Case("a mask by lengths", mask_by_lengths, MADE_ANEW),
@@ -233,6 +240,15 @@ REFUSED = [
     Case("attention over the length", lambda net, x: causal_attention(net, x, x.shape[2]),
          "length of the video"),
     Case("upsampled to an odd skip", upsampled_to_a_skip, "no whole multiple"),
+    # torch takes a number here, and the capture has that of its own length.
+    Case("the scale of an attention", attention_of_a_scale, NUMBER),
+    Case("a pool over an eighth", lambda net, x: F.avg_pool1d(x, x.shape[2] // 8), NUMBER),
+    Case("windows of an eighth", lambda net, x: x.unfold(2, x.shape[2] // 8, 1).mean(3), NUMBER),
+    Case("the epsilon of a norm",
+         lambda net, x: F.layer_norm(x.mT, (3,), eps=1 / x.shape[2]).mT,
+         NUMBER),
+    Case("padded with it", lambda net, x: F.pad(x, (1, 0), value=1 / x.shape[2]), NUMBER),
+    Case("as many times", lambda net, x: sum(x * i for i in range(x.shape[2] // 8)), NUMBER),
 ]  # fmt: skip
 
 

@@ -14,7 +14,7 @@ import sympy
 import torch
 from torch import Tensor
 
-from pgt_fx.capture.lines import OURS, short
+from pgt_fx.capture.lines import OURS, short, taken_as_number
 from pgt_fx.errors import CaptureError
 
 #: Periods that are tried, in frames.
@@ -59,14 +59,16 @@ class Lengths:
 
 @dataclass(frozen=True)
 class _Condition:
-    """A condition on sizes that the model's own code asked, and where."""
+    """A condition on sizes that the model's own code asked, and where; or that torch made of it
+    (``number``), as it takes a number for a size there."""
 
     expr: Any
     where: str
     line: str
+    number: bool = False
 
     def holds(self, at: dict[Any, Any]) -> bool:
-        return self.expr.xreplace(at) != sympy.false
+        return value_of(self.expr, at) != sympy.false
 
 
 def allowed_lengths(
@@ -104,6 +106,13 @@ def allowed_lengths(
             lengths = Lengths(1, step, clip % step)
             return Lengths(lengths.fit(max(against, default=0) + 1), step, clip % step)
     n, wrong = next(iter(broken.items()))
+    if wrong.number:
+        raise CaptureError(
+            f"{wrong.where}: {wrong.line}\n    what is calculated from the number of frames has to "
+            f"be a plain number here ({wrong.expr} held in the capture, and does not at {n} "
+            "frames), so that no one graph is the model. Make it a constant, or leave it outside "
+            "the model"
+        )
     raise CaptureError(
         f"{wrong.where}: {wrong.line}\n    the model branches in Python on the number of frames "
         f"({wrong.expr} held in the capture, and does not at {n} frames), so that no one "
@@ -122,6 +131,11 @@ def _conditions(program: Any, symbols: frozenset[sympy.Symbol]) -> Iterator[_Con
         line = (getattr(frame, "line", "") or "").strip()
         if file and not file.startswith(OURS) and not line.startswith("assert"):
             yield _Condition(guard.expr, f"{short(file)}:{frame.lineno}", line)
+        elif file.startswith(OURS) and isinstance(guard.expr, sympy.Eq):
+            known = taken_as_number(sizes[0].node.shape_env)
+            place = next((known[e] for e in guard.expr.args if e in known), None)
+            if place is not None and not place.line.startswith("assert"):
+                yield _Condition(guard.expr, place.source, place.line, number=True)
 
 
 def known_sizes(size: torch.SymInt | torch.SymFloat) -> dict[Any, int]:
