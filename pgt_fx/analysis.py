@@ -301,10 +301,9 @@ class _Walk:
                 "on the length of the video",
                 "keep one entry per frame",
             )
+        size = _guess if behind else hint
         values = [
-            Value(
-                plain([hint(s) for s in t.shape]), None, pooled, guessed=behind, of_length=of_length
-            )
+            Value(plain(map(size, t.shape)), None, pooled, guessed=behind, of_length=of_length)
             if isinstance(t, Tensor)
             else Value(None, None, pooled)
             for t in tensors

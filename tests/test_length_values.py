@@ -16,8 +16,12 @@ import torch
 import torch.nn.functional as F
 from oracles import pieces, relative_error, stitch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 import pgt_fx
+from pgt_fx.analysis import walk_graph
+from pgt_fx.capture.export import Captured
+from pgt_fx.capture.inputs import ClipSpec
 from pgt_fx.errors import BlockedError, ClipError, ExactnessError, PgtError
 
 EXACT = 1e-9
@@ -265,6 +269,40 @@ def test_what_is_made_anew_in_each_step_is_reported_so() -> None:
         converted(made(mask_by_lengths))
     prog = converted(made(mask_by_lengths), future="zero")
     assert not prog.report.exact and prog.exact_frames([5, 4]) == [False] * 9
+
+
+def test_a_size_that_depends_on_the_data_is_told_with_its_line() -> None:
+    """Where a capture lets it pass; what follows is gone through."""
+
+    class Gate(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.w = nn.Parameter(torch.tensor([0.5, -1.0, 2.0]))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x[:, :, :1] * self.w[self.w > 0][:, None]
+
+    x = torch.randn(2, 1, CLIP)
+    sizes = ({0: torch.export.Dim.AUTO, 2: torch.export.Dim.AUTO},)
+    program = torch.export.export(Gate(), (x,), dynamic_shapes=sizes, strict=False)
+    given = next(n for n in program.graph.nodes if n.name == "x").meta["val"]
+    captured = Captured(
+        graph=program.graph_module.graph,
+        tensors={"p_w": "w"},
+        constants={},
+        inputs={"x": 0},
+        out_spec=program.call_spec.out_spec,
+        calls={},
+        time_symbols=frozenset(given.shape[2].node.expr.free_symbols),
+        global_pools=(),
+        training=False,
+    )
+    structure = pytree.tree_flatten(((x,), {}))[1]
+    spec = ClipSpec(structure, (tuple(x.shape),), (x.dtype,), (2,))
+    _, blockers = walk_graph(captured, spec, "wait")
+    first = next(iter(blockers.values()))
+    assert first.place.op == "aten.index" and "depends on the data" in first.reason
+    assert len(blockers) == 1
 
 
 # ---------------------------------------------------- numbers that no allowed length changes
