@@ -14,8 +14,10 @@ from pgt_fx.capture.attention import NOTE
 from pgt_fx.capture.calls import place
 from pgt_fx.capture.export import Captured
 from pgt_fx.capture.inputs import ClipSpec
-from pgt_fx.errors import BlockedError, Blocker
+from pgt_fx.capture.schema import schema_name
+from pgt_fx.errors import BlockedError, Blocker, Place
 from pgt_fx.layout import Factor, Layout, LayoutError, open_sizes, plain, time_dims
+from pgt_fx.returned import returned
 from pgt_fx.rules import (
     RULES,
     Concatenated,
@@ -30,7 +32,7 @@ from pgt_fx.rules import (
 )
 from pgt_fx.rules.pointwise import CLIP_TABLE, LENGTH_TABLE
 from pgt_fx.rules.registry import MergedTime, SizeAtHand, hint
-from pgt_fx.tables import Table, check_shifts, read_table
+from pgt_fx.tables import Table, check_shifts, read_table, table_graph
 from pgt_fx.timeline import (
     Clock,
     ConcatClock,
@@ -72,6 +74,7 @@ def walk_graph(
 
 
 REMEDY = "replace it by an operator with a finite window, or leave it outside the model"
+OF_LENGTH = "calculates with the number of frames of the video, which a step doesn't know"
 
 
 class _Walk:
@@ -136,7 +139,10 @@ class _Walk:
                 "there is no rule for this operator, and it is given a tensor with a time axis",
                 "register one with pgt_fx.rules.rule, or move the operator out of the model",
             )
-        view = OpView(node, lambda n: self._layout(n))
+        # A table of a clip's rows is read anew in each step, and said so.
+        if any(v.of_length for v in flat) and schema_name(node) != "pgt_fx::clip_table":
+            raise Refusal(OF_LENGTH, "leave the number of frames out of it")
+        view = OpView(node, lambda n: self._layout(n), self._videos)
         try:
             outcome = rule(view)
         except MergedTime as merged:
@@ -196,6 +202,10 @@ class _Walk:
         )
         self._check(node, value)
 
+    def _videos(self) -> list[dict[Any, Any]]:
+        """What the symbols in sizes are in videos that the model takes, as far as it is known."""
+        return self.analysis.captured.videos(video_lengths(self.analysis))
+
     def _table(self, node: fx.Node) -> Table | None:
         found = self.analysis.values[node.name]
         return None if isinstance(found, list) else found.table
@@ -204,7 +214,10 @@ class _Walk:
         self, node: fx.Node, outcome: Outcome, tables: tuple[fx.Node, ...]
     ) -> Outcome:
         """What an operator with a table among its operands does from step to step."""
-        kinds = {found.kind for n in tables if (found := self._table(n)) is not None}
+        known = {n: found for n in tables if (found := self._table(n)) is not None}
+        kinds = {found.kind for found in known.values()}
+        for n, found in known.items():
+            table_graph(self.analysis.captured, n, found)  # refuses what a step can't make
         if kinds and not isinstance(outcome, (Local, Scanned, StepOnly)):
             raise Refusal(
                 "a table made from the number of frames stands where a weight or the video should",
@@ -242,16 +255,22 @@ class _Walk:
             found = self.analysis.values[source.name]
             self.analysis.values[node.name] = found[int(node.args[1])]  # type: ignore[index,arg-type]
             return
-        self.analysis.values[node.name] = Value(None, None, pooled)
+        of_length = any(
+            v.of_length
+            for n in node.all_input_nodes
+            if not isinstance(v := self.analysis.values[n.name], list)
+        )
+        self.analysis.values[node.name] = Value(None, None, pooled, of_length=of_length)
 
     def _timeless(self, node: fx.Node, pooled: frozenset[str]) -> None:
         """No operand has time: any operator runs as it is, unless it makes a table of T rows."""
         result = node.meta.get("val")
-        if pooled and any(n.meta.get("pgt_time") for n in node.all_input_nodes):
-            raise Refusal(
-                "calculates with the number of frames of the video, which a step doesn't know",
-                "use a mean over time in place of a sum and a division",
-            )
+        known = [self.analysis.values[n.name] for n in node.all_input_nodes]
+        flat = [v for one in known for v in (one if isinstance(one, list) else [one])]
+        made = any(v.of_length for v in flat)
+        of_length = made or any(n.meta.get("pgt_time") for n in node.all_input_nodes)
+        if pooled and of_length:
+            raise Refusal(OF_LENGTH, "use a mean over time in place of a sum and a division")
         tensors = list(result) if isinstance(result, (list, tuple)) else [result]
         behind = self._behind_a_blocker(node)  # told where it was made
         timed = any(
@@ -266,7 +285,9 @@ class _Walk:
                 raise Refusal(
                     "makes a tensor with one entry per frame from a value pooled over time"
                 )
-            layout, table = read_table(self.analysis.captured, node, tables, self._layout)
+            layout, table = read_table(
+                self.analysis.captured, node, tables, self._layout, of_length=made
+            )
             self.analysis.values[node.name] = Value(layout, table=table)
             return
         if tables and not behind:
@@ -275,8 +296,9 @@ class _Walk:
                 "on the length of the video",
                 "keep one entry per frame",
             )
+        size = _guess if behind else hint
         values = [
-            Value(plain([hint(s) for s in t.shape]), None, pooled, guessed=behind)
+            Value(plain(map(size, t.shape)), None, pooled, guessed=behind, of_length=of_length)
             if isinstance(t, Tensor)
             else Value(None, None, pooled)
             for t in tensors
@@ -314,6 +336,10 @@ class _Walk:
         size, value = item.meta["val"], node.meta["val"]
         if not isinstance(layout, tuple) or not isinstance(value, Tensor):
             return None
+        found = node.meta.get(NOTE)
+        product = found and self.analysis.operations.get(found.product.name)
+        if product and isinstance(product.outcome, Scanned):
+            return None  # of a causal one the keys at hand are those so far, not the video's
         for d in time_dims(layout, 2):
             if isinstance(size, torch.SymInt) and str(value.shape[d]) == str(size):
                 return d
@@ -408,7 +434,7 @@ class _Walk:
                 continue
             at = [d for d, s in enumerate(tensor.shape) if self.analysis.captured.has_time(s)]
             dims = tuple(
-                (Factor(hint(s), True, min(2, 1 + at.index(d)) if d in at else 0),)
+                (Factor(_guess(s), True, min(2, 1 + at.index(d)) if d in at else 0),)
                 for d, s in enumerate(tensor.shape)
             )
             timed = operands and len(time_dims(dims, 1)) == 1
@@ -418,12 +444,21 @@ class _Walk:
     def _output(self, node: fx.Node) -> None:
         flat = list(node.args[0])  # type: ignore[arg-type]
         self.analysis.outputs = flat
-        for item in flat:
+        for item in dict.fromkeys(flat):
             if not isinstance(item, fx.Node):
                 continue
             value = self.analysis.values[item.name]
             if isinstance(value, Value) and value.clock is not None:
                 self._check_output(item, value)
+            elif isinstance(value, Value):
+                try:
+                    returned(self.analysis, item, value)
+                except Refusal as refusal:
+                    tensor = isinstance(item.meta.get("val"), Tensor)
+                    where = place(item) if tensor else Place("output")  # a size has no line
+                    self.blockers[f"{item.name} (output)"] = Blocker(
+                        where, str(refusal), refusal.remedy
+                    )
 
     def _check_output(self, node: fx.Node, value: Value) -> None:
         """The outputs of all steps, one after the other, must be able to be the model's."""
@@ -435,6 +470,14 @@ class _Walk:
             )
             remedy = "return it with time on an axis of its own, or outermost in the merged one"
             self.blockers[f"{node.name} (output)"] = Blocker(place(node), reason, remedy)
+
+
+def _guess(size: Any) -> int:
+    """A size behind a blocker, which may depend on the data."""
+    try:
+        return hint(size)
+    except Refusal:
+        return 2
 
 
 def _has_tensor(node: fx.Node) -> bool:

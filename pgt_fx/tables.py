@@ -45,13 +45,19 @@ class Table:
 
 
 def read_table(
-    captured: Captured, node: fx.Node, tables: list[Table], layouts: Callable[[fx.Node], Any]
+    captured: Captured,
+    node: fx.Node,
+    tables: list[Table],
+    layouts: Callable[[fx.Node], Any],
+    *,
+    of_length: bool = False,
 ) -> tuple[Layout, Table]:
     """Layout and table of a value that has one entry per frame and no operand with a time axis.
 
     Args:
         tables: those among its operands.
         layouts: of its operands.
+        of_length: whether one of them is calculated from the number of frames.
 
     Raises:
         Refusal: when it can't be told for a step.
@@ -77,7 +83,12 @@ def read_table(
     ]
     if any(t.length != length for t in tables):
         raise Refusal("makes a table from tables of different lengths")
-    kind = "pairs" if len(at) == 2 else _kind(captured, node, tables, layouts, length)
+    if len(at) == 2:
+        kind = "pairs"
+    elif of_length or _filled_with_length(node):
+        kind = "clip"  # its entries are another video's
+    else:
+        kind = _kind(captured, node, tables, layouts, length)
     return tuple(dims), Table(kind, length)
 
 
@@ -100,7 +111,7 @@ def _kind(
     if not kinds <= {"rows", "prefix"}:
         return "clip"
     scalar = [n for n in node.all_input_nodes if not isinstance(n.meta.get("val"), Tensor)]
-    if name not in VIEWS and any(captured.has_time(n.meta.get("val")) for n in scalar):
+    if name not in VIEWS and any(n.meta.get("pgt_time") for n in scalar):
         return "clip"  # positions relative to the video's length
     rule = RULES.get(schema_name(node))
     try:
@@ -110,6 +121,14 @@ def _kind(
     if not isinstance(outcome, Local) or outcome.args.get("start"):
         return "clip"
     return "prefix" if "prefix" in kinds else "rows"
+
+
+def _filled_with_length(node: fx.Node) -> bool:
+    """Whether the entries of a constant table are the number of frames, or made of it."""
+    if schema_name(node).removeprefix("aten::") not in CONSTANT:
+        return False
+    value = named(node).get("fill_value")
+    return isinstance(value, fx.Node) and bool(value.meta.get("pgt_time"))
 
 
 def counts_up(node: fx.Node, length: Any) -> bool:
@@ -151,20 +170,25 @@ def table_graph(captured: Captured, node: fx.Node, table: Table) -> tuple[fx.Gra
     env: dict[fx.Node, fx.Node] = {}
     for one in _makers(captured, node):
         value = one.meta.get("val")
+        # Sizes that lead to the table's length, as in (T - 1) // 2 + 1, are not known here.
+        foreign = [n for n in one.all_input_nodes if n not in env]
+        number = isinstance(value, (torch.SymInt, torch.SymFloat, torch.SymBool))
         if isinstance(value, torch.SymInt) and value.node.expr == table.length:
             env[one] = count
         elif not _depends(captured, one):
             env[one] = graph.placeholder(one.name)
             inputs.append(one)
-        elif one.op != "call_function" or schema_name(one) == "aten::sym_size":
-            raise Refusal(
-                f"makes a table from a length ({value}) that is not the table's own",
-                "derive it from the shape of the tensor that it is combined with",
-            )
+        elif number and (foreign or schema_name(one) == "aten::sym_size"):
+            continue
         elif table.kind == "rows" and schema_name(one) == "aten::arange":
             end = graph.call_function(operator.add, (start, count))
             options = {**one.kwargs, "device": device}
             env[one] = graph.call_function(torch.ops.aten.arange.start, (start, end), options)
+        elif foreign or one.op != "call_function":
+            raise Refusal(
+                f"makes a table from a length ({_length_in(foreign)}) that is not the table's own",
+                "derive it from the shape of the tensor that it is combined with",
+            )
         else:
             args, kwargs = (
                 elsewhere(fx.map_arg(given, env.__getitem__), device)
@@ -174,6 +198,10 @@ def table_graph(captured: Captured, node: fx.Node, table: Table) -> tuple[fx.Gra
     graph.output(env[node])
     graph.lint()
     return graph, inputs
+
+
+def _length_in(foreign: list[fx.Node]) -> str:
+    return ", ".join(str(n.meta.get("val")) for n in foreign) or "unknown"
 
 
 def _makers(captured: Captured, node: fx.Node) -> list[fx.Node]:
@@ -202,7 +230,7 @@ def _depends(captured: Captured, node: fx.Node) -> bool:
         if one in seen:
             continue
         seen.add(one)
-        if captured.has_time(one.meta.get("val")):
+        if one.meta.get("pgt_time"):
             return True
         queue += one.all_input_nodes
     return False

@@ -29,6 +29,8 @@ class Value:
         guessed: behind a blocker: the timeline was made up to go on looking for more.
         table: of a value that the model makes from the number of frames: it has no clock, and is
             made anew in each step where it is used.
+        of_length: calculated from the number of frames of the video T, and no table:
+            ``full((2,), T)``.
     """
 
     layout: Layout | None
@@ -36,6 +38,7 @@ class Value:
     pooled: frozenset[str] = frozenset()
     guessed: bool = False
     table: Table | None = None
+    of_length: bool = False
 
     @property
     def timed(self) -> bool:

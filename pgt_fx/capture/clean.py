@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import fx
 
@@ -73,8 +75,40 @@ def adaptive_max_as_amax(captured: Captured) -> None:
 
 
 def mark_time_sizes(captured: Captured) -> None:
-    """``meta["pgt_time"]`` on every scalar computed from the length of the video."""
-    for node in captured.graph.nodes:
-        value = node.meta.get("val")
-        if isinstance(value, (torch.SymInt, torch.SymFloat)):
-            node.meta["pgt_time"] = captured.has_time(value)
+    """``meta["pgt_time"]`` on every scalar computed from the length of the video.
+
+    One that is the same at every length (``T % 4`` of a model that takes 4n + 1 frames) is written
+    as that number: of a step's frames it would be another. ``meta["pgt_constant"]`` is on what
+    reads it.
+    """
+    values = [node.meta.get("val") for node in captured.graph.nodes]
+    shapes: list[Any] = [s for v in values if isinstance(v, torch.Tensor) for s in v.shape]
+    sizes = {s.node.expr for s in shapes if isinstance(s, torch.SymInt)}
+    for node in list(captured.graph.nodes):
+        value, operands = node.meta.get("val"), node.all_input_nodes
+        number = isinstance(value, (torch.SymInt, torch.SymFloat, torch.SymBool))
+        if not number or node.op != "call_function":
+            continue
+        of_time = any(n.meta.get("pgt_time") for n in operands)
+        if value.node.expr in sizes or any(
+            isinstance(n.meta.get("val"), torch.Tensor) for n in operands
+        ):
+            timed = captured.has_time(value)  # read from a tensor, whatever torch makes of it
+        else:
+            timed = of_time and captured.varies(value)
+        node.meta["pgt_time"] = timed
+        symbols = value.node.expr.free_symbols
+        if symbols and symbols <= captured.time_symbols and not timed:
+            if (of_time and value.node.expr not in sizes) or "pgt_constant" in node.meta:
+                for user in node.users:
+                    user.meta["pgt_constant"] = True
+            replace_by(node, value.node.hint)
+
+
+def replace_by(node: fx.Node, number: float) -> None:
+    """A number in place of a node, wherever it is read."""
+    for user in list(node.users):
+        user.args, user.kwargs = fx.map_arg(
+            (user.args, user.kwargs), lambda n: number if n is node else n
+        )
+    node.graph.erase_node(node)

@@ -19,7 +19,14 @@ from torch.utils import _pytree as pytree
 from pgt_fx.capture.calls import ModuleCall
 from pgt_fx.capture.exported import Exported, clip_nodes, export, is_fixed
 from pgt_fx.capture.inputs import ClipSpec
-from pgt_fx.capture.lengths import Lengths, allowed_lengths, known_sizes
+from pgt_fx.capture.lengths import (
+    Lengths,
+    allowed_lengths,
+    at_lengths,
+    known_sizes,
+    value_at,
+    value_of,
+)
 from pgt_fx.capture.sample import find_sample
 from pgt_fx.capture.spelling import TooComplicated
 from pgt_fx.errors import CaptureError
@@ -65,22 +72,60 @@ class Captured:
     typed: bool = False
     dtype: torch.dtype | None = None
     _timed: dict[Any, bool] = field(default_factory=dict, repr=False)
+    _videos: dict[Lengths | None, list[dict[Any, Any]]] = field(default_factory=dict, repr=False)
 
     def has_time(self, size: Any) -> bool:
-        """Whether a size depends on the length of the video (``T // (T // 2)`` does not)."""
-        if not isinstance(size, (torch.SymInt, torch.SymFloat)):
+        """Whether a size of a tensor depends on the length of the video. ``T // (T // 2)``, the
+        last one of ``x.view(N, C, T // 2, 2)``, does not: no other video has such a view."""
+        if not isinstance(size, (torch.SymInt, torch.SymFloat, torch.SymBool)):
             return False
         expr: Any = size.node.expr
         if expr not in self._timed:
-            found = expr.free_symbols & self.time_symbols
-            table = known_sizes(size) if found else {}
-            values = {
-                expr.xreplace({s: v + (more if s in found else 0) for s, v in table.items()})
-                for more in (0, 48, 96)
-                if found
-            }
-            self._timed[expr] = len(values) > 1
+            found = bool(expr.free_symbols & self.time_symbols)
+            self._timed[expr] = found and (
+                self._values(size, self.videos(None)) > 1
+                or (self.varies(size) and self._values(size, self._where_it_holds()) > 1)
+            )
         return self._timed[expr]
+
+    def varies(self, size: torch.SymInt | torch.SymFloat | torch.SymBool) -> bool:
+        """Whether a number differs between two videos that the model takes."""
+        return self._values(size, self.videos(self.lengths)) != 1
+
+    def videos(self, lengths: Lengths | None) -> list[dict[Any, Any]]:
+        """The symbols in sizes with their values for videos of some of these lengths; None: of the
+        capture's and two more, of the same remainders."""
+        if lengths not in self._videos:
+            known = known_sizes(self._size())
+            self._videos[lengths] = at_lengths(known, self.time_symbols, lengths)
+        return self._videos[lengths]
+
+    def _values(self, size: Any, videos: list[dict[Any, Any]]) -> int:
+        """How many values a number has in some videos: 0, 1, or 2 for more than one."""
+        found = None
+        for at in videos:
+            value = value_at(size, at)
+            if found is not None and value is not None and value != found:
+                return 2
+            found = value if found is None else found
+        return int(found is not None)
+
+    def _where_it_holds(self) -> list[dict[Any, Any]]:
+        """Those of the videos for which the capture's sizes are the model's: where all holds that
+        torch asked while capturing."""
+        env: Any = self._size().node.shape_env
+        asked = [guard.expr for guard in env.guards]
+        asked = [e for e in asked if e.free_symbols & self.time_symbols]
+        return [
+            at
+            for at in self.videos(self.lengths)
+            if not any(value_of(expr, at) == sympy.false for expr in asked)
+        ]
+
+    def _size(self) -> torch.SymInt:
+        values = [n.meta.get("val") for n in self.graph.nodes if n.op == "placeholder"]
+        shapes: list[Any] = [s for v in values if isinstance(v, Tensor) for s in v.shape]
+        return next(s for s in shapes if isinstance(s, torch.SymInt))
 
 
 def capture(

@@ -60,6 +60,8 @@ def fold(captured: Captured, local: Callable[[fx.Node], bool]) -> dict[fx.Node, 
 
 def _region(captured: Captured, path: str, nodes: list[fx.Node]) -> Region | None:
     """The call as one tensor in, one tensor out; None where it has other ties."""
+    if any("pgt_constant" in node.meta for node in nodes):
+        return None  # of a step's frames it would calculate another number
     inside = frozenset(nodes)
     sources: list[fx.Node] = []
     for node in nodes:

@@ -14,7 +14,7 @@ import sympy
 import torch
 from torch import Tensor
 
-from pgt_fx.capture.lines import OURS, short
+from pgt_fx.capture.lines import OURS, short, taken_as_number
 from pgt_fx.errors import CaptureError
 
 #: Periods that are tried, in frames.
@@ -42,6 +42,12 @@ class Lengths:
         frames = max(frames, self.least)
         return frames + (self.rest - frames) % self.step
 
+    def some(self) -> list[int]:
+        """Such numbers, by which what always holds is told from what holds for some: the least in a
+        row, of all remainders, and a few large ones."""
+        first, row = self.fit(1), range(64)
+        return [first + self.step * k for k in (*(40, 41), *row, *range(300, 316), 4999)]
+
     def __str__(self) -> str:
         words = []
         if self.step > 1:
@@ -53,14 +59,16 @@ class Lengths:
 
 @dataclass(frozen=True)
 class _Condition:
-    """A condition on sizes that the model's own code asked, and where."""
+    """A condition on sizes that the model's own code asked, and where; or that torch made of it
+    (``number``), as it takes a number for a size there."""
 
     expr: Any
     where: str
     line: str
+    number: bool = False
 
     def holds(self, at: dict[Any, Any]) -> bool:
-        return self.expr.xreplace(at) != sympy.false
+        return value_of(self.expr, at) != sympy.false
 
 
 def allowed_lengths(
@@ -98,6 +106,13 @@ def allowed_lengths(
             lengths = Lengths(1, step, clip % step)
             return Lengths(lengths.fit(max(against, default=0) + 1), step, clip % step)
     n, wrong = next(iter(broken.items()))
+    if wrong.number:
+        raise CaptureError(
+            f"{wrong.where}: {wrong.line}\n    what is calculated from the number of frames has to "
+            f"be a plain number here ({wrong.expr} held in the capture, and does not at {n} "
+            "frames), so that no one graph is the model. Make it a constant, or leave it outside "
+            "the model"
+        )
     raise CaptureError(
         f"{wrong.where}: {wrong.line}\n    the model branches in Python on the number of frames "
         f"({wrong.expr} held in the capture, and does not at {n} frames), so that no one "
@@ -116,6 +131,11 @@ def _conditions(program: Any, symbols: frozenset[sympy.Symbol]) -> Iterator[_Con
         line = (getattr(frame, "line", "") or "").strip()
         if file and not file.startswith(OURS) and not line.startswith("assert"):
             yield _Condition(guard.expr, f"{short(file)}:{frame.lineno}", line)
+        elif file.startswith(OURS) and isinstance(guard.expr, sympy.Eq):
+            known = taken_as_number(sizes[0].node.shape_env)
+            place = next((known[e] for e in guard.expr.args if e in known), None)
+            if place is not None and not place.line.startswith("assert"):
+                yield _Condition(guard.expr, place.source, place.line, number=True)
 
 
 def known_sizes(size: torch.SymInt | torch.SymFloat) -> dict[Any, int]:
@@ -123,6 +143,39 @@ def known_sizes(size: torch.SymInt | torch.SymFloat) -> dict[Any, int]:
     env: Any = size.node.shape_env
     table = getattr(env, "backed_var_to_val", None) or env.var_to_val  # renamed within torch 2
     return {symbol: int(value) for symbol, value in table.items()}
+
+
+def at_lengths(
+    known: dict[Any, int], symbols: frozenset[sympy.Symbol], lengths: Lengths | None
+) -> list[dict[Any, Any]]:
+    """The symbols of a capture with their values for whole videos of some allowed lengths.
+
+    Args:
+        known: their values in the capture.
+        symbols: those of the time axes.
+        lengths: None: some that have the capture's remainders.
+    """
+    base = min(known[s] for s in symbols)
+    out = []
+    for n in (base, base + 3 * PERIOD, base + 6 * PERIOD) if lengths is None else lengths.some():
+        if all(known[s] * n % base == 0 for s in symbols):
+            at = {s: v * n // base if s in symbols else v for s, v in known.items()}
+            out.append({s: sympy.Integer(v) for s, v in at.items()})
+    return out
+
+
+def value_at(size: Any, at: dict[Any, Any]) -> Any:
+    """A size of a capture for other values of its symbols; None where it has none."""
+    return sympy.sympify(size) if isinstance(size, (int, float)) else value_of(size.node.expr, at)
+
+
+def value_of(expr: Any, at: dict[Any, Any]) -> Any:
+    """See :func:`value_at`."""
+    try:
+        value = expr.xreplace(at)
+    except (ArithmeticError, AssertionError, TypeError, ValueError):  # a division by zero
+        return None
+    return None if value in (sympy.nan, sympy.zoo) else value
 
 
 def _sizes(program: Any) -> list[Any]:

@@ -10,10 +10,12 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from types import MethodWrapperType
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 import torch.fx.proxy
 from torch import Tensor, nn
+from torch.fx.experimental.sym_node import SymNode
 from torch.overrides import TorchFunctionMode, resolve_name
 from torch.utils import _pytree as pytree
 
@@ -116,10 +118,47 @@ def watching(
 
     handle = model.register_forward_pre_hook(entered, with_kwargs=True)
     try:
-        with _all_frames(), lines if modules is None else on_inside(lines, modules):
+        with (
+            _all_frames(),
+            _numbers_noted(),
+            lines if modules is None else on_inside(lines, modules),
+        ):
             yield lines
     finally:
         handle.remove()
+
+
+#: Shape environment of a capture -> size -> the line of the model where torch took a number for it.
+_NUMBERS: WeakKeyDictionary[Any, dict[Any, Place]] = WeakKeyDictionary()
+
+
+def taken_as_number(env: Any) -> dict[Any, Place]:
+    """Sizes for which torch took their number in the capture, as an operator's argument has to be
+    one (the kernel of a pool, the scale of an attention), and the lines of the model."""
+    return _NUMBERS.get(env, {})
+
+
+@contextmanager
+def _numbers_noted() -> Iterator[None]:
+    plain = SymNode.guard_int, SymNode.guard_float
+
+    def note(node: Any) -> None:
+        if getattr(node.expr, "free_symbols", None):
+            _NUMBERS.setdefault(node.shape_env, {}).setdefault(node.expr, calling_place(int))
+
+    def guard_int(self: Any, file: str, line: int) -> int:
+        note(self)
+        return plain[0](self, file, line)
+
+    def guard_float(self: Any, file: str, line: int) -> float:
+        note(self)
+        return plain[1](self, file, line)
+
+    SymNode.guard_int, SymNode.guard_float = guard_int, guard_float  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        SymNode.guard_int, SymNode.guard_float = plain  # type: ignore[method-assign]
 
 
 @contextmanager

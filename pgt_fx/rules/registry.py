@@ -8,14 +8,14 @@ to be pointwise.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import fx
 
-from pgt_fx.capture.lengths import known_sizes
+from pgt_fx.capture.lengths import value_at
 from pgt_fx.layout import Layout, size
 from pgt_fx.timeline import Law, Window
 
@@ -213,10 +213,17 @@ class OpView:
         node: the fx node.
         schema: the operator's schema.
         arg: arguments by schema name, defaults filled in; tensors are fx nodes.
+        videos: the symbols in sizes with their values for videos of several lengths that the model
+            takes; none where they are not known.
     """
 
-    def __init__(self, node: fx.Node, layouts: Callable[[fx.Node], Layout | None]) -> None:
-        self.node = node
+    def __init__(
+        self,
+        node: fx.Node,
+        layouts: Callable[[fx.Node], Layout | None],
+        videos: Callable[[], Sequence[dict[Any, Any]]] = tuple,
+    ) -> None:
+        self.node, self.videos = node, videos
         self.schema = node.target._schema  # type: ignore[union-attr]
         self._layouts = layouts
         self.arg: dict[str, Any] = {}
@@ -293,20 +300,26 @@ def hint(value: Any) -> int:
     raise Refusal("a size of this operator depends on the data")
 
 
-def whole_ratio(long: Any, short: Any) -> int | None:
-    """The whole number that one size is of another, at every length of the video; else None."""
+def whole_ratio(op: OpView, long: Any, short: Any, *, groups: bool = False) -> int | None:
+    """The whole number that one size is of another, at every length that a video may have; else
+    None.
+
+    Args:
+        groups: the longer one is cut into that many parts: where it can't be, the model itself
+            takes no such video.
+    """
+    whole, part = hint(long), hint(short)
+    if not part or whole % part:
+        return None
+    ratio = whole // part
     if isinstance(long, int) and isinstance(short, int):
-        return long // short if short and long % short == 0 else None
-    sizes = [s for s in (long, short) if not isinstance(s, int)]
-    known = known_sizes(sizes[0])
-    found = set()
-    for more in (0, 48, 96):  # videos of an allowed length differ by a divisor of 16
-        at = {s: v + more for s, v in known.items()}
-        a, b = (s if isinstance(s, int) else s.node.expr.xreplace(at) for s in (long, short))
-        if not b or a % b:
-            return None
-        found.add(int(a // b))
-    return found.pop() if len(found) == 1 else None
+        return ratio
+    pairs = [(value_at(long, at), value_at(short, at)) for at in op.videos()]
+    # Of no elements a model makes nothing.
+    known = [(a, b) for a, b in pairs if a is not None and b is not None and b != 0]
+    if groups:
+        known = [(a, b) for a, b in known if a % ratio == 0]
+    return ratio if known and all(a == ratio * b for a, b in known) else None
 
 
 def wrap(dim: int, rank: int) -> int:

@@ -34,7 +34,7 @@ def _scale(op: OpView, rank: int, at: int) -> int:
     value = scales[at] if scales else None
     if value is None:
         source = op.tensors[0].meta["val"].shape
-        ratio = whole_ratio(op.node.meta["val"].shape[at - rank], source[at - rank])
+        ratio = whole_ratio(op, op.node.meta["val"].shape[at - rank], source[at - rank])
         if ratio is None:
             raise Refusal(
                 "resizes time to a length that is no whole multiple of its own at every length of "

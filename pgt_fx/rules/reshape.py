@@ -100,7 +100,11 @@ def _in_groups(op: OpView, source: Layout, name: str) -> Outcome:
     if len(dims) != 1:
         raise Refusal("views two time axes at once", "view them one after the other")
     whole, sizes = op.arg["self"].meta["val"].shape[dims[0]], op.node.meta["val"].shape
-    ratios = {d: whole_ratio(whole, s) for d, s in enumerate(sizes) if isinstance(s, torch.SymInt)}
+    ratios = {
+        d: whole_ratio(op, whole, s, groups=True)
+        for d, s in enumerate(sizes)
+        if isinstance(s, torch.SymInt)
+    }
     found = [(d, ratio) for d, ratio in ratios.items() if ratio is not None and ratio > 1]
     if len(found) != 1:
         regroup(source, op.out_sizes)  # its error says what does not fit

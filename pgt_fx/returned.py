@@ -1,0 +1,98 @@
+"""What a model returns that it makes from the number of frames: a table, the number itself."""
+
+from __future__ import annotations
+
+import torch
+from torch import fx
+from torch.utils import _pytree as pytree
+
+from pgt_fx.capture.calls import place
+from pgt_fx.layout import time_dims
+from pgt_fx.rules import Local, Refusal
+from pgt_fx.tables import Table, table_graph
+from pgt_fx.timeline import Clock
+from pgt_fx.values import Analysis, Operation, Value
+
+MADE = "pgt_returned"
+
+
+def returned(analysis: Analysis, node: fx.Node, value: Value) -> None:
+    """Look at a value without a clock that the model returns; a table gets the one of what it is
+    returned beside, so that each step returns its own part.
+
+    Raises:
+        Refusal: for what a step can't return.
+    """
+    if value.guessed:
+        return
+    if value.of_length or node.meta.get("pgt_time"):
+        raise Refusal(
+            f"the model returns{_key(analysis, node)} the number of frames of the video, or what "
+            "it calculates with it, which a step doesn't know",
+            "count the frames outside the model",
+        )
+    if value.table is None:
+        return
+    if value.table.kind == "pairs":
+        raise Refusal(
+            f"the model returns{_key(analysis, node)} a table of frames by frames, of which a step "
+            "has a part",
+            "make it outside the model",
+        )
+    if value.table.kind != "rows":
+        raise Refusal(
+            f"the model returns{_key(analysis, node)} a table whose entries depend on the length "
+            "of the video, or are those of a table of fixed length: the outputs of the steps, put "
+            "one after the other, are another one",
+            "make it of the frames' positions alone, or outside the model",
+        )
+    table_graph(analysis.captured, node, value.table)
+    clock = _clock(analysis, node, value.table)
+    if node.meta.get(MADE):  # by an earlier walk over the same graph
+        new, table = node, node.all_input_nodes[0]
+    else:
+        new, table = _alias(analysis, node), node
+    found = Value(value.layout, clock)
+    analysis.values[new.name] = found
+    analysis.operations[new.name] = Operation(
+        new, Local(value.layout or ()), found, place(node), tables=(table,), clock=clock
+    )
+
+
+def _alias(analysis: Analysis, node: fx.Node) -> fx.Node:
+    """A node of its own for what is returned: elsewhere the table is made where it is used."""
+    graph = analysis.captured.graph
+    output = next(n for n in graph.nodes if n.op == "output")
+    with graph.inserting_before(output):
+        new = graph.call_function(torch.ops.aten.alias.default, (node,))
+    new.meta = {**node.meta, MADE: True}
+    output.replace_input_with(node, new)
+    analysis.outputs = list(output.args[0])
+    return new
+
+
+def _clock(analysis: Analysis, node: fx.Node, table: Table) -> Clock:
+    """The clock of something with as many elements: of an output, else of what comes first."""
+    outputs = [n for n in analysis.outputs if isinstance(n, fx.Node)]
+    for other in (*outputs, *analysis.captured.graph.nodes):
+        value = analysis.values.get(other.name)
+        if not isinstance(value, Value) or value.clock is None or other is node:
+            continue
+        shape = other.meta["val"].shape
+        if any(str(shape[d]) == str(table.length) for d in time_dims(value.layout or (), 1)):
+            return value.clock
+    raise Refusal(
+        f"the model returns{_key(analysis, node)} a table of another length than anything that it "
+        "makes of the video",
+        "make it outside the model",
+    )
+
+
+def _key(analysis: Analysis, node: fx.Node) -> str:
+    """`` as ['frames']``: where in what the model returns a value stands."""
+    flat = analysis.outputs
+    if len(flat) < 2:
+        return ""
+    whole = pytree.tree_unflatten(list(range(len(flat))), analysis.captured.out_spec)
+    keys = [key for key, number in pytree.tree_leaves_with_path(whole) if flat[number] is node]
+    return f" as {pytree.keystr(keys[0])}" if keys else ""
