@@ -8,7 +8,8 @@ to be pointwise.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -309,6 +310,20 @@ def whole_ratio(long: Any, short: Any) -> int | None:
     return found.pop() if len(found) == 1 else None
 
 
+def same_size(factors: Sequence[Any], whole: Any) -> bool:
+    """Whether sizes multiply to another one whatever the sizes of the clip are."""
+    sizes = [*factors, whole]
+    symbolic = [s for s in sizes if not isinstance(s, int)]
+    known = known_sizes(symbolic[0]) if symbolic else {}
+    primes = (5, 7, 11, 13, 17, 19, 23, 29, 31)
+    for more in (0, 48, 96):  # each symbol by another amount
+        at = {s: v + more * primes[i % 9] for i, (s, v) in enumerate(known.items())}
+        values = [s if isinstance(s, int) else s.node.expr.xreplace(at) for s in sizes]
+        if math.prod(values[:-1]) != values[-1]:  # also where a size depends on the data
+            return False
+    return True
+
+
 def wrap(dim: int, rank: int) -> int:
     """A dimension number counted from the front."""
     return dim + rank if dim < 0 else dim
@@ -355,6 +370,7 @@ __all__ = [
     "hint",
     "infinite",
     "rule",
+    "same_size",
     "whole_ratio",
     "wrap",
 ]

@@ -30,6 +30,7 @@ from pgt_fx.rules.registry import (
     alone,
     hint,
     rule,
+    same_size,
     whole_ratio,
     wrap,
 )
@@ -49,14 +50,16 @@ def sizes_at_hand(op: OpView, source: Layout, layout: Layout, wanted: Any) -> li
     others = [d for d, given in enumerate(out) if d not in timed and _is_open(given)]
     for d in others:
         value = op.node.meta["val"].shape[d]
-        run = _run(source, layout[d])
+        run = _run(op, source, layout[d], value)
         if isinstance(value, int):
             out[d] = value
         elif not timed:
             continue
         elif run is not None:
             out[d] = SizeAtHand(run)
-        elif (run := _run(source, layout[timed[0]])) is not None:
+        elif (
+            run := _run(op, source, layout[timed[0]], op.node.meta["val"].shape[timed[0]])
+        ) is not None:
             out[timed[0]] = SizeAtHand(run)
         else:
             raise Refusal(
@@ -70,14 +73,19 @@ def _is_open(given: Any) -> bool:
     return isinstance(given, int) and given == -1
 
 
-def _run(source: Layout, wanted: Dim) -> tuple[int, ...] | None:
-    """Neighbouring dimensions of an operand that make up a dimension, None where there are none."""
+def _run(op: OpView, source: Layout, wanted: Dim, length: Any) -> tuple[int, ...] | None:
+    """Neighbouring dimensions of an operand that make up a dimension, None where there are none.
+
+    Height and width of a square clip are equal in the capture: what tells them apart is that the
+    dimension has the product of their sizes as its own at any sizes.
+    """
+    sizes = op.arg["self"].meta["val"].shape
     factors = [f for f in wanted if f.size != 1 or f.time]
     for first in range(len(source)):
         found: list[Factor] = []
         for end in range(first, len(source)):
             found += [f for f in source[end] if f.size != 1 or f.time]
-            if found and found == factors:
+            if found and found == factors and same_size(sizes[first : end + 1], length):
                 return tuple(range(first, end + 1))
     return None
 
