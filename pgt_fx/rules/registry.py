@@ -17,7 +17,7 @@ import torch
 from torch import fx
 
 from pgt_fx.capture.lengths import known_sizes
-from pgt_fx.layout import Layout, size
+from pgt_fx.layout import Factor, Layout, size
 from pgt_fx.timeline import Law, Window
 
 
@@ -259,6 +259,18 @@ class OpView:
     def out_sizes(self) -> list[int]:
         """Concrete sizes of the (single) result in the capture."""
         return [hint(s) for s in self.node.meta["val"].shape]
+
+    @property
+    def out_dims(self) -> Layout:
+        """Dimensions of the (single) result, as if none of them were time."""
+        return self.dims_of(self.node.meta["val"])
+
+    @staticmethod
+    def dims_of(value: torch.Tensor) -> Layout:
+        """Dimensions of a tensor, as if none of them were time."""
+        return tuple(
+            (Factor(n, not isinstance(s, int)),) if (n := hint(s)) != 1 else () for s in value.shape
+        )
 
     def ints(self, name: str, rank: int, default: int | None = None) -> list[int]:
         """An int-list argument broadcast to ``rank`` entries; ``default`` for an empty list.
