@@ -122,6 +122,8 @@ class Progressive(nn.Module):
         mode = self._mode()
         program, captured = self._program(mode), mode.analysis.captured
         before, after, sizes = moment(spec, captured.fixed, state, leaves)
+        if captured.branches is not None:
+            captured.branches.check(sizes)
         if bool(state.get("clock.ended", False)):
             raise StateError("the video has ended (last=True); call reset() before the next one")
         lengths = mode.analysis.lengths

@@ -22,8 +22,12 @@ class ModuleCall:
 
 
 @contextlib.contextmanager
-def recorded(model: nn.Module) -> Iterator[dict[str, ModuleCall]]:
-    """Hooks every module call; keys are those of the module stack in node metadata."""
+def recorded(model: nn.Module, running: list[str] | None = None) -> Iterator[dict[str, ModuleCall]]:
+    """Hooks every module call; keys are those of the module stack in node metadata.
+
+    Args:
+        running: a list that is kept at the keys of the calls that run, innermost last.
+    """
     paths = {id(module): name for name, module in model.named_modules()}
     count: dict[str, int] = {}
     calls: dict[str, ModuleCall] = {}
@@ -40,7 +44,7 @@ def recorded(model: nn.Module) -> Iterator[dict[str, ModuleCall]]:
             plain = len(args) == 1 and not kwargs and isinstance(args[0], Tensor)
             calls[stack.pop()] = ModuleCall(path, plain and isinstance(out, Tensor))
 
-    stack: list[str] = []
+    stack: list[str] = [] if running is None else running
     hooks = [
         nn.modules.module.register_module_forward_pre_hook(before),
         nn.modules.module.register_module_forward_hook(after, with_kwargs=True),

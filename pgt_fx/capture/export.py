@@ -7,7 +7,7 @@ rules and checks against these sizes.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +16,8 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
+from pgt_fx.capture.asked import squeezed
+from pgt_fx.capture.branches import Branches, unlike_clip, without_time
 from pgt_fx.capture.calls import ModuleCall
 from pgt_fx.capture.exported import Exported, clip_nodes, export, is_fixed
 from pgt_fx.capture.inputs import ClipSpec
@@ -27,7 +29,7 @@ from pgt_fx.capture.lengths import (
     value_at,
     value_of,
 )
-from pgt_fx.capture.sample import find_sample
+from pgt_fx.capture.sample import Sample, find_sample
 from pgt_fx.capture.spelling import TooComplicated
 from pgt_fx.errors import CaptureError
 
@@ -53,6 +55,7 @@ class Captured:
         training: the mode.
         fixed: input path -> dimension -> size that the capture fixed (channels; sometimes space).
         lengths: of the whole videos for which the graph is the model.
+        branches: what the model's Python asked of its sizes.
         typed: whether a floating-point type is written in the graph or in its constants, as that of
             the weights may be.
         dtype: of the weights when it was captured.
@@ -69,10 +72,17 @@ class Captured:
     training: bool
     fixed: dict[int, dict[int, int]] = field(default_factory=dict)
     lengths: Lengths = field(default_factory=Lengths)
+    branches: Branches | None = None
     typed: bool = False
     dtype: torch.dtype | None = None
     _timed: dict[Any, bool] = field(default_factory=dict, repr=False)
     _videos: dict[Lengths | None, list[dict[Any, Any]]] = field(default_factory=dict, repr=False)
+
+    @property
+    def rows(self) -> int | None:
+        """Videos in a batch, where the graph is the model for some numbers alone: the example's."""
+        fixed = next((f[0] for f in self.fixed.values() if 0 in f), None)
+        return fixed if fixed is not None or self.branches is None else self.branches.rows
 
     def has_time(self, size: Any) -> bool:
         """Whether a size of a tensor depends on the length of the video. ``T // (T // 2)``, the
@@ -154,30 +164,61 @@ def capture(
 def _capture(
     model: nn.Module, spec: ClipSpec, leaves: Sequence[Any], pools: str, like_clip: bool = False
 ) -> Captured:
-    sample = find_sample(model, spec, leaves, pools, like_clip=like_clip)
-    try:
-        found = export(model, spec, sample, limit=LONGEST_SIZE)
-    except TooComplicated:  # windows of a fixed size, padded to: space is then the clip's
-        sample = find_sample(model, spec, leaves, pools, wide=False, like_clip=like_clip)
-        found = export(model, spec, sample, space=False)
-    if _space_fixed(found.program, spec, leaves, sample.leaves):
-        # An operator holds the space fixed: then at the clip's size, not at the sample's.
-        sample = find_sample(model, spec, leaves, pools, wide=False, like_clip=like_clip)
-        found = export(model, spec, sample)
+    batch, wide = 2, True
+    sample, found = _exported(model, spec, leaves, pools, like_clip, batch, wide)
+    for _ in range(2):
+        # An operator holds the batch or the space fixed, or the model's Python goes another way at
+        # the clip's own: then it is captured at the clip's, not at the sample's.
+        other = unlike_clip(found.program.graph, found.questions, spec, sample.leaves)
+        own_batch = other.batch or _fixed(found.program, spec, leaves, sample.leaves, batch=True)
+        own_space = other.space or _fixed(found.program, spec, leaves, sample.leaves, batch=False)
+        if not own_batch and not own_space:
+            return _captured(found, model, spec, sample.pools)
+        batch = _rows(spec) if own_batch else batch
+        wide = wide and not own_space
+        sample, found = _exported(model, spec, leaves, pools, like_clip, batch, wide)
+    other = unlike_clip(found.program.graph, found.questions, spec, sample.leaves)
+    if other.asked is not None:
+        raise CaptureError(
+            f"{other.asked.where}: {other.asked.line}\n    the model branches in Python on its "
+            f"batch or space ({other.asked}, and is not so at the example's sizes). Write the "
+            "branch with tensor operators, or leave it outside the model"
+        )
     return _captured(found, model, spec, sample.pools)
 
 
-def _space_fixed(
-    program: Any, spec: ClipSpec, leaves: Sequence[Any], sample: Sequence[Any]
+def _exported(
+    model: nn.Module,
+    spec: ClipSpec,
+    leaves: Sequence[Any],
+    pools: str,
+    like_clip: bool,
+    batch: int,
+    wide: bool,
+) -> tuple[Sample, Exported]:
+    sample = find_sample(model, spec, leaves, pools, wide=wide, like_clip=like_clip, batch=batch)
+    try:
+        return sample, export(model, spec, sample, limit=LONGEST_SIZE)
+    except TooComplicated:  # windows of a fixed size, padded to: space is then the clip's
+        own = find_sample(model, spec, leaves, pools, wide=False, like_clip=like_clip, batch=batch)
+        return own, export(model, spec, own, space=False)
+
+
+def _rows(spec: ClipSpec) -> int:
+    return (spec.shapes[spec.paths[0]] or (1,))[0]
+
+
+def _fixed(
+    program: Any, spec: ClipSpec, leaves: Sequence[Any], sample: Sequence[Any], *, batch: bool
 ) -> bool:
-    """Whether the capture fixed an axis at a size that is not the clip's."""
+    """Whether the capture fixed the batch, or space, at a size that is not the clip's."""
     for leaf, node in clip_nodes(program, spec).items():
         value = node.meta.get("val")
         if spec.times[leaf] is None or not isinstance(value, Tensor):
             continue
         for d, s in enumerate(value.shape):
             wide = sample[leaf].shape[d] != leaves[leaf].shape[d]
-            if d not in (0, spec.times[leaf]) and wide and is_fixed(s):
+            if d != spec.times[leaf] and (d == 0) == batch and wide and is_fixed(s):
                 return True
     return False
 
@@ -205,7 +246,7 @@ def _captured(
             continue
         length: Any = value.shape[at]
         sizes[len(sizes)] = {
-            d: int(s) for d, s in enumerate(value.shape) if d not in (0, at) and is_fixed(s)
+            d: int(s) for d, s in enumerate(value.shape) if d != at and is_fixed(s)
         }
         if is_fixed(length):
             fixed.append(int(length))
@@ -221,7 +262,16 @@ def _captured(
             "of the model in front of it, or make it take any length.",
             fixed_by,
         )
-    allowed = allowed_lengths(program, frozenset(symbols), lengths, min(spec.lengths))
+    questions = found.questions
+    at_clip = questions.at(without_time(spec))
+    times = frozenset(symbols) | questions.along(spec.times)
+    asked = questions.binding()
+
+    def lengths_at(other: Mapping[Any, Any]) -> Lengths:
+        return allowed_lengths(program, times, lengths, min(spec.lengths), asked, other)
+
+    resting = (*asked, *squeezed(program.graph, times))
+    mixed = any(a.expr.free_symbols & times and a.expr.free_symbols - times for a in asked)
     return Captured(
         graph=program.graph_module.graph,
         tensors=tensors,
@@ -233,7 +283,15 @@ def _captured(
         global_pools=numbers,
         training=model.training,
         fixed=sizes,
-        lengths=allowed,
+        lengths=lengths_at(at_clip),
+        branches=Branches(
+            questions,
+            spec,
+            resting,
+            times,
+            frozenset(c for a in questions.asked if a.expr.free_symbols & times for c in a.calls),
+            lengths_at if mixed else None,
+        ),
         typed=_names_a_type(program.graph_module.graph)
         or any(c.is_floating_point() for c in constants.values()),
     )

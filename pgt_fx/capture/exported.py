@@ -15,6 +15,7 @@ from torch import Tensor, fx, nn
 from torch.export import Dim
 from torch.utils import _pytree as pytree
 
+from pgt_fx.capture.asked import Questions, listening
 from pgt_fx.capture.calls import ModuleCall, recorded
 from pgt_fx.capture.inputs import ClipSpec
 from pgt_fx.capture.lines import place_of, watching
@@ -33,12 +34,14 @@ class Exported:
         calls: key of the module stack -> what a hook saw of that call.
         fixed_by: the call that fixed the number of frames, if one did.
         noted: how many calls the spelling had to see.
+        questions: what the model's Python asked of sizes.
     """
 
     program: Any
     calls: dict[str, ModuleCall]
     fixed_by: Place | None
     noted: int
+    questions: Questions
 
 
 def export(
@@ -96,11 +99,13 @@ def _export(
     """Calls are seen inside ``modules``; in all of the model when it is None."""
     spelling = Spelling(sample.pools, sample.tables, limit)
     args, kwargs = pytree.tree_unflatten(list(sample.leaves), spec.spec)
+    running: list[str] = []
     with (
         quiet(),
         unchanged(model),
         warnings.catch_warnings(),
-        recorded(model) as calls,
+        recorded(model, running) as calls,
+        listening(model, running) as questions,
         watching(model, spec.times, spelling, modules) as lines,
     ):
         warnings.simplefilter("ignore")
@@ -117,7 +122,7 @@ def _export(
             raise
         except Exception as error:
             raise CaptureError(_explain(error), place_of(error)) from error
-    return Exported(program, calls, lines.fixed, spelling.noted.count)
+    return Exported(program, calls, lines.fixed, spelling.noted.count, questions)
 
 
 def clip_nodes(program: Any, spec: ClipSpec) -> dict[int, fx.Node]:

@@ -51,6 +51,8 @@ def fold(captured: Captured, local: Callable[[fx.Node], bool]) -> dict[fx.Node, 
             continue
         if not all(local(node) for node in nodes):
             continue
+        if captured.branches is not None and key in captured.branches.calls:
+            continue  # it would decide anew for each chunk
         region = _region(captured, call.path, nodes)
         if region is not None:
             for node in nodes:

@@ -6,14 +6,16 @@ than one. The graph is the model where every condition that its own code asked s
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import sympy
 import torch
 from torch import Tensor
 
+from pgt_fx.capture.asked import Asked
 from pgt_fx.capture.lines import OURS, short, taken_as_number
 from pgt_fx.errors import CaptureError
 
@@ -72,7 +74,12 @@ class _Condition:
 
 
 def allowed_lengths(
-    program: Any, symbols: frozenset[sympy.Symbol], sample: Sequence[int], clip: int
+    program: Any,
+    symbols: frozenset[sympy.Symbol],
+    sample: Sequence[int],
+    clip: int,
+    asked: Sequence[Asked] = (),
+    other: Mapping[Any, Any] = MappingProxyType({}),
 ) -> Lengths:
     """The lengths at which the model's Python goes the way that was captured.
 
@@ -82,12 +89,19 @@ def allowed_lengths(
     Args:
         sample: frames per path in the capture.
         clip: frames of the example, in the path with the fewest.
+        asked: what the model's own code asked of sizes.
+        other: the values of the symbols in it that are not time's.
 
     Raises:
         CaptureError: naming the condition and the line, where no such lengths hold the clip's.
     """
-    asked = list(_conditions(program, symbols))
-    if not asked:
+    heard = {a.where for a in asked}
+    bound = [c for c in _conditions(program, symbols) if c.where not in heard]
+    for a in asked:
+        expr = a.given(other)
+        if getattr(expr, "free_symbols", frozenset()) & symbols:
+            bound.append(_Condition(expr, a.where, a.line))
+    if not bound:
         return Lengths()
     table, base = known_sizes(_sizes(program)[0]), min(sample)
     tried = (*range(1, 2 * base + PERIOD), 3 * base, *range(7 * base, 7 * base + PERIOD))
@@ -97,7 +111,7 @@ def allowed_lengths(
             s: sympy.Integer(v) * (sympy.Rational(n, base) if s in symbols else 1)
             for s, v in table.items()
         }
-        wrong = next((c for c in asked if not c.holds(at)), None)
+        wrong = next((c for c in bound if not c.holds(at)), None)
         if wrong is not None:
             broken[n] = wrong
     for step in STEPS:

@@ -41,11 +41,13 @@ def find_sample(
     *,
     wide: bool = True,
     like_clip: bool = False,
+    batch: int = 2,
 ) -> Sample:
     """A sample to capture at: longer and wider than the clip, so that no size collapses to 1.
 
     Args:
         like_clip: longer by a multiple of 16 frames, for models that take 4n + 1 frames only.
+        batch: rows of the sample.
 
     Raises:
         CaptureError: when the model doesn't run, or runs at the clip's length alone.
@@ -59,7 +61,7 @@ def find_sample(
     error: Exception | None = None
     for stretch in stretches:
         for widen in (lambda s: 2 * s, lambda s: s) if wide else (lambda s: s,):
-            sample = resized(spec, leaves, batch=2, time=stretch, space=widen)
+            sample = resized(spec, leaves, batch=batch, time=stretch, space=widen)
             run = probe(model, spec.spec, sample)
             if run.error is None and pools != "global":
                 return Sample(sample, run.noted)
@@ -81,7 +83,7 @@ def find_sample(
             if run.error is None:
                 return Sample(sample, run.noted)
     for stretch in stretches:
-        sample = resized(spec, leaves, batch=2, time=stretch, space=lambda s: s)
+        sample = resized(spec, leaves, batch=batch, time=stretch, space=lambda s: s)
         tables, noted = clip_tables(model, spec.spec, list(leaves), sample)
         if tables:
             return Sample(sample, noted, tables=tuple(tables))

@@ -112,6 +112,7 @@ class _Videos:
     def __init__(self, prog: Progressive, seed: int) -> None:
         self.spec, self.seed = prog._source.spec, seed
         self._leaves = prog._source.leaves
+        self._rows = prog._captured().rows
         weights = next((p for p in prog.parameters() if p.is_floating_point()), None)
         self._device = torch.device("cpu") if weights is None else weights.device
         self._dtype = None if weights is None else weights.dtype
@@ -123,6 +124,7 @@ class _Videos:
     def draw(self, frames: int, *, batch: int = 1, salt: int = 0) -> list[Any]:
         """``frames`` frames, in the path with the fewest, of standard normal noise."""
         generator = torch.Generator().manual_seed(self.seed * 100_003 + salt)
+        batch = self._rows or batch
         out = resized(self.spec, self._leaves, batch=batch, time=lambda n: n, space=lambda n: n)
         out = [x.to(self._device) if isinstance(x, Tensor) and not x.is_meta else x for x in out]
         for leaf, r in zip(self.spec.paths, self.spec.ratio, strict=True):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from pgt_fx.layout import Layout, LayoutError, broadcast, has_time, plain, time_dims
-from pgt_fx.rules.registry import Local, OpView, Outcome, Refusal, StepOnly, hint, rule, wrap
+from pgt_fx.rules.registry import Local, OpView, Outcome, Refusal, StepOnly, rule, wrap
 
 UNARY = """
 relu relu6 hardtanh hardswish hardsigmoid sigmoid silu gelu tanh elu leaky_relu celu selu softplus
@@ -30,9 +30,9 @@ LENGTH_TABLE = "reads a table that is made anew from the number of frames of eac
 
 @rule(*UNARY.split())
 def unary(op: OpView) -> Outcome:
-    """f(x)[i] = f(x[i])."""
-    source = next(n for n in op.tensors if op.timed(n))
-    return Local(op.layout(source))
+    """f(x)[i] = f(x[i]); ``clamp`` may be given its bounds as tensors."""
+    layouts = [op.layout(n) for n in op.tensors]
+    return Local(broadcast(layouts) if len(layouts) > 1 else layouts[0])
 
 
 @rule(*BROADCAST.split())
@@ -119,7 +119,20 @@ def _along(layout: Layout, dim: int, sizes: list[int], verb: str) -> Layout:
     return layout[:dim] + plain([sizes[dim]]) + layout[dim + 1 :]
 
 
-@rule("normalize", "cummax", "cummin", "renorm")
+@rule("renorm")
+def renorm(op: OpView) -> Outcome:
+    """The norm of each slice ``x.select(dim, i)``: it is taken over all *other* axes."""
+    layout = op.layout(op.arg["self"])
+    dim = wrap(op.static(op.arg["dim"], "dim"), len(layout))
+    if any(d != dim for d in time_dims(layout)):
+        raise Refusal(
+            "takes a norm over all axes but one, and time is among them",
+            "renormalise each frame: move time to the axis that renorm is given",
+        )
+    return Local(layout)
+
+
+@rule("normalize", "cummax", "cummin")
 def along_other_axis(op: OpView) -> Outcome:
     """Fine along another axis than time."""
     layout = op.layout(op.arg["self"])
@@ -151,13 +164,8 @@ def along_axes(op: OpView) -> Outcome:
     tensors = [results] if isinstance(results, torch.Tensor) else list(results)
     layouts: list[Layout | None] = []
     for result in tensors:
-        sizes = [hint(s) for s in result.shape]
-        layouts.append(
-            tuple(
-                dim if has_time(dim) else plain([s])[0]
-                for dim, s in zip(layout, sizes, strict=True)
-            )
-        )
+        new = op.dims_of(result)
+        layouts.append(tuple(a if has_time(a) else b for a, b in zip(layout, new, strict=True)))
     if isinstance(results, torch.Tensor):
         first = layouts[0]
         if first is None:

@@ -8,6 +8,7 @@ to be pointwise.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,8 +16,8 @@ from typing import Any
 import torch
 from torch import fx
 
-from pgt_fx.capture.lengths import value_at
-from pgt_fx.layout import Layout, size
+from pgt_fx.capture.lengths import known_sizes, value_at
+from pgt_fx.layout import Factor, Layout, size
 from pgt_fx.timeline import Law, Window
 
 
@@ -266,6 +267,18 @@ class OpView:
         """Concrete sizes of the (single) result in the capture."""
         return [hint(s) for s in self.node.meta["val"].shape]
 
+    @property
+    def out_dims(self) -> Layout:
+        """Dimensions of the (single) result, as if none of them were time."""
+        return self.dims_of(self.node.meta["val"])
+
+    @staticmethod
+    def dims_of(value: torch.Tensor) -> Layout:
+        """Dimensions of a tensor, as if none of them were time."""
+        return tuple(
+            (Factor(n, not isinstance(s, int)),) if (n := hint(s)) != 1 else () for s in value.shape
+        )
+
     def ints(self, name: str, rank: int, default: int | None = None) -> list[int]:
         """An int-list argument broadcast to ``rank`` entries; ``default`` for an empty list.
 
@@ -322,6 +335,20 @@ def whole_ratio(op: OpView, long: Any, short: Any, *, groups: bool = False) -> i
     return ratio if known and all(a == ratio * b for a, b in known) else None
 
 
+def same_size(factors: Sequence[Any], whole: Any) -> bool:
+    """Whether sizes multiply to another one whatever the sizes of the clip are."""
+    sizes = [*factors, whole]
+    symbolic = [s for s in sizes if not isinstance(s, int)]
+    known = known_sizes(symbolic[0]) if symbolic else {}
+    primes = (5, 7, 11, 13, 17, 19, 23, 29, 31)
+    for more in (0, 48, 96):  # each symbol by another amount
+        at = {s: v + more * primes[i % 9] for i, (s, v) in enumerate(known.items())}
+        values = [s if isinstance(s, int) else s.node.expr.xreplace(at) for s in sizes]
+        if math.prod(values[:-1]) != values[-1]:  # also where a size depends on the data
+            return False
+    return True
+
+
 def wrap(dim: int, rank: int) -> int:
     """A dimension number counted from the front."""
     return dim + rank if dim < 0 else dim
@@ -368,6 +395,7 @@ __all__ = [
     "hint",
     "infinite",
     "rule",
+    "same_size",
     "whole_ratio",
     "wrap",
 ]

@@ -14,7 +14,6 @@ from pgt_fx.layout import (
     Layout,
     LayoutError,
     has_time,
-    plain,
     regroup,
     relabel,
     size,
@@ -30,6 +29,7 @@ from pgt_fx.rules.registry import (
     alone,
     hint,
     rule,
+    same_size,
     whole_ratio,
     wrap,
 )
@@ -49,14 +49,16 @@ def sizes_at_hand(op: OpView, source: Layout, layout: Layout, wanted: Any) -> li
     others = [d for d, given in enumerate(out) if d not in timed and _is_open(given)]
     for d in others:
         value = op.node.meta["val"].shape[d]
-        run = _run(source, layout[d])
+        run = _run(op, source, layout[d], value)
         if isinstance(value, int):
             out[d] = value
         elif not timed:
             continue
         elif run is not None:
             out[d] = SizeAtHand(run)
-        elif (run := _run(source, layout[timed[0]])) is not None:
+        elif (
+            run := _run(op, source, layout[timed[0]], op.node.meta["val"].shape[timed[0]])
+        ) is not None:
             out[timed[0]] = SizeAtHand(run)
         else:
             raise Refusal(
@@ -70,14 +72,19 @@ def _is_open(given: Any) -> bool:
     return isinstance(given, int) and given == -1
 
 
-def _run(source: Layout, wanted: Dim) -> tuple[int, ...] | None:
-    """Neighbouring dimensions of an operand that make up a dimension, None where there are none."""
+def _run(op: OpView, source: Layout, wanted: Dim, length: Any) -> tuple[int, ...] | None:
+    """Neighbouring dimensions of an operand that make up a dimension, None where there are none.
+
+    Height and width of a square clip are equal in the capture: what tells them apart is that the
+    dimension has the product of their sizes as its own at any sizes.
+    """
+    sizes = op.arg["self"].meta["val"].shape
     factors = [f for f in wanted if f.size != 1 or f.time]
     for first in range(len(source)):
         found: list[Factor] = []
         for end in range(first, len(source)):
             found += [f for f in source[end] if f.size != 1 or f.time]
-            if found and found == factors:
+            if found and found == factors and same_size(sizes[first : end + 1], length):
                 return tuple(range(first, end + 1))
     return None
 
@@ -86,12 +93,25 @@ def _run(source: Layout, wanted: Dim) -> tuple[int, ...] | None:
 def view(op: OpView) -> Outcome:
     """Factors in order, cut anew (see layout.regroup). Time cut into groups of k is a window."""
     source = op.layout(op.arg["self"])
+    if "dtype" in op.arg:
+        return _of_another_type(op, source)
     name = "size" if "size" in op.arg else "shape"
     try:
         layout = regroup(source, op.out_sizes)
     except LayoutError:
         return _in_groups(op, source, name)
     return Local(layout, {name: sizes_at_hand(op, source, layout, op.arg[name])})
+
+
+def _of_another_type(op: OpView, source: Layout) -> Outcome:
+    """x.view(torch.int32): the bits of each element read as a number of another type."""
+    if op.arg["self"].meta["val"].element_size() != op.node.meta["val"].element_size():
+        raise Refusal(
+            "reads the elements as numbers of a type of another size, several for one or one for "
+            "several",
+            "convert them: x.to(dtype)",
+        )
+    return Local(source)
 
 
 def _in_groups(op: OpView, source: Layout, name: str) -> Outcome:
@@ -178,7 +198,13 @@ def transpose(op: OpView) -> Outcome:
     return Local(tuple(source))
 
 
-@rule("t", "numpy_T", "mT")
+@rule("numpy_T")
+def reverse(op: OpView) -> Outcome:
+    """``x.T`` turns all dimensions around."""
+    return Local(op.layout(op.arg["self"])[::-1])
+
+
+@rule("t", "mT")
 def matrix_transpose(op: OpView) -> Outcome:
     source = op.layout(op.arg["self"])
     return Local((*source[:-2], *source[-2:][::-1]))
@@ -231,11 +257,11 @@ def expand(op: OpView) -> Outcome:
         from pgt_fx.layout import broadcast
 
         return Local(broadcast([source, op.layout(op.arg["other"])]))
-    sizes = op.out_sizes
-    new = len(sizes) - len(source)
-    layout = plain(sizes[:new]) + tuple(
-        dim if size(dim) == s or has_time(dim) else plain([s])[0]
-        for dim, s in zip(source, sizes[new:], strict=True)
+    new = len(op.out_sizes) - len(source)
+    out = op.out_dims
+    layout = out[:new] + tuple(
+        dim if size(dim) == size(now) or has_time(dim) else now
+        for dim, now in zip(source, out[new:], strict=True)
     )
     wanted = [-1 if d in time_dims(layout) else given for d, given in enumerate(op.arg["size"])]
     _no_length(op, wanted)
@@ -256,16 +282,17 @@ def _no_length(op: OpView, wanted: list[Any]) -> None:
 def repeat(op: OpView) -> Outcome:
     source = op.layout(op.arg["self"])
     times = list(op.arg["repeats" if "repeats" in op.arg else "dims"])
-    sizes = op.out_sizes
-    source = ((),) * (len(sizes) - len(source)) + source
+    rank = len(op.out_sizes)
+    source = ((),) * (rank - len(source)) + source
+    times = [1] * (rank - len(times)) + times  # tile may be given fewer
     _no_length(op, times)
     for dim, count in zip(source, times, strict=True):
         if has_time(dim) and count != 1:
             raise Refusal("repeats the whole video along time", "use nearest upsampling")
     return Local(
         tuple(
-            dim if has_time(dim) or size(dim) == s else plain([s])[0]
-            for dim, s in zip(source, sizes, strict=True)
+            dim if has_time(dim) or size(dim) == size(now) else now
+            for dim, now in zip(source, op.out_dims, strict=True)
         )
     )
 
@@ -274,7 +301,8 @@ def repeat(op: OpView) -> Outcome:
 def split(op: OpView) -> Outcome:
     """Pieces along another axis than time."""
     source = op.layout(op.tensors[0])
-    dim = wrap(op.static(op.arg.get("dim", 0), "dim"), len(source))
+    usual = 1 if op.schema.name == "aten::hsplit" and len(source) > 1 else 0
+    dim = wrap(op.static(op.arg.get("dim", usual), "dim"), len(source))
     if dim in time_dims(source):
         raise Refusal(
             "cuts the video into pieces whose number or size depends on its length",
@@ -282,18 +310,30 @@ def split(op: OpView) -> Outcome:
         )
     layouts: list[Layout | None] = []
     for piece in op.node.meta["val"]:
-        sizes = [hint(s) for s in piece.shape]
-        if len(sizes) < len(source):
+        if piece.dim() < len(source):
             layouts.append(source[:dim] + source[dim + 1 :])
         else:
-            layouts.append(source[:dim] + plain([sizes[dim]]) + source[dim + 1 :])
+            now = op.dims_of(piece)[dim : dim + 1]
+            layouts.append(source[:dim] + now + source[dim + 1 :])
     return Local(layouts)
 
 
-@rule("pixel_shuffle", "pixel_unshuffle", "channel_shuffle")
+@rule("channel_shuffle")
+def shuffle_channels(op: OpView) -> Outcome:
+    """Moves the elements of dimension 1, wherever time is."""
+    source = op.layout(op.tensors[0])
+    if has_time(source[1]):
+        raise Refusal(
+            "shuffles dimension 1, which holds time",
+            "move the channels to dimension 1 in front of it",
+        )
+    return Local((source[0], op.out_dims[1], *source[2:]))
+
+
+@rule("pixel_shuffle", "pixel_unshuffle")
 def shuffle(op: OpView) -> Outcome:
     """Between channels and space; time must stand before them."""
     source = op.layout(op.tensors[0])
     if any(has_time(dim) for dim in source[-3:]):
         raise Refusal("moves elements between channels and an axis that holds time")
-    return Local(source[:-3] + plain(op.out_sizes[-3:]))
+    return Local(source[:-3] + op.out_dims[-3:])

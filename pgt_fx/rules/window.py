@@ -15,7 +15,6 @@ from pgt_fx.rules.registry import (
     Refusal,
     Windowed,
     alone,
-    hint,
     rule,
     wrap,
 )
@@ -52,7 +51,7 @@ def spatial_layout(op: OpView, source: Layout, rank: int) -> tuple[Layout, int |
         else:
             old = source[len(source) - rank + axis]
             symbolic = any(f.symbolic for f in old)
-            out.append(tuple(type(f)(new, symbolic) for f in old[:1]) or plain([new])[0])
+            out.append(tuple(type(f)(new, symbolic) for f in old[:1]) or op.out_dims[axis - rank])
     return tuple(out), at
 
 
@@ -165,8 +164,7 @@ def max_pool_indices(op: OpView) -> Outcome:
             "returns indices of a window that may lie along time",
             "use max pooling without return_indices",
         )
-    sizes = [hint(s) for s in op.node.meta["val"][0].shape[-rank:]]
-    layout = source[:-rank] + plain(sizes)
+    layout = source[:-rank] + op.dims_of(op.node.meta["val"][0])[-rank:]
     return Local([layout, layout])
 
 
@@ -200,7 +198,7 @@ def unfold(op: OpView) -> Outcome:
     sizes = op.out_sizes
     if not has_time(source[dim]):
         return Local(
-            source[:dim] + plain(sizes[dim : dim + 1]) + source[dim + 1 :] + plain(sizes[-1:])
+            source[:dim] + op.out_dims[dim : dim + 1] + source[dim + 1 :] + plain(sizes[-1:])
         )
     alone(op, op.arg["self"], dim, "unfolds an axis")
     law = Window(op.static(op.arg["size"], "size"), op.static(op.arg["step"], "step"))
@@ -208,10 +206,23 @@ def unfold(op: OpView) -> Outcome:
     return Windowed(law, layout, "self", what=f"unfold k={law.kernel} s={law.stride}")
 
 
+#: Rank of an input without a batch.
+UNBATCHED = {"im2col": 3, "col2im": 2}
+
+
 @rule("im2col", "grid_sampler", "fold", "col2im")
 def needs_frames(op: OpView) -> Outcome:
-    """Frame by frame (time merged with the batch) these are local."""
-    layout = op.layout(op.tensors[0])
-    if any(d != 0 for d in time_dims(layout)):
-        raise Refusal("runs over an axis that holds time")
-    return Local(layout[:1] + plain(op.out_sizes[1:]))
+    """Frame by frame (time merged with the batch) these are local; without a batch, the first
+    dimension is that of the channels."""
+    name = op.schema.name.removeprefix("aten::")
+    for operand in op.tensors:
+        layout = op.layout(operand)
+        if any(d != 0 for d in time_dims(layout)):
+            raise Refusal("runs over an axis that holds time")
+        if time_dims(layout) and len(layout) == UNBATCHED.get(name):
+            raise Refusal(
+                "time stands in the place of the channels: this operator puts each channel's "
+                "windows into rows of their own",
+                "give each frame a channel axis: x.unsqueeze(1)",
+            )
+    return Local(op.layout(op.tensors[0])[:1] + op.out_dims[1:])

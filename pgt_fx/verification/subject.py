@@ -48,6 +48,7 @@ class Subject(Videos):
         allowed = prog.video_lengths
         device = device_of(prog)
         super().__init__(source.spec, leaves, device, seed, dtype, video, frames, allowed)
+        self.rows = prog._captured().rows
         if self.longest is not None:
             self.frames = min(self.frames, self.longest)
         self.redrawn, self.note = 0, ""

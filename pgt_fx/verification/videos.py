@@ -24,6 +24,7 @@ class Videos:
         length: T', frames of the example in the path with the fewest.
         frames: frames of the videos, in that path.
         given: the video that the user gave, or None.
+        rows: videos in a batch, where the model takes no other number; else None.
     """
 
     def __init__(
@@ -39,6 +40,7 @@ class Videos:
     ) -> None:
         self.spec, self.seed, self.dtype = spec, seed, dtype
         self.allowed = allowed
+        self.rows: int | None = None
         self.length = min(spec.lengths)
         self._leaves, self._device = leaves, device
         self.given = None if video is None else self.spec.flatten(*as_call(video))
@@ -82,6 +84,7 @@ class Videos:
         source = self._leaves
         scaled = iter(self.ratio)
         lengths = {i: frames * r for i, r in zip(self.spec.paths, scaled, strict=True)}
+        batch = self.rows or batch
         out = resized(self.spec, source, batch=batch, time=lambda n: n, space=lambda n: n)
         generator = torch.Generator().manual_seed(self.seed * 1000 + salt)
         for i in self.spec.paths:

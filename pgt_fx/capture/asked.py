@@ -1,0 +1,165 @@
+"""What the model's own Python asks of sizes while it is captured, and what it was told.
+
+A branch is frozen by the capture: the graph is the model where every answer is the same. torch
+keeps the conditions that its sizes may break as guards, but not those that it answers from the
+range of a size: a batch of 2 stands for all but 0 and 1, so that ``x.shape[0] == 1`` leaves no
+trace. So the question itself is listened to: a truth value is asked for on a line of the model.
+"""
+
+from __future__ import annotations
+
+import linecache
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import sympy
+import torch
+from torch import Tensor, fx, nn
+from torch.utils import _pytree as pytree
+
+from pgt_fx.capture.calls import call_stack, place
+from pgt_fx.capture.lines import OURS, short
+from pgt_fx.capture.schema import schema_name
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A condition on sizes, and the answer that the capture gave.
+
+    Attributes:
+        expr: the condition.
+        told: the answer.
+        where, line: of the model.
+        calls: keys of the module calls that were running, the innermost last.
+    """
+
+    expr: Any
+    told: bool
+    where: str
+    line: str
+    calls: tuple[str, ...] = ()
+
+    def holds(self, at: Mapping[Any, Any]) -> bool:
+        """Whether the answer is the same where the sizes are these; a condition on sizes that are
+        not known holds."""
+        found = self.expr.xreplace(dict(at))
+        return found not in (sympy.true, sympy.false) or bool(found) == self.told
+
+    def given(self, at: Mapping[Any, Any]) -> Any:
+        """What has to be true of the other sizes where these are so."""
+        found = self.expr.xreplace(dict(at))
+        return found if self.told else sympy.Not(found)
+
+    @property
+    def asserted(self) -> bool:
+        """Whether it only stops the model where it does not hold."""
+        return self.line.startswith("assert")
+
+    def __str__(self) -> str:
+        return f"{self.expr} was {'true' if self.told else 'false'} in the capture"
+
+
+@dataclass
+class Questions:
+    """What a capture was asked.
+
+    Attributes:
+        asked: the conditions, each once for each line and module call.
+        symbols: symbol of a size -> number of the clip's leaf, and dimension.
+    """
+
+    asked: list[Asked] = field(default_factory=list)
+    symbols: dict[Any, tuple[int, int]] = field(default_factory=dict)
+
+    def binding(self) -> list[Asked]:
+        """Those on which it depends what the model computes."""
+        return [a for a in self.asked if not a.asserted]
+
+    def along(self, times: Sequence[int | None]) -> frozenset[Any]:
+        """The symbols of the time axes."""
+        return frozenset(s for s, (leaf, dim) in self.symbols.items() if dim == times[leaf])
+
+    def at(self, shapes: Sequence[Sequence[int] | None]) -> dict[Any, Any]:
+        """The symbols' values for leaves of these shapes; -1 is not known."""
+        values = {}
+        for symbol, (leaf, dim) in self.symbols.items():
+            shape = shapes[leaf]
+            if shape is not None and shape[dim] >= 0:
+                values[symbol] = sympy.Integer(shape[dim])
+        return values
+
+
+@contextmanager
+def listening(model: nn.Module, running: Sequence[str]) -> Iterator[Questions]:
+    """Note what is asked of sizes on lines that are not torch's own.
+
+    Args:
+        running: keys of the module calls that are running; changes as they are called.
+    """
+    found = Questions()
+    known: set[tuple[Any, ...]] = set()
+    plain = torch.SymBool.__bool__
+
+    def entered(module: nn.Module, args: Any, kwargs: Any) -> None:
+        if not found.symbols:
+            found.symbols.update(_symbols(pytree.tree_leaves((args, kwargs))))
+
+    def heard(self: Any) -> bool:
+        expr = getattr(self.node, "expr", None)  # behind the answer it may be a plain one
+        told = plain(self)
+        frame = sys._getframe(1)
+        if frame.f_code.co_filename == torch.__file__ and frame.f_back is not None:
+            frame = frame.f_back  # bool(size) asks whether it is 0
+        file, line = frame.f_code.co_filename, frame.f_lineno
+        if file.startswith(OURS) or not getattr(expr, "free_symbols", None):
+            return told
+        key = (expr, told, file, line, tuple(running))
+        if key not in known:
+            known.add(key)
+            text = linecache.getline(file, line).strip()
+            found.asked.append(Asked(expr, told, f"{short(file)}:{line}", text, tuple(running)))
+        return told
+
+    handle = model.register_forward_pre_hook(entered, with_kwargs=True)
+    torch.SymBool.__bool__ = heard  # type: ignore[method-assign]
+    try:
+        yield found
+    finally:
+        torch.SymBool.__bool__ = plain  # type: ignore[method-assign]
+        handle.remove()
+
+
+def _symbols(leaves: Sequence[Any]) -> dict[Any, tuple[int, int]]:
+    out: dict[Any, tuple[int, int]] = {}
+    for number, leaf in enumerate(leaves):
+        for dim, s in enumerate(leaf.shape if isinstance(leaf, Tensor) else ()):
+            if isinstance(s, torch.SymInt) and isinstance(s.node.expr, sympy.Symbol):
+                out.setdefault(s.node.expr, (number, dim))
+    return out
+
+
+def squeezed(graph: fx.Graph, times: frozenset[Any]) -> list[Asked]:
+    """``squeeze(dim)`` of a video asks whether the size is 1, and has another rank if it is."""
+    out = []
+    for node in graph.nodes:
+        if schema_name(node).rstrip("_") not in ("aten::squeeze", "aten::squeeze_copy"):
+            continue
+        source: Any = node.args[0]
+        shape, given = source.meta["val"].shape, node.args[1] if len(node.args) > 1 else ()
+        if not any(_free(s) & times for s in shape):
+            continue  # then any later operator is given what the model's own is given
+        for dim in given if isinstance(given, (list, tuple)) else [given]:
+            free = _free(shape[dim])
+            if free and not free & times:
+                expr = sympy.Eq(shape[dim].node.expr, 1)
+                where = place(node)
+                told = bool(shape[dim].node.hint == 1)
+                out.append(Asked(expr, told, where.source, where.line, tuple(call_stack(node))))
+    return out
+
+
+def _free(size: Any) -> frozenset[Any]:
+    return frozenset(size.node.expr.free_symbols) if isinstance(size, torch.SymInt) else frozenset()
