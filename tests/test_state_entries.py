@@ -328,6 +328,10 @@ def test_compiled_steps_refuse_too() -> None:
         for _ in range(3):
             with pytest.raises(StateError, match=r"'mean\.count'"):
                 prog.step(part, x[:, :, 6:9])
+        # A state of the same names, once that step is compiled.
+        bad = {**after(prog, 6), "conv": torch.zeros(2, 3, 1, dtype=torch.float64)}
+        with pytest.raises(StateError, match="'conv' has 1 elements along time, expected 2"):
+            prog.step(bad, x[:, :, 6:9])
 
 
 # ------------------------------------------------------------- no clock, no state
