@@ -158,6 +158,10 @@ class Progressive(nn.Module):
                 f"a state is a dictionary of named tensors, got {type(value).__name__}; call "
                 "reset() to forget the video"
             )
+        for name, entry in value.items():
+            if not isinstance(entry, Tensor):
+                kind = type(entry).__name__
+                raise StateError(f"state entry {name!r}: expected a tensor, got {kind}")
         self.__dict__["_state"] = dict(value)
 
     def init_state(self, *clip: Any, **named: Any) -> State:

@@ -355,6 +355,8 @@ def test_what_is_no_state(value: Any) -> None:
         prog.step(value, video())
     with pytest.raises(StateError, match=r"reset\(\)"):
         prog.state = value
+    with pytest.raises(StateError, match="'conv': expected a tensor, got float"):
+        prog.state = {**after(prog, 6), "conv": 1.5}  # type: ignore[dict-item]
     prog.state = {}  # the start of a video
     prog(video())
 
