@@ -17,7 +17,7 @@ from torch import Tensor, fx, nn
 
 from pgt_fx.capture.lines import OURS, short
 from pgt_fx.cut import CLOCK
-from pgt_fx.errors import CompileError
+from pgt_fx.errors import CompileError, StateError
 from pgt_fx.markov.step import Step
 from pgt_fx.plan import Plan
 
@@ -65,8 +65,9 @@ class CompiledSteps:
         if key not in self._seen:
             if len(self._seen) > MOST_SEEN:
                 self._seen.clear()
-            self._seen.add(key)
-            return run_eagerly(module, state, leaves, work)
+            result = run_eagerly(module, state, leaves, work)
+            self._seen.add(key)  # not where it raised: an error is no graph
+            return result
         if key not in self._compiled:
             if len(self._compiled) >= MOST_COMPILED:
                 self._compiled.clear()
@@ -77,6 +78,8 @@ class CompiledSteps:
         except Exception as error:
             if (refused := _refused(error)) is None:
                 raise
+            if StateError.__name__ in str(error):  # the step itself refuses the state, and tells it
+                run_eagerly(module, state, leaves, work)
             raise refused from error
         if self._replayed:
             outputs = [_kept(x) for x in outputs]

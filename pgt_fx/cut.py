@@ -81,7 +81,7 @@ def moment(
 
     Raises:
         ClipError: for a chunk unlike the example, or unlike the video so far.
-        StateError: for a state without a clock.
+        StateError: for a state without a clock, or what is none.
     """
     new: list[int] = []
     sizes: list[int] = []
@@ -113,16 +113,31 @@ def moment(
             )
         new.append(int(leaf.shape[time]))
         sizes += shape
-    if "clock.frames" in state:
+    if not isinstance(state, Mapping):
+        raise StateError(
+            f"a state is a dictionary of named tensors, got {type(state).__name__}; start with "
+            "init_state(), or call reset() for the one kept inside"
+        )
+    if state:
+        lacking = [name for name in CLOCK if not isinstance(state.get(name), Tensor)]
+        if lacking:
+            raise StateError(
+                f"the state has no clock: no tensor {lacking[0]!r}, which says how far the video "
+                "has come; go on with the state that the last step returned, or start with "
+                "init_state()"
+            )
         before = tuple(int(n) for n in state["clock.frames"].tolist())
+        if len(before) != len(new):
+            raise StateError(
+                f"the state is of {len(before)} input paths, and this model has {len(new)}: it is "
+                "another model's; start with init_state()"
+            )
         seen = [int(n) for n in state["clock.sizes"].tolist()]
         if seen and seen != sizes:
             raise ClipError(
                 f"a chunk of another size within one video: so far {_sizes(seen)}, now "
                 f"{_sizes(sizes)} (time shown as T); call reset() before another video"
             )
-    elif state:
-        raise StateError("the state has no clock; start with init_state()")
     else:
         before = (0,) * len(new)
     return before, tuple(b + n for b, n in zip(before, new, strict=True)), sizes

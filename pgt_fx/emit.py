@@ -410,7 +410,7 @@ class _Emitter:
         module: nn.Module
         if outcome.how == "recurrent":
             call, others = template(listed, args, kwargs, source)
-            module = MarkovRecurrent(slot, run_layers, call)
+            module = MarkovRecurrent(slot, run_layers, call, len(outcome.layout) - 1)
         else:
             call, others = template(node.target, args, kwargs, source)
             module = MarkovScan(slot, outcome.how, call, self.analysis.axis(source).dim)

@@ -169,7 +169,9 @@ def plan(graph: Schedulable, before: tuple[int, ...], after: tuple[int, ...], la
             continue
         now, then = item.source.at(after, last), item.source.at(before, False)
         if isinstance(item, PoolItem):
-            new = now.total - then.total if fed else 0
+            new = now.total - then.total
+            if not fed and new > 0:  # they would be missing from all that is pooled later
+                raise _unfed(node.slot, new)
             due[node.slot] = PoolDue(then.total > 0, new)
             speaks = new > 0 or (item.running and last and then.total > 0)
             runs = speaks

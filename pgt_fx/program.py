@@ -13,6 +13,7 @@ from pgt_fx.devices import bring
 from pgt_fx.emitted import Emitted
 from pgt_fx.errors import StateError
 from pgt_fx.hoist import hoisted
+from pgt_fx.markov.pool import MarkovPool
 from pgt_fx.plan import Plan
 from pgt_fx.quick import quickened
 from pgt_fx.steady import SteadyPlans
@@ -55,6 +56,12 @@ class Program:
         """Names of the operators that carry something of their own from step to step."""
         live = {n.slot for n in self.emitted.schedulable.nodes if n.slot is not None}
         return frozenset(live - self.emitted.shared.keys())
+
+    @property
+    def sums(self) -> dict[str, str]:
+        """See :attr:`pgt_fx.markov.pool.MarkovPool.sums`, of all pools."""
+        pools = [m for m in self.emitted.markov.values() if isinstance(m, MarkovPool)]
+        return {name: kind for pool in pools for name, kind in pool.sums.items()}
 
     def answers(self, work: Plan) -> bool:
         """Whether a step has an output."""

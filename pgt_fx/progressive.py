@@ -68,6 +68,7 @@ class Progressive(nn.Module):
     _options: Options
     _modes: dict[int, _Mode]
     _state: State
+    _sums: dict[str, str] | None
     _compile: dict[str, Any] | None
 
     def __init__(self, source: Source, options: Options) -> None:
@@ -78,6 +79,7 @@ class Progressive(nn.Module):
         self.__dict__["_options"] = options
         self.__dict__["_modes"] = {}
         self.__dict__["_state"] = {}
+        self.__dict__["_sums"] = None
         self.__dict__["_compile"] = None
         for name in SHARED:
             self.__dict__[name] = source.model.__dict__[name]
@@ -151,6 +153,15 @@ class Progressive(nn.Module):
 
     @state.setter
     def state(self, value: Mapping[str, Tensor]) -> None:
+        if not isinstance(value, Mapping):
+            raise StateError(
+                f"a state is a dictionary of named tensors, got {type(value).__name__}; call "
+                "reset() to forget the video"
+            )
+        for name, entry in value.items():
+            if not isinstance(entry, Tensor):
+                kind = type(entry).__name__
+                raise StateError(f"state entry {name!r}: expected a tensor, got {kind}")
         self.__dict__["_state"] = dict(value)
 
     def init_state(self, *clip: Any, **named: Any) -> State:
@@ -330,6 +341,7 @@ class Progressive(nn.Module):
             with torch.inference_mode(False):  # as in a capture
                 emitted = emit(mode.analysis, self._options, name)
                 mode.program = Program(emitted, self._source.model, name, spec.ratio)
+            self.__dict__["_sums"] = {**(self._sums or {}), **mode.program.sums}
             if self._compile is not None:
                 mode.program.compiled = CompiledSteps(self._compile)
         return mode.program
@@ -380,8 +392,17 @@ class Progressive(nn.Module):
         self._source.model._load_from_state_dict(*args)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Progressive:
+        if self._state.keys() - CLOCK and self._sums is None:
+            self._program()  # a state was given before there was a step
         super()._apply(fn, recurse)
-        self.__dict__["_state"] = {k: v if k in CLOCK else fn(v) for k, v in self._state.items()}
+        state = {k: v if k in CLOCK else fn(v) for k, v in self._state.items()}
+        for name, kind in (self._sums or {}).items():
+            new = state.get(name)
+            if new is not None and new.dtype in (torch.float16, torch.bfloat16):
+                # Half precision has no room for what a long video adds up to.
+                state[name] = self._state[name].to(new.device, torch.float32)
+                state[kind] = new.new_empty(0)
+        self.__dict__["_state"] = state
         return self
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Progressive:

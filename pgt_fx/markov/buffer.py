@@ -61,6 +61,29 @@ def carried_tail(
     return tail
 
 
+def carried_value(state: Mapping[str, Tensor], slot: str, before: bool) -> Tensor | None:
+    """The entry of an operator that carries one value, whatever the number of elements so far.
+
+    Args:
+        before: whether elements have come in earlier steps: then there is one, else there is none.
+
+    Raises:
+        StateError: where it is not so. Without its entry the operator would begin anew in the
+            middle of the video.
+    """
+    value = state.get(slot)
+    if (value is None) is before:
+        seen = "no" if before else "an"
+        when = "in the middle of" if before else "before the first element of"
+        raise StateError(
+            f"the state has {seen} entry {slot!r} {when} the video: it was made under other "
+            "options or in the other mode (train, eval), or was changed; go on with the state that "
+            "the last step returned, under the same options and in the same mode, or start anew "
+            "with init_state()"
+        )
+    return value
+
+
 def joined(tail: Tensor | None, x: Tensor | None, dim: int) -> Tensor:
     """The carried tail followed by the new elements."""
     if (tail is None or tail.shape[dim] == 0) and x is not None:

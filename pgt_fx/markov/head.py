@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from pgt_fx.layout import Axis
-from pgt_fx.markov.buffer import joined, merge, split
+from pgt_fx.markov.buffer import carried_value, joined, merge, split
 from pgt_fx.markov.context import averages, blended, context_of
 from pgt_fx.markov.step import Step
 from pgt_fx.markov.template import Template
@@ -39,7 +39,7 @@ class MarkovHead(nn.Module):
         """The reduction of this step."""
         due = step.pool(self.slot)
         x, dim = split(x, self.axis, due.new)
-        past = step.state.get(self.slot)
+        past = carried_value(step.state, self.slot, due.before)
         whole = joined(past, x, dim)
         last = whole.narrow(dim, whole.shape[dim] - 1, 1)
         if averages(x):

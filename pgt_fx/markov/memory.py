@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from pgt_fx.layout import Axis
-from pgt_fx.markov.buffer import joined, merge, owned, split
+from pgt_fx.markov.buffer import carried_tail, joined, merge, owned, split
 from pgt_fx.markov.step import Step
 
 
@@ -29,7 +29,8 @@ class MarkovMemory(nn.Module):
         """``x`` with the remembered elements in front of it along time."""
         due = step.memory(self.slot)
         new, dim = split(x, self.axis, due.new)
-        whole = joined(step.state.get(self.slot), new, dim)
+        held = carried_tail(step.state, self.slot, due.keys - due.new, dim)
+        whole = joined(held, new, dim)
         length = whole.shape[dim]
         step.carried[self.slot] = owned(whole.narrow(dim, length - due.keep[1], due.keep[1]))
         return merge(whole, self.axis)

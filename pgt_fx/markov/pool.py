@@ -8,8 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from pgt_fx.due import PoolDue
+from pgt_fx.markov.buffer import carried_value
 from pgt_fx.markov.step import Step
 from pgt_fx.markov.template import Template
+
+SPREAD = (".mean", ".squares")
 
 
 class MarkovPool(nn.Module):
@@ -44,12 +47,19 @@ class MarkovPool(nn.Module):
     def extra_repr(self) -> str:
         return f"running {self.how}, state {self.slot!r}"
 
+    @property
+    def sums(self) -> dict[str, str]:
+        """Entries that add up over the video: single precision at least, whatever the model runs
+        in. With each the name of the entry that tells the model's own type."""
+        names = {"mean": ("",), "sum": ("",), "var": SPREAD, "std": SPREAD}.get(self.how, ())
+        return {f"{self.slot}{name}": f"{self.slot}.dtype" for name in names}
+
     def forward(self, step: Step, x: Tensor | None, *others: Any) -> Tensor:
         """The reduction of all elements up to this step's."""
         due = step.pool(self.slot)
         if self.how in ("var", "std"):
             return self._spread(step, x, due)
-        carried = step.state.get(self.slot)
+        carried = carried_value(step.state, self.slot, due.before)
         if x is None:
             if carried is None:
                 raise ValueError("no element has been seen")
@@ -70,7 +80,7 @@ class MarkovPool(nn.Module):
         if self.how not in ("mean", "var", "std"):
             return None
         name = f"{self.slot}.count"
-        before = step.state.get(name)
+        before = carried_value(step.state, name, due.before)
         if x is None:
             count = before
         else:
@@ -127,7 +137,9 @@ class MarkovPool(nn.Module):
     def _spread(self, step: Step, x: Tensor | None, due: PoolDue) -> Tensor:
         """Merge of two groups' means and squared deviations (Chan, Golub, LeVeque 1979)."""
         mean_slot, square_slot = f"{self.slot}.mean", f"{self.slot}.squares"
-        mean, squares = step.state.get(mean_slot), step.state.get(square_slot)
+        mean = carried_value(step.state, mean_slot, due.before)
+        squares = carried_value(step.state, square_slot, due.before)
+        shares = carried_value(step.state, f"{self.slot}.each", due.before)
         before = step.state.get(f"{self.slot}.count")
         counted = self._count(step, x, due)
         each: int | Tensor = 1
@@ -146,8 +158,8 @@ class MarkovPool(nn.Module):
                 mean = mean + shift * share
                 squares = squares + part_squares + shift.square() * (before * share * each)
             step.carried[f"{self.slot}.each"] = torch.full((), each, device=x.device)
-        else:  # a tensor: to read it would wait for the device
-            each = step.carried[f"{self.slot}.each"] = step.state[f"{self.slot}.each"]
+        elif shares is not None:  # a tensor: to read it would wait for the device
+            each = step.carried[f"{self.slot}.each"] = shares
         if mean is None or squares is None or counted is None:
             raise ValueError("no element has been seen")
         step.carried[mean_slot], step.carried[square_slot] = mean, squares

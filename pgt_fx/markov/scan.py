@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pgt_fx.markov.buffer import owned
+from pgt_fx.markov.buffer import carried_value, owned
 from pgt_fx.markov.step import Step
 from pgt_fx.markov.template import Template
 
@@ -32,7 +32,7 @@ class MarkovScan(nn.Module):
     def forward(self, step: Step, x: Tensor, *others: Any) -> Tensor:
         """The elements so far taken together, for each element of this step."""
         y = self.call(x, *others)
-        before = step.state.get(self.slot)
+        before = carried_value(step.state, self.slot, step.pool(self.slot).before)
         if before is not None:
             before = before.to(y.dtype)
             if self.how == "sum":
@@ -52,13 +52,15 @@ class MarkovRecurrent(nn.Module):
         slot: name of its entries in the state: ``slot.hidden``, ``slot.cell``.
         run: the layers (:func:`pgt_fx.capture.recurrent.run_layers`).
         arguments: a template that gives its arguments.
+        count: how many states it has: two for an LSTM.
     """
 
     NAMES = ("hidden", "cell")
 
-    def __init__(self, slot: str, run: Any, arguments: Template) -> None:
+    def __init__(self, slot: str, run: Any, arguments: Template, count: int) -> None:
         super().__init__()
         self.slot, self.run, self.arguments = slot, run, arguments
+        self.entries = tuple(f"{slot}.{name}" for name in self.NAMES[:count])
 
     def extra_repr(self) -> str:
         return f"recurrent, state {self.slot!r}"
@@ -66,19 +68,18 @@ class MarkovRecurrent(nn.Module):
     def forward(self, step: Step, x: Tensor | None, *others: Any) -> list[Tensor | None]:
         """Output, last hidden state, and the last cells of an LSTM; of a last step without new
         elements the states alone."""
+        before = step.pool(self.slot).before
+        found = [carried_value(step.state, name, before) for name in self.entries]
+        carried = [state for state in found if state is not None]
         if x is None:
-            slots = [f"{self.slot}.{name}" for name in self.NAMES]
-            held = {name: step.state[name] for name in slots if name in step.state}
-            step.carried.update(held)
+            step.carried.update(zip(self.entries, carried, strict=True))
             # What follows may write into them.
-            return [None, *(state.clone() for state in held.values())]
+            return [None, *(state.clone() for state in carried)]
         x, states, *rest = self.arguments(x, *others)
-        carried = [step.state.get(f"{self.slot}.{name}") for name in self.NAMES[: len(states)]]
-        if all(c is not None for c in carried):
-            states = [c for c in carried if c is not None]
+        states = carried or states
         # The model's first states are zeros of the type and on the device of the capture.
         states = [s.to(x) for s in states]
         results: list[Tensor] = self.run(x, states, *rest)
-        for name, state in zip(self.NAMES, results[1:], strict=False):
-            step.carried[f"{self.slot}.{name}"] = owned(state)
+        for name, state in zip(self.entries, results[1:], strict=True):
+            step.carried[name] = owned(state)
         return [*results]

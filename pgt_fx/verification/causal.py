@@ -18,10 +18,10 @@ from pgt_fx.capture.inputs import TimeDim, read_example
 from pgt_fx.errors import PgtError, VerificationError
 from pgt_fx.verification.calls import Call, calls_of
 from pgt_fx.verification.measure import error, leaves, same_bits
-from pgt_fx.verification.redraw import redraw_norms
+from pgt_fx.verification.redraw import redraw_norms, redraw_zeros, redrawn_in_words
 from pgt_fx.verification.result import Check, Verification
 from pgt_fx.verification.subject import BOUNDS, OTHER_BOUNDS
-from pgt_fx.verification.videos import Video, Videos, device_of, first_line, short
+from pgt_fx.verification.videos import Video, Videos, device_of, first_line, measurable, short
 
 
 def verify_causal(
@@ -44,15 +44,17 @@ def verify_causal(
         model: any module; it need not be one that can be transformed.
         example, time_dim: as for :func:`pgt_fx.transform`.
         seed, dtype, frames: of the videos.
-        redraw: give norm layers generic weights and statistics first.
+        redraw: give norm layers generic weights and statistics first, and parameters that are
+            all zero some value.
 
     Returns:
         a verification with the checks "time-sensitive", "no-future" and "prefix".
 
     Raises:
         VerificationError: the model fails on a clip like the example.
-        ClipError: for a bad example.
+        OptionError, ClipError: for a bad dtype or example.
     """
+    measurable(dtype)
     if example is None:
         example = guess_example(model)
     spec, clip = read_example(example, time_dim)
@@ -75,10 +77,11 @@ class _Causal:
     def __init__(self, model: nn.Module, videos: Videos, redraw: bool) -> None:
         self.model, self.videos = model, videos
         self.bound, _ = BOUNDS.get(videos.dtype, OTHER_BOUNDS)
-        self.redrawn = 0
+        self.redrawn = self.zeros = 0
         try:
             if redraw:
                 clip = videos.video(videos.length, batch=2, salt=11)
+                self.zeros = redraw_zeros(model, videos.seed)
                 generator = torch.Generator().manual_seed(videos.seed)
                 self.redrawn = redraw_norms(model, generator, lambda: self.answer(clip))
             self.video = videos.video(videos.frames, salt=2)
@@ -116,8 +119,8 @@ class _Causal:
         return sorted({max(1, self.frames // 3), self.frames // 2, self.frames - 1} - {0})
 
     def setting(self) -> str:
-        norms = f"{self.redrawn} norm layers redrawn" if self.redrawn else "weights as they are"
-        return f"{self.frames} frames of noise, {short(self.videos.dtype)}, {norms}, eval mode"
+        weights = redrawn_in_words(self.redrawn, self.zeros)
+        return f"{self.frames} frames of noise, {short(self.videos.dtype)}, {weights}, eval mode"
 
 
 def _due(whole: Tensor, part: Tensor | None) -> tuple[int, int] | None:

@@ -18,7 +18,7 @@ from pgt_fx.errors import OptionError
 from pgt_fx.progressive import Progressive
 from pgt_fx.verification.promises import CHECKS
 from pgt_fx.verification.result import Verification
-from pgt_fx.verification.session import Session
+from pgt_fx.verification.session import Session, settings_of
 
 
 def verify(
@@ -46,7 +46,9 @@ def verify(
             What fails there in another dtype than float64 is repeated in float64, and is called
             rounding where it holds and stays within what the model itself rounds.
         redraw_norms: give norm layers generic weights and statistics first: model zoos start the
-            last norm of each residual branch at zero, which hides what its operators do.
+            last norm of each residual branch at zero, which hides what its operators do. So does
+            any other trainable parameter that is all zero (a gate, a scale, a convolution): it
+            is given some value as well.
         video: measure equality on this video, as the model takes it; None: on noise.
         frames: length of the videos, in frames of the path with the fewest; None: 2 to 3 T'.
         progress: called before each check with its id, its number and how many there are.
@@ -59,8 +61,7 @@ def verify(
         OptionError, ClipError: for bad arguments.
         CaptureError, BlockedError: as for ``transform``.
     """
-    if chunkings < 1:
-        raise OptionError(f"chunkings: expected at least 1, got {chunkings}")
+    settings_of(chunkings, dtype)
     if isinstance(prog_or_model, Progressive):
         if example is not None:
             raise OptionError("example: a progressive model has its example; pass it alone")

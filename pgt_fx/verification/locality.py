@@ -14,6 +14,9 @@ from pgt_fx.verification.result import Check
 from pgt_fx.verification.subject import Subject, count_tensors
 from pgt_fx.verification.videos import Video
 
+#: What is found where later frames change no answer at all, their own included.
+INERT = "no answer changes"
+
 
 def _steps(subject: Subject, salt: int) -> list[int]:
     """A cut of the video into at least three steps."""
@@ -36,6 +39,7 @@ def one_way_forward(check: Check, subject: Subject, chunkings: int) -> Check:
     other = subject.video(subject.frames, salt=7)
     compared = 0
     faults: list[str] = []
+    inert: list[str] = []
     for policy, prog in _policies(subject):
         answers, states, fault = _watched(subject, prog, subject.main, chunks)
         faults += [f"{policy}: {fault}"] if fault else []
@@ -54,8 +58,10 @@ def one_way_forward(check: Check, subject: Subject, chunkings: int) -> Check:
                     faults.append(f"state after {where}")
                 compared += count_tensors(answers[step])
             if policy == "zero" and steps > cut and same_bits(answers, again):
-                faults.append(f"{policy}: changing the frames of step {cut + 1} on changes nothing")
+                inert.append(f"{policy}: changing the frames of step {cut + 1} on changes nothing")
     detail = f"{compared} answers and the states behind them, both policies, steps {chunks}"
+    if inert and not faults:
+        return replace(check, ok=False, measured=INERT, detail=f"{inert[0]}; {detail}")
     if not faults:
         return replace(check, ok=True, measured="0 bits differ", detail=detail)
     return replace(

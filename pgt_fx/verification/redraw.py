@@ -1,7 +1,9 @@
-"""Generic weights for norm layers, so that a measurement can show something.
+"""Generic weights for norm layers and for what starts at zero, so that a measurement can show
+something.
 
-Model zoos start the last norm of each residual branch at weight zero: temporal operators on that
-branch then contribute nothing, and every comparison holds whatever they do.
+Model zoos start the last norm of each residual branch at weight zero, others a gate, a scale per
+channel or the last convolution: temporal operators on that branch then contribute nothing, and
+every comparison holds whatever they do.
 """
 
 from __future__ import annotations
@@ -12,8 +14,44 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.parameter import is_lazy
 
 _LOCAL = (nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
+
+
+@torch.no_grad()
+def redraw_zeros(model: nn.Module, seed: int) -> int:
+    """Draw every trainable parameter that is all zero, those of norm layers aside, in place.
+
+    To be called before :func:`redraw_norms`, which fits statistics to what the layers then see.
+
+    Returns:
+        how many parameters were drawn.
+    """
+    norms = [m for m in model.modules() if isinstance(m, (_NormBase, *_LOCAL))]
+    aside = {id(p) for m in norms for p in m.parameters(recurse=False)}
+    # A generator of its own: norms are drawn alike, whether there is a zero or not.
+    generator = torch.Generator().manual_seed(seed)
+    count = 0
+    for p in model.parameters():
+        if id(p) in aside or is_lazy(p) or not p.requires_grad or not p.is_floating_point():
+            continue
+        if not p.numel() or bool(p.any()):
+            continue
+        # Gates, scales and biases stand for themselves; what is summed over, for its terms.
+        terms = p.numel() // p.shape[0] if p.dim() > 1 else 1
+        drawn = torch.rand(p.shape, generator=generator, dtype=torch.float64, device="cpu")
+        signs = torch.rand(p.shape, generator=generator, dtype=torch.float64, device="cpu") - 0.5
+        p.copy_(((0.2 + 0.4 * drawn) * signs.sign() / terms**0.5).to(p))
+        count += 1
+    return count
+
+
+def redrawn_in_words(norms: int, zeros: int) -> str:
+    """What was redrawn, for the setting of a measurement."""
+    told = [f"{norms} norm layers redrawn"] if norms else []
+    told += [f"{zeros} parameters of zeros redrawn"] if zeros else []
+    return ", ".join(told) or "weights as they are"
 
 
 @torch.no_grad()

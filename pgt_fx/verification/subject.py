@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from pgt_fx.errors import VerificationError
 from pgt_fx.progressive import Progressive
 from pgt_fx.verification.measure import leaves, time_dims
-from pgt_fx.verification.redraw import redraw_norms
+from pgt_fx.verification.redraw import redraw_norms, redraw_zeros, redrawn_in_words
 from pgt_fx.verification.videos import Video, Videos, device_of, first_line, short
 
 #: Greatest relative error that passes for rounding, and what is certainly more than rounding.
@@ -51,7 +51,7 @@ class Subject(Videos):
         self.rows = prog._captured().rows
         if self.longest is not None:
             self.frames = min(self.frames, self.longest)
-        self.redrawn, self.note = 0, ""
+        self.redrawn, self.zeros, self.note = 0, 0, ""
         self._copies(prog, dtype, redraw)
         # From here on it is the progressive model that may fail; contract.py makes checks of that.
 
@@ -81,6 +81,7 @@ class Subject(Videos):
         # Some models write into the clip they are given: a copy each time.
         if redraw:
             clip = self.video(self.length, batch=2, salt=11)
+            self.zeros = redraw_zeros(self.model, self.seed)
             generator = torch.Generator().manual_seed(self.seed)
             self.redrawn = redraw_norms(self.model, generator, lambda: self.plain(clip))
         self.clip = self.video(self.length, salt=1)
@@ -153,10 +154,10 @@ class Subject(Videos):
             for x, t in zip(self.main, self.spec.times, strict=True)
             if isinstance(x, Tensor) and t is not None
         )
-        norms = f"{self.redrawn} norm layers redrawn" if self.redrawn else "weights as they are"
+        weights = redrawn_in_words(self.redrawn, self.zeros)
         what = "the video given" if self.given is not None else "noise"
         return (
-            f"{self.frames} frames of {what} ({size}), {short(self.dtype)}{self.note}, {norms}, "
+            f"{self.frames} frames of {what} ({size}), {short(self.dtype)}{self.note}, {weights}, "
             f"eval mode"
         )
 

@@ -8,16 +8,17 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
+from pgt_fx.errors import PgtError
 from pgt_fx.training.gradients import backward
 from pgt_fx.verification.locality import _loss
-from pgt_fx.verification.measure import error
+from pgt_fx.verification.measure import error, same_bits
 from pgt_fx.verification.result import Check
 from pgt_fx.verification.subject import Subject
-from pgt_fx.verification.videos import Video
+from pgt_fx.verification.videos import Video, first_line
 
 
 def exact_gradients(check: Check, subject: Subject, chunkings: int) -> Check:
@@ -48,8 +49,13 @@ def replayed(check: Check, subject: Subject, chunkings: int) -> Check:
     modules = list(subject.model.modules())
     drops = any(isinstance(m, _DropoutNd) and m.p > 0 for m in modules)
     norms = any(isinstance(m, _BatchNorm) and m.track_running_stats for m in modules)
-    if not drops and not norms:
-        return replace(check, detail="no dropout and no running statistics in the model")
+    try:
+        random = drops or norms or _random(subject)
+    except PgtError as refused:  # mode-switching tells it
+        return replace(check, detail=f"no graph of the model in train mode: {first_line(refused)}")
+    if not random:
+        detail = "nothing random and no running statistics in the model"
+        return replace(check, detail=detail)
     if not _count(subject):
         return replace(check, detail="the model has no parameters")
     prog = copy.deepcopy(subject.answering).train()
@@ -76,6 +82,34 @@ def replayed(check: Check, subject: Subject, chunkings: int) -> Check:
     if worst > bound:
         detail += f"; worst at {which if apart >= drift else _drifted(prog, statistics)}"
     return replace(check, ok=worst <= bound, measured=worst, bound=bound, detail=detail)
+
+
+def _random(subject: Subject) -> bool:
+    """Whether the model draws random numbers in train mode, as a layer or in its own Python."""
+    prog = subject.answering
+    try:
+        graph = prog.train()._captured().graph
+    finally:
+        prog.eval()
+    if any(_draws(node) for node in graph.nodes):
+        return True
+    # A recurrent layer, and an operator of the user's own, have no tag that says so.
+    model = copy.deepcopy(subject.model).train()
+    answers = []
+    for seed in (subject.seed, subject.seed + 1):
+        with _seeded(seed):
+            answers.append(subject.plain(subject.video(subject.length, batch=2, salt=15), model))
+    return not same_bits(answers[0], answers[1])
+
+
+def _draws(node: fx.Node) -> bool:
+    """Whether an operator draws random numbers: a dropout with a probability of zero does not."""
+    if torch.Tag.nondeterministic_seeded not in getattr(node.target, "tags", ()):
+        return False
+    names = [a.name for a in node.target._schema.arguments]  # type: ignore[union-attr]
+    given = {**dict(zip(names, node.args, strict=False)), **node.kwargs}
+    chances = [given.get(n, 0.0) for n in ("p", "dropout_p") if n in names]
+    return not chances or any(chance != 0 for chance in chances)
 
 
 def gradient_rounding(subject: Subject, exact: Subject, training: bool) -> float:

@@ -12,7 +12,7 @@ from torch.utils import _pytree as pytree
 
 from pgt_fx.capture.inputs import ClipSpec, as_call, resized
 from pgt_fx.capture.lengths import Lengths
-from pgt_fx.errors import ClipError
+from pgt_fx.errors import ClipError, OptionError
 
 Video = list[Any]  # leaves of a clip, as the spec numbers them
 
@@ -150,6 +150,19 @@ def device_of(model: nn.Module) -> torch.device:
 def short(dtype: torch.dtype) -> str:
     """Name of a dtype without its module."""
     return str(dtype).removeprefix("torch.")
+
+
+def measurable(dtype: object) -> torch.dtype:
+    """``dtype``, where it is one to measure in.
+
+    Raises:
+        OptionError: where it is none, or not of floating-point numbers.
+    """
+    if isinstance(dtype, torch.dtype) and dtype.is_floating_point:
+        return dtype
+    raise OptionError(
+        f"dtype: expected a floating-point torch.dtype, such as torch.float64, got {dtype!r}"
+    )
 
 
 def first_line(error: BaseException) -> str:
