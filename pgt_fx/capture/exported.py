@@ -16,6 +16,7 @@ from torch.export import Dim
 from torch.utils import _pytree as pytree
 
 from pgt_fx.capture.asked import Questions, listening
+from pgt_fx.capture.by_hand import ByHand, gradients_by_hand
 from pgt_fx.capture.calls import ModuleCall, recorded
 from pgt_fx.capture.inputs import ClipSpec
 from pgt_fx.capture.lines import place_of, watching
@@ -35,6 +36,7 @@ class Exported:
         fixed_by: the call that fixed the number of frames, if one did.
         noted: how many calls the spelling had to see.
         questions: what the model's Python asked of sizes.
+        by_hand: calls that say what a gradient is to be.
     """
 
     program: Any
@@ -42,6 +44,7 @@ class Exported:
     fixed_by: Place | None
     noted: int
     questions: Questions
+    by_hand: list[ByHand]
 
 
 def export(
@@ -106,6 +109,7 @@ def _export(
         warnings.catch_warnings(),
         recorded(model, running) as calls,
         listening(model, running) as questions,
+        gradients_by_hand(running) as by_hand,
         watching(model, spec.times, spelling, modules) as lines,
     ):
         warnings.simplefilter("ignore")
@@ -122,7 +126,7 @@ def _export(
             raise
         except Exception as error:
             raise CaptureError(_explain(error), place_of(error)) from error
-    return Exported(program, calls, lines.fixed, spelling.noted.count, questions)
+    return Exported(program, calls, lines.fixed, spelling.noted.count, questions, by_hand)
 
 
 def clip_nodes(program: Any, spec: ClipSpec) -> dict[int, fx.Node]:
