@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import random
 import warnings
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -245,3 +247,64 @@ def test_random_numbers_are_no_difference_of_gradients() -> None:
         Noisy(), example().float(), chunkings=1, checks=["gradients-equal-model"]
     )["gradients-equal-model"]
     assert check.ok is not False
+
+
+# ------------------------------------------------------- random numbers of Python's
+
+
+class LayerDrop(nn.Module):
+    """Leaves out a layer at random, in train mode."""
+
+    def __init__(self, draw: Callable[[], float]) -> None:
+        super().__init__()
+        self.draw = draw
+        self.first, self.layer = nn.Conv1d(2, 4, 3, padding=1), nn.Conv1d(4, 4, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        if self.draw() > 0.5 or not self.training:
+            x = x + self.layer(x)
+        return x
+
+
+class Skipped(nn.Module):
+    """The same of a layer that mixes no time, in a module of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Conv1d(4, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        scale = 2 * round(random.random()) if self.training else 1
+        return x + scale * self.layer(x)
+
+
+@pytest.mark.parametrize("draw", [random.random, lambda: float(np.random.rand())])
+def test_a_layer_left_out_at_random_is_not_left_out_for_good(draw: Callable[[], float]) -> None:
+    model = nn.Sequential(LayerDrop(draw), nn.Conv1d(4, 3, 1)).double()
+    with pytest.raises(BlockedError, match="random number in train mode") as caught:
+        pgt_fx.transform(model, example())
+    (blocker,) = caught.value.blockers
+    assert blocker.place.module == "0" and "random" in blocker.place.op
+    # In eval mode it draws as well, and nothing comes of it.
+    model.eval()
+    prog = pgt_fx.transform(model, example(), future="wait")
+    video = torch.randn(1, 2, 9, dtype=torch.float64)
+    with torch.no_grad():
+        for chunks in ([9], [1] * 9, [2, 4, 3]):
+            got = torch.cat([y for y in prog.run(video, schedule=chunks) if y is not None], 2)
+            assert (got - model(video)).abs().max() < 1e-12
+    prog.train()
+    with pytest.raises(BlockedError, match="random number in train mode"):
+        prog.full(video)
+
+
+def test_a_module_that_is_called_whole_draws_anew() -> None:
+    model = nn.Sequential(nn.Conv1d(2, 4, 3, padding=1), Skipped()).double()
+    prog = pgt_fx.transform(model, example())
+    video = torch.randn(1, 2, 8, dtype=torch.float64)
+    random.seed(1)
+    wanted = [model(video) for _ in range(6)]
+    random.seed(1)
+    assert all(torch.allclose(prog.full(video), one) for one in wanted)
+    assert not all(torch.allclose(wanted[0], one) for one in wanted)

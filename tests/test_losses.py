@@ -258,3 +258,27 @@ def test_labels_that_are_not_as_many_as_the_outputs_are_refused_first(
         other = prog.replace(**options)
         backward(other, video(), loss, right, schedule=CHUNKS, gradient=gradient)
         assert taken(prog)
+
+
+def penalty(out: Tensor, target: Any) -> Tensor:
+    (slope,) = torch.autograd.grad(out.pow(3).sum(), out, create_graph=True)
+    return slope.square().sum()
+
+
+def in_place(out: Tensor, target: Any) -> Tensor:
+    return out.mul_(2).square().sum()
+
+
+@BOTH
+@pytest.mark.parametrize(
+    ("loss", "plain"),
+    [(penalty, lambda y, _: 9 * y.pow(4).sum()), (in_place, lambda y, _: 4 * y.square().sum())],
+)
+def test_a_loss_may_take_a_gradient_itself_or_write_into_the_answer(
+    loss: Any, plain: Any, gradient: str
+) -> None:
+    prog = progressive()
+    backward(prog, video(), loss, schedule=CHUNKS, gradient=gradient)
+    found = taken(prog)
+    backward(prog, video(), plain, schedule=CHUNKS, gradient=gradient)
+    assert same(found, taken(prog))

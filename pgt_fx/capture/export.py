@@ -20,6 +20,7 @@ from pgt_fx.capture.asked import squeezed
 from pgt_fx.capture.branches import Branches, unlike_clip, without_time
 from pgt_fx.capture.by_hand import ByHand
 from pgt_fx.capture.calls import ModuleCall
+from pgt_fx.capture.drawn import Drawn
 from pgt_fx.capture.exported import Exported, clip_nodes, export, is_fixed
 from pgt_fx.capture.inputs import ClipSpec
 from pgt_fx.capture.lengths import (
@@ -61,6 +62,7 @@ class Captured:
             the weights may be.
         dtype: of the weights when it was captured.
         by_hand: calls that say what a gradient is to be, which the graph doesn't hold.
+        drawn: modules that drew random numbers of Python's, of which it holds one.
     """
 
     graph: fx.Graph
@@ -78,6 +80,7 @@ class Captured:
     typed: bool = False
     dtype: torch.dtype | None = None
     by_hand: list[ByHand] = field(default_factory=list)
+    drawn: list[Drawn] = field(default_factory=list)
     _timed: dict[Any, bool] = field(default_factory=dict, repr=False)
     _videos: dict[Lengths | None, list[dict[Any, Any]]] = field(default_factory=dict, repr=False)
 
@@ -298,6 +301,7 @@ def _captured(
         typed=_names_a_type(program.graph_module.graph)
         or any(c.is_floating_point() for c in constants.values()),
         by_hand=found.by_hand,
+        drawn=found.drawn,
     )
 
 

@@ -18,6 +18,7 @@ from torch.utils import _pytree as pytree
 from pgt_fx.capture.asked import Questions, listening
 from pgt_fx.capture.by_hand import ByHand, gradients_by_hand
 from pgt_fx.capture.calls import ModuleCall, recorded
+from pgt_fx.capture.drawn import Drawn, drawn
 from pgt_fx.capture.inputs import ClipSpec
 from pgt_fx.capture.lines import place_of, watching
 from pgt_fx.capture.probe import quiet, unchanged
@@ -37,6 +38,7 @@ class Exported:
         noted: how many calls the spelling had to see.
         questions: what the model's Python asked of sizes.
         by_hand: calls that say what a gradient is to be.
+        drawn: modules that drew random numbers of Python's.
     """
 
     program: Any
@@ -45,6 +47,7 @@ class Exported:
     noted: int
     questions: Questions
     by_hand: list[ByHand]
+    drawn: list[Drawn]
 
 
 def export(
@@ -107,6 +110,7 @@ def _export(
         quiet(),
         unchanged(model),
         warnings.catch_warnings(),
+        drawn(running) as numbers,
         recorded(model, running) as calls,
         listening(model, running) as questions,
         gradients_by_hand(running) as by_hand,
@@ -126,7 +130,7 @@ def _export(
             raise
         except Exception as error:
             raise CaptureError(_explain(error), place_of(error)) from error
-    return Exported(program, calls, lines.fixed, spelling.noted.count, questions, by_hand)
+    return Exported(program, calls, lines.fixed, spelling.noted.count, questions, by_hand, numbers)
 
 
 def clip_nodes(program: Any, spec: ClipSpec) -> dict[int, fx.Node]:

@@ -20,7 +20,7 @@ from pgt_fx.capture.inputs import as_call
 from pgt_fx.errors import ClipError, OptionError
 from pgt_fx.progressive import Progressive, State
 from pgt_fx.schedule import Schedule
-from pgt_fx.training.losses import changed, check_loss
+from pgt_fx.training.losses import another_answer, another_loss, check_loss
 from pgt_fx.training.parallel import broadcast_buffers, reduce_gradients, unwrapped
 from pgt_fx.training.replay import Replay
 from pgt_fx.training.targets import Labels, PerFrame
@@ -177,9 +177,9 @@ class _Run:
                 out, state = self._step(number, before, detach=True, first_of_two=True)
                 out = pytree.tree_map_only(Tensor, Tensor.detach, out)
             eager.append(compiled is not None and compiled.eager)
-            with torch.no_grad():
-                targets.append(self._labels(number, out))
-                loss = self._loss(number, out, targets[-1])
+            targets.append(self._labels(number, out))
+            # As it will be called again: a loss may ask what has a gradient, or take one itself.
+            loss = self._loss(number, pytree.tree_map_only(Tensor, self._afresh, out), targets[-1])
             states.append(state)
             self._note(out, loss)
         # The last step is differentiated as it is run: nothing comes behind it.
@@ -195,10 +195,15 @@ class _Run:
             again = nullcontext() if compiled is None else compiled.as_before(eager.pop())
             with replays.pop(), again:
                 out, state = self._step(number, leaves, detach=False)
-                loss = self._loss(number, out, targets[number])
-                self._same(number, out, loss)
+                loss = self._again(number, out, targets[number])
                 cotangents = self._pull(loss, state, cotangents, leaves)
             del out, loss, state
+
+    def _afresh(self, x: Tensor) -> Tensor:
+        """An answer without the graph behind it."""
+        if self.trained and (x.is_floating_point() or x.is_complex()):
+            return x.detach().requires_grad_().clone()
+        return x
 
     def _leaves(self, state: State) -> State:
         """The state with its floating and complex tensors as leaves that gather gradients."""
@@ -284,17 +289,20 @@ class _Run:
         if found:
             torch.autograd.backward([x for x, _ in found], [grad for _, grad in found])
 
-    def _same(self, number: int, out: Any, loss: Tensor | None) -> None:
-        """What a step gave the second time must be what it gave the first time.
+    def _again(self, number: int, out: Any, target: Any) -> Tensor | None:
+        """The loss of a step that is run a second time.
 
         Raises:
             OptionError: saying what is no function of its arguments.
         """
-        then = self.found.outputs[number]
         with self.autocast:
-            reason = changed(then, out, self.found.losses[number], loss)
+            reason = another_answer(self.found.outputs[number], out)
+        loss = self._loss(number, out, target)
+        with self.autocast:
+            reason = reason or another_loss(self.found.losses[number], loss, out)
         if reason is not None:
             raise OptionError(f'gradient="exact": of step {number + 1}, {reason}')
+        return loss
 
     def check(self) -> None:
         self.labels.check_end()

@@ -36,39 +36,42 @@ def check_loss(loss: Any) -> Tensor | None:
     )
 
 
-def changed(then: Any, now: Any, loss_then: Tensor | None, loss_now: Tensor | None) -> str | None:
-    """What of a step differs between two runs of it; None where they are the same but for rounding.
+def another_answer(then: Any, now: Any) -> str | None:
+    """What to say where a step answers something else the second time, but for rounding."""
+    bound = _bound(now)
+    pairs = zip(_numbers(then), _numbers(now), strict=True)
+    if all(float(_size(a - b)) <= bound * float(_size(b)) or a.isnan().any() for a, b in pairs):
+        return None
+    return (
+        "the model answers something else when it is run again: a module of it has a memory of its "
+        "own, or draws random numbers that can't be replayed"
+    )
 
-    Args:
-        then, now: answers of the two runs.
-    """
-    pairs = [
-        (a, b.detach())
-        for a, b in zip(pytree.tree_leaves(then), pytree.tree_leaves(now), strict=True)
-        if isinstance(a, Tensor) and (a.is_floating_point() or a.is_complex())
-    ]
-    bound = max((ROUNDING.get(a.dtype, ROUGH) for a, _ in pairs), default=1e-2)
+
+def another_loss(then: Tensor | None, now: Tensor | None, answer: Any) -> str | None:
+    """What to say where the loss of a step is another one the second time."""
+    if then is None or now is None:
+        return None if then is now else IMPURE
+    one, other = float(then), float(now.detach())
+    # A loss that is nearly nothing may be the difference of large numbers.
+    terms = sum(float(x.abs().sum()) for x in _numbers(answer))
+    slack = _bound(answer) * max(abs(one), abs(other)) + 1e3 * torch.finfo(now.dtype).eps * terms
+    # Never of what is not finite.
+    return f"{IMPURE} ({one:.6g}, then {other:.6g})" if abs(one - other) > slack else None
+
+
+def _numbers(answer: Any) -> list[Tensor]:
+    flat = [x.detach() for x in pytree.tree_leaves(answer) if isinstance(x, Tensor)]
+    return [x for x in flat if x.is_floating_point() or x.is_complex()]
+
+
+def _bound(answer: Any) -> float:
     if torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda"):
-        bound = ROUGH
-    for a, b in pairs:
-        if float(_size(a - b)) > bound * max(float(_size(a)), float(_size(b))):
-            return (
-                "the model answers something else when it is run again: a module of it has a "
-                "memory of its own, or draws random numbers that can't be replayed"
-            )
-    if (loss_then is None) != (loss_now is None):
-        return _IMPURE
-    if loss_then is not None and loss_now is not None:
-        one, other = float(loss_then), float(loss_now.detach())
-        # A loss that is nearly nothing may be the difference of large numbers.
-        terms = sum(float(x.abs().sum()) for x, _ in pairs)
-        slack = bound * max(abs(one), abs(other)) + 1e3 * torch.finfo(loss_now.dtype).eps * terms
-        if abs(one - other) > slack:  # never of what is not finite
-            return f"{_IMPURE} ({one:.6g}, then {other:.6g})"
-    return None
+        return ROUGH
+    return max((ROUNDING.get(x.dtype, ROUGH) for x in _numbers(answer)), default=1e-2)
 
 
-_IMPURE = (
+IMPURE = (
     "loss_fn gives another loss when it is called again with the same answer: it has to be a "
     "function of its arguments alone, without memory of other steps; pass what else it needs as "
     'target, or use gradient="truncated"'
