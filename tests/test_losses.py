@@ -74,6 +74,14 @@ class Smooth:
 
 def test_a_loss_with_a_memory_is_refused_where_it_is_called_twice() -> None:
     prog = progressive()
+
+    def fading(out: Tensor, target: Any, seen: list[int] = [0]) -> Tensor:  # noqa: B006
+        seen[0] += 1
+        return out.square().sum() * (1 - 0.002 * seen[0])
+
+    single = pgt_fx.transform(net().float(), torch.zeros(1, 2, 8))
+    with pytest.raises(OptionError, match="a function of its arguments alone"):
+        backward(single, video().float(), fading, schedule=CHUNKS, gradient="exact")
     with pytest.raises(OptionError, match="a function of its arguments alone"):
         backward(prog, video(), Smooth(), schedule=CHUNKS, gradient="exact")
     prog.zero_grad()

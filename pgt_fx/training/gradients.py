@@ -20,7 +20,7 @@ from pgt_fx.capture.inputs import as_call
 from pgt_fx.errors import ClipError, OptionError
 from pgt_fx.progressive import Progressive, State
 from pgt_fx.schedule import Schedule
-from pgt_fx.training.losses import another_answer, another_loss, check_loss
+from pgt_fx.training.losses import another_answer, another_loss, check_loss, same_bits
 from pgt_fx.training.parallel import broadcast_buffers, reduce_gradients, unwrapped
 from pgt_fx.training.replay import Replay
 from pgt_fx.training.targets import Labels, PerFrame
@@ -296,10 +296,11 @@ class _Run:
             OptionError: saying what is no function of its arguments.
         """
         with self.autocast:
-            reason = another_answer(self.found.outputs[number], out)
+            reason = another_answer(then := self.found.outputs[number], out)
+        equal = same_bits(then, out)  # before the loss, which may write into it
         loss = self._loss(number, out, target)
         with self.autocast:
-            reason = reason or another_loss(self.found.losses[number], loss, out)
+            reason = reason or another_loss(self.found.losses[number], loss, out, equal)
         if reason is not None:
             raise OptionError(f'gradient="exact": of step {number + 1}, {reason}')
         return loss

@@ -48,14 +48,25 @@ def another_answer(then: Any, now: Any) -> str | None:
     )
 
 
-def another_loss(then: Tensor | None, now: Tensor | None, answer: Any) -> str | None:
-    """What to say where the loss of a step is another one the second time."""
+def same_bits(then: Any, now: Any) -> bool:
+    """Whether two answers are equal without rounding, as they mostly are."""
+    return all(map(torch.equal, _numbers(then), _numbers(now)))
+
+
+def another_loss(then: Tensor | None, now: Tensor | None, answer: Any, equal: bool) -> str | None:
+    """What to say where the loss of a step is another one the second time.
+
+    Args:
+        equal: whether the answers have the same bits: then the losses differ by the order of sums.
+    """
     if then is None or now is None:
         return None if then is now else IMPURE
     one, other = float(then), float(now.detach())
     # A loss that is nearly nothing may be the difference of large numbers.
     terms = sum(float(x.abs().sum()) for x in _numbers(answer))
-    slack = _bound(answer) * max(abs(one), abs(other)) + 1e3 * torch.finfo(now.dtype).eps * terms
+    eps = torch.finfo(now.dtype).eps
+    bound = min(1e3 * eps, _bound(answer)) if equal else _bound(answer)
+    slack = bound * max(abs(one), abs(other)) + (10 if equal else 1e3) * eps * terms
     # Never of what is not finite.
     return f"{IMPURE} ({one:.6g}, then {other:.6g})" if abs(one - other) > slack else None
 
