@@ -7,7 +7,8 @@ how far the video has come: the second steady step, and all later ones, find it 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from numbers import Integral
 from types import FunctionType
 from typing import Any
@@ -42,11 +43,15 @@ class CompiledSteps:
 
     Args:
         options: of ``torch.compile``.
+
+    Attributes:
+        eager: whether the last step ran as it is, its plan being new.
     """
 
     def __init__(self, options: Mapping[str, Any]) -> None:
         self.options = {"fullgraph": True, "dynamic": False} | dict(options)
         self._replayed = replayed(options)
+        self.eager = self._all_eager = False
         self._asked: dict[int, tuple[Plan, _Asked]] = {}
         self._alike: dict[_Asked, _Asked] = {}
         self._seen: set[Any] = set()
@@ -62,7 +67,8 @@ class CompiledSteps:
         """
         names = [name for name in state if name not in CLOCK]
         key = (id(module), tuple(names), self._what(work), self._sizes(leaves))
-        if key not in self._seen:
+        self.eager = self._all_eager or key not in self._seen
+        if self.eager:
             if len(self._seen) > MOST_SEEN:
                 self._seen.clear()
             result = run_eagerly(module, state, leaves, work)
@@ -85,6 +91,19 @@ class CompiledSteps:
             outputs = [_kept(x) for x in outputs]
             carried = {name: _kept(x) for name, x in carried.items()}
         return outputs, carried
+
+    @contextmanager
+    def as_before(self, eager: bool) -> Iterator[None]:
+        """Run a step again as it ran the first time: what is compiled draws other random numbers.
+
+        Args:
+            eager: what :attr:`eager` was then.
+        """
+        self._all_eager = eager
+        try:
+            yield
+        finally:
+            self._all_eager = False
 
     def _sizes(self, leaves: Sequence[Any]) -> tuple[Any, ...]:
         """Sizes of a clip, where each has code of its own: torch stops compiling a function again

@@ -33,6 +33,7 @@ from pgt_fx.devices import follow_the_clip, in_any_layout
 from pgt_fx.emitted import Emitted, Names, identifier, note
 from pgt_fx.errors import BlockedError, Blocker
 from pgt_fx.layout import LayoutError, axis_of, time_dims
+from pgt_fx.lost import check_by_hand, check_drawn
 from pgt_fx.markov.align import MarkovAlign
 from pgt_fx.markov.concat import MarkovConcat
 from pgt_fx.markov.head import MarkovHead
@@ -87,6 +88,8 @@ class _Emitter:
         self.env: dict[fx.Node, Any] = {}
         self.names = Names(self.captured)
         self.regions = fold(self.captured, self._foldable)
+        check_by_hand(self.captured, self.regions)
+        check_drawn(self.captured, self.regions)
         self.late = late(analysis, self.regions, self._foldable)
         self.joins = {o.joined: o.node.name for o in analysis.operations.values() if o.joined}
 

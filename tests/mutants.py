@@ -531,6 +531,18 @@ def _dropout() -> Any:
     return patched(replay.Replay, "_set", lambda _: lambda self, rng: None)
 
 
+@mutant("gradient of an operator reversed", "gradients-equal-model")
+def _reversed() -> Any:
+    def make(original: Any) -> Any:
+        def forward(self, *args):  # type: ignore[no-untyped-def]
+            out = original(self, *args)
+            return None if out is None else 2 * out.detach() - out  # the same value
+
+        return forward
+
+    return patched(MarkovWindow, "forward", make)
+
+
 @mutant("cotangent of the state dropped", "exact-gradients")
 def _cotangent() -> Any:
     def make(original: Any) -> Any:

@@ -122,7 +122,7 @@ def test_dense_frames_with_a_label_each() -> None:
         target = PerFrame(labels, dim=1)
         backward(prog, video(), loss_fn, target, schedule=CHUNKS, gradient=gradient)
         assert (distance(gradients(prog), expected) <= EXACT) == (gradient == "exact")
-    for size, message in ((12, "12 labels along dimension 1"), (14, "answered 13 elements")):
+    for size, message in ((12, "12 labels along dimension 1"), (14, "answers 13 elements")):
         with pytest.raises(OptionError, match=message):
             target = PerFrame(torch.zeros(2, size, dtype=torch.long))
             backward(prog, video(), loss_fn, target, schedule=CHUNKS)

@@ -36,6 +36,7 @@ IDS = [
     "mode-switching",
     "receptive-field",
     "context",
+    "gradients-equal-model",
     "exact-gradients",
     "replayed",
 ]
@@ -160,7 +161,7 @@ def test_a_model_without_time_proves_nothing() -> None:
 def test_text_and_data() -> None:
     found = verified(Dense, chunkings=1)
     text = str(found)
-    assert all(i in text for i in IDS) and "16 promises hold" in text and "\x1b" not in text
+    assert all(i in text for i in IDS) and "17 promises hold" in text and "\x1b" not in text
     data = json.loads(json.dumps(found.to_dict()))
     assert data["ok"] is True and [c["id"] for c in data["checks"]] == IDS
 

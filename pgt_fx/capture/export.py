@@ -18,7 +18,9 @@ from torch.utils import _pytree as pytree
 
 from pgt_fx.capture.asked import squeezed
 from pgt_fx.capture.branches import Branches, unlike_clip, without_time
+from pgt_fx.capture.by_hand import ByHand
 from pgt_fx.capture.calls import ModuleCall
+from pgt_fx.capture.drawn import Drawn
 from pgt_fx.capture.exported import Exported, clip_nodes, export, is_fixed
 from pgt_fx.capture.inputs import ClipSpec
 from pgt_fx.capture.lengths import (
@@ -59,6 +61,8 @@ class Captured:
         typed: whether a floating-point type is written in the graph or in its constants, as that of
             the weights may be.
         dtype: of the weights when it was captured.
+        by_hand: calls that say what a gradient is to be, which the graph doesn't hold.
+        drawn: modules that drew random numbers of Python's, of which it holds one.
     """
 
     graph: fx.Graph
@@ -75,6 +79,8 @@ class Captured:
     branches: Branches | None = None
     typed: bool = False
     dtype: torch.dtype | None = None
+    by_hand: list[ByHand] = field(default_factory=list)
+    drawn: list[Drawn] = field(default_factory=list)
     _timed: dict[Any, bool] = field(default_factory=dict, repr=False)
     _videos: dict[Lengths | None, list[dict[Any, Any]]] = field(default_factory=dict, repr=False)
 
@@ -294,6 +300,8 @@ def _captured(
         ),
         typed=_names_a_type(program.graph_module.graph)
         or any(c.is_floating_point() for c in constants.values()),
+        by_hand=found.by_hand,
+        drawn=found.drawn,
     )
 
 

@@ -16,7 +16,9 @@ from torch.export import Dim
 from torch.utils import _pytree as pytree
 
 from pgt_fx.capture.asked import Questions, listening
+from pgt_fx.capture.by_hand import ByHand, gradients_by_hand
 from pgt_fx.capture.calls import ModuleCall, recorded
+from pgt_fx.capture.drawn import Drawn, drawn
 from pgt_fx.capture.inputs import ClipSpec
 from pgt_fx.capture.lines import place_of, watching
 from pgt_fx.capture.probe import quiet, unchanged
@@ -35,6 +37,8 @@ class Exported:
         fixed_by: the call that fixed the number of frames, if one did.
         noted: how many calls the spelling had to see.
         questions: what the model's Python asked of sizes.
+        by_hand: calls that say what a gradient is to be.
+        drawn: modules that drew random numbers of Python's.
     """
 
     program: Any
@@ -42,6 +46,8 @@ class Exported:
     fixed_by: Place | None
     noted: int
     questions: Questions
+    by_hand: list[ByHand]
+    drawn: list[Drawn]
 
 
 def export(
@@ -104,8 +110,10 @@ def _export(
         quiet(),
         unchanged(model),
         warnings.catch_warnings(),
+        drawn(running) as numbers,
         recorded(model, running) as calls,
         listening(model, running) as questions,
+        gradients_by_hand(running) as by_hand,
         watching(model, spec.times, spelling, modules) as lines,
     ):
         warnings.simplefilter("ignore")
@@ -122,7 +130,7 @@ def _export(
             raise
         except Exception as error:
             raise CaptureError(_explain(error), place_of(error)) from error
-    return Exported(program, calls, lines.fixed, spelling.noted.count, questions)
+    return Exported(program, calls, lines.fixed, spelling.noted.count, questions, by_hand, numbers)
 
 
 def clip_nodes(program: Any, spec: ClipSpec) -> dict[int, fx.Node]:

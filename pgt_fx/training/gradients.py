@@ -20,9 +20,10 @@ from pgt_fx.capture.inputs import as_call
 from pgt_fx.errors import ClipError, OptionError
 from pgt_fx.progressive import Progressive, State
 from pgt_fx.schedule import Schedule
+from pgt_fx.training.losses import another_answer, another_loss, check_loss, same_bits
 from pgt_fx.training.parallel import broadcast_buffers, reduce_gradients, unwrapped
 from pgt_fx.training.replay import Replay
-from pgt_fx.training.targets import Labels
+from pgt_fx.training.targets import Labels, PerFrame
 
 Loss = Callable[[Any, Any], Tensor]
 Chunk = tuple[tuple[Any, ...], dict[str, Any]]
@@ -67,7 +68,10 @@ def backward(
     Args:
         prog: a progressive model, or ``DistributedDataParallel`` around one.
         video: as the model takes it: a tensor, list, tuple or dict of tensors.
-        loss_fn: ``loss_fn(output, target)`` -> scalar, called for each step that answers.
+        loss_fn: ``loss_fn(output, target)`` -> scalar, called for each step that answers. Under
+            "exact" it is called twice for a step, the second time from the last to the first: it
+            has to be a function of its arguments alone (and of random numbers, which are replayed),
+            without memory of the steps before.
         target: its second argument: the same for all steps, or :class:`PerStep`, or
             :class:`PerFrame`.
         schedule: as for :meth:`Progressive.run`.
@@ -85,7 +89,8 @@ def backward(
             False for all but the last of several accumulated batches.
 
     Raises:
-        OptionError: for an unknown option, or labels that don't match the steps.
+        OptionError: for an unknown option, labels that don't match the steps, a loss that is no
+            scalar tensor or that "exact" gets another value of, or where nothing has a gradient.
         ClipError: when the video is shorter than the schedule, or no step answered.
     """
     _choice("gradient", gradient, ("truncated", "exact"))
@@ -94,17 +99,24 @@ def backward(
         raise OptionError(f"keep: expected a whole number of steps from 1 on, got {keep!r}")
     if gradient == "exact" and keep != 1:
         raise OptionError('keep: is for gradient="truncated"; "exact" keeps all steps')
+    if not torch.is_grad_enabled():
+        raise OptionError(
+            "backward: called under torch.no_grad() or torch.inference_mode(), where nothing has a "
+            "gradient; call it outside, or prog.run(…) for the answers alone"
+        )
     inner = unwrapped(prog)
     args, kwargs = as_call(video)
     chunks = inner.chunks(*args, schedule=schedule, **kwargs)
     _check_length(inner, chunks)
     run = _Run(inner, chunks, loss_fn, target, on, scale, scaler, autocast or nullcontext())
+    run.labels.check(_answered(inner, chunks) if isinstance(target, PerFrame) else None)
     broadcast_buffers(prog)
     if gradient == "exact":
         run.exact()
     else:
         run.truncated(keep)
     run.check()
+    run.into_the_video()
     if sync:
         reduce_gradients(prog)
     return run.found
@@ -124,7 +136,13 @@ class _Run:
         scaler: torch.amp.GradScaler | None,
         autocast: AbstractContextManager[Any],
     ) -> None:
-        self.prog, self.chunks, self.loss_fn = prog, chunks, loss_fn
+        self.prog, self.loss_fn, self.chunks = prog, loss_fn, []
+        self.inputs: list[tuple[Tensor, Tensor]] = []
+        for chunk in chunks:
+            self.chunks.append(pytree.tree_map_only(Tensor, self._cut_off, chunk))
+        self.differentiated = False
+        # Else a loss has a gradient through parameters of its own, or none.
+        self.trained = bool(self.inputs) or any(p.requires_grad for p in prog.parameters())
         self.labels, self.on = Labels(target, len(chunks)), on
         self.scale, self.scaler, self.autocast = scale, scaler, autocast
         self.found = Backward()
@@ -137,11 +155,11 @@ class _Run:
             end = (number + 1) % keep == 0 or self._last(number)
             out, state = self._step(number, state, detach=end)
             loss = self._loss(number, out, self._labels(number, out))
-            pending += [loss] if loss is not None else []
+            pending += [loss] if loss is not None and loss.requires_grad else []
             self._note(out, loss)
             if end and pending:
                 torch.autograd.backward([self._scaled(loss) for loss in pending])
-                pending = []
+                self.differentiated, pending = True, []
 
     def exact(self) -> None:
         """States forward without a graph; then steps backward, each recomputed (DESIGN §8)."""
@@ -149,16 +167,23 @@ class _Run:
         targets: list[Any] = []
         replays: list[Replay] = []
         end = len(self.chunks) - 1
+        compiled = self.prog._program().compiled
+        eager: list[bool] = []
         for number in range(end):
             replays.append(Replay(self.prog, replays[-1] if replays else None))
-            with torch.no_grad():
-                out, state = self._step(number, states[-1], detach=True, first_of_two=True)
-                targets.append(self._labels(number, out))
-                loss = self._loss(number, out, targets[-1])
+            # What is compiled draws other random numbers without gradients than with them.
+            with torch.no_grad() if compiled is None else nullcontext():
+                before = states[-1] if compiled is None else self._leaves(states[-1])
+                out, state = self._step(number, before, detach=True, first_of_two=True)
+                out = pytree.tree_map_only(Tensor, Tensor.detach, out)
+            eager.append(compiled is not None and compiled.eager)
+            targets.append(self._labels(number, out))
+            # As it will be called again: a loss may ask what has a gradient, or take one itself.
+            loss = self._loss(number, pytree.tree_map_only(Tensor, self._afresh, out), targets[-1])
             states.append(state)
             self._note(out, loss)
         # The last step is differentiated as it is run: nothing comes behind it.
-        leaves = _leaves(states[-1])
+        leaves = self._leaves(states[-1])
         out, _ = self._step(end, leaves, detach=True)
         loss = self._loss(end, out, self._labels(end, out))
         self._note(out, loss)
@@ -166,12 +191,28 @@ class _Run:
         del out, loss
         for number in reversed(range(end)):
             states.pop()
-            leaves = _leaves(states[-1])
-            with replays.pop():
+            leaves = self._leaves(states[-1])
+            again = nullcontext() if compiled is None else compiled.as_before(eager.pop())
+            with replays.pop(), again:
                 out, state = self._step(number, leaves, detach=False)
-                loss = self._loss(number, out, targets[number])
+                loss = self._again(number, out, targets[number])
                 cotangents = self._pull(loss, state, cotangents, leaves)
             del out, loss, state
+
+    def _afresh(self, x: Tensor) -> Tensor:
+        """An answer without the graph behind it."""
+        if self.trained and (x.is_floating_point() or x.is_complex()):
+            return x.detach().requires_grad_().clone()
+        return x
+
+    def _leaves(self, state: State) -> State:
+        """The state with its floating and complex tensors as leaves that gather gradients."""
+        return {
+            k: v.detach().requires_grad_()
+            if self.trained and (v.is_floating_point() or v.is_complex())
+            else v
+            for k, v in state.items()
+        }
 
     def _pull(
         self, loss: Tensor | None, state: State, cotangents: dict[str, Tensor], leaves: State
@@ -188,14 +229,19 @@ class _Run:
                 gradients.append(cotangent)
         if tensors:
             torch.autograd.backward(tensors, gradients)
+            self.differentiated = True
         return {k: v.grad for k, v in leaves.items() if v.grad is not None}
 
     def _step(
         self, number: int, state: State, *, detach: bool, first_of_two: bool = False
     ) -> tuple[Any, State]:
         args, kwargs = self.chunks[number]
-        if first_of_two:  # a model may write into its clip, which is to be read again
-            args, kwargs = pytree.tree_map_only(Tensor, Tensor.clone, (args, kwargs))
+        args, kwargs = pytree.tree_map_only(
+            Tensor,
+            # A model may write into its clip, which is to be read again, or gathers a gradient.
+            lambda x: x.clone() if first_of_two or x.requires_grad else x,
+            (args, kwargs),
+        )
         with self.autocast:
             return self.prog.step(state, *args, last=self._last(number), detach=detach, **kwargs)
 
@@ -203,7 +249,8 @@ class _Run:
         if out is None or (self.on == "last" and not self._last(number)):
             return None
         with self.autocast:
-            return self.loss_fn(out, target)
+            loss = self.loss_fn(out, target)
+        return check_loss(loss)
 
     def _labels(self, number: int, out: Any) -> Any:
         return None if out is None else self.labels.of(number, self._elements(out))
@@ -228,6 +275,36 @@ class _Run:
         self.found.outputs.append(detached)
         self.found.losses.append(None if loss is None else loss.detach())
 
+    def _cut_off(self, x: Tensor) -> Tensor:
+        """An input with a graph behind it, or one that is to have a gradient, as a leaf."""
+        if not x.requires_grad:
+            return x
+        leaf = x.detach().requires_grad_()
+        self.inputs.append((x, leaf))
+        return leaf
+
+    def into_the_video(self) -> None:
+        """The gradients of all chunks, through what made the video: once, as its graph is one."""
+        found = [(x, leaf.grad) for x, leaf in self.inputs if leaf.grad is not None]
+        if found:
+            torch.autograd.backward([x for x, _ in found], [grad for _, grad in found])
+
+    def _again(self, number: int, out: Any, target: Any) -> Tensor | None:
+        """The loss of a step that is run a second time.
+
+        Raises:
+            OptionError: saying what is no function of its arguments.
+        """
+        with self.autocast:
+            reason = another_answer(then := self.found.outputs[number], out)
+        equal = same_bits(then, out)  # before the loss, which may write into it
+        loss = self._loss(number, out, target)
+        with self.autocast:
+            reason = reason or another_loss(self.found.losses[number], loss, out, equal)
+        if reason is not None:
+            raise OptionError(f'gradient="exact": of step {number + 1}, {reason}')
+        return loss
+
     def check(self) -> None:
         self.labels.check_end()
         if all(loss is None for loss in self.found.losses):
@@ -235,6 +312,22 @@ class _Run:
                 f"no step answered in {len(self.chunks)} steps, so there is no loss; feed a longer "
                 "video"
             )
+        if not self.differentiated:
+            raise OptionError(
+                "backward: no loss of this video depends on anything that requires a gradient: are "
+                "all parameters frozen, or is the loss computed from detached tensors?"
+            )
+
+
+def _answered(prog: Progressive, chunks: list[Chunk]) -> int | None:
+    """Outputs along time of the whole video; None where they have no time axis."""
+    lengths = [prog.lengths(*args, **kwargs) for args, kwargs in chunks]
+    frames = tuple(map(sum, zip(*lengths, strict=True)))
+    analysis = prog._analysis()
+    for item, dim in zip(analysis.outputs, prog.time_dims, strict=True):
+        if dim is not None and (clock := analysis.value(item).clock) is not None:
+            return clock.at(frames, True).total
+    return None
 
 
 def _check_length(prog: Progressive, chunks: list[Chunk]) -> None:
@@ -249,14 +342,6 @@ def _check_length(prog: Progressive, chunks: list[Chunk]) -> None:
             f"a first step of T'={lengths[0]} frames gives no output: the model's smallest clip is "
             f"{prog.smallest_clip} frames; use a longer Schedule(length=…)"
         )
-
-
-def _leaves(state: State) -> State:
-    """The state with its floating and complex tensors as leaves that gather gradients."""
-    return {
-        k: v.detach().requires_grad_() if v.is_floating_point() or v.is_complex() else v
-        for k, v in state.items()
-    }
 
 
 def _choice(name: str, value: Any, allowed: tuple[str, ...]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+import sys
 from collections.abc import Iterator
 from types import TracebackType
 from typing import Any
@@ -14,10 +16,10 @@ from torch.nn.modules.batchnorm import _NormBase
 class Replay:
     """The moment before a step's first run; as a context, its second run.
 
-    Random generators (CPU, and the devices of the model) are set to that moment and put back
-    afterwards; so are buffers that a step may read and write (a warm-up's counter). Those of norms
-    are written in training and not read there: they get back what they had before the second run,
-    which is what the first run has made of them.
+    Random generators (torch's on the CPU and the devices of the model, Python's, NumPy's) are set
+    to that moment and put back afterwards; so are buffers that a step may read and write (a
+    warm-up's counter). Those of norms are written in training and not read there: they get back
+    what they had before the second run, which is what the first run has made of them.
 
     Args:
         before: that of the step before; what no step writes is kept once for all of them.
@@ -35,13 +37,19 @@ class Replay:
         self._devices = sorted({p.device.index or 0 for p in model.parameters() if p.is_cuda})
         self._rng = self._now()
 
-    def _now(self) -> tuple[Any, list[Any]]:
-        return torch.get_rng_state(), [torch.cuda.get_rng_state(d) for d in self._devices]
+    def _now(self) -> tuple[Any, list[Any], Any, Any]:
+        on_devices = [torch.cuda.get_rng_state(d) for d in self._devices]
+        numpy = sys.modules.get("numpy")  # what was not imported has drawn nothing
+        of_numpy = None if numpy is None else numpy.random.get_state()
+        return torch.get_rng_state(), on_devices, random.getstate(), of_numpy
 
-    def _set(self, rng: tuple[Any, list[Any]]) -> None:
+    def _set(self, rng: tuple[Any, list[Any], Any, Any]) -> None:
         torch.set_rng_state(rng[0])
         for device, state in zip(self._devices, rng[1], strict=True):
             torch.cuda.set_rng_state(state, device)
+        random.setstate(rng[2])
+        if rng[3] is not None:
+            sys.modules["numpy"].random.set_state(rng[3])
 
     def __enter__(self) -> None:
         self._after = self._now()

@@ -42,6 +42,28 @@ class Labels:
             )
         self.target, self.answered = target, 0
 
+    def check(self, elements: int | None) -> None:
+        """Before anything is run: labels per frame must be as many as the video has outputs.
+
+        Args:
+            elements: outputs along time of the whole video; None: the output has no time axis.
+
+        Raises:
+            OptionError: when they are more or fewer.
+        """
+        if not isinstance(self.target, PerFrame):
+            return
+        if elements is None:
+            raise OptionError(
+                "PerFrame: the model's output has no time axis; use one label, or PerStep"
+            )
+        size = self.target.target.shape[self.target.dim]
+        if size != elements:
+            raise OptionError(
+                f"PerFrame: {size} labels along dimension {self.target.dim}, but the model answers "
+                f"{elements} elements for this video; expected one label per output element"
+            )
+
     def of(self, step: int, elements: int | None) -> Any:
         """Labels of step ``step``, which answers ``elements`` along time (None: no time axis).
 

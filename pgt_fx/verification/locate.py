@@ -324,6 +324,7 @@ FINDERS: dict[str, Callable[[Check, Subject, int], str]] = {
     "mode-switching": _interrupted(repeat.there_and_back),
     "receptive-field": _field,
     "context": _slot,
+    "gradients-equal-model": _parameter,
     "exact-gradients": _parameter,
     "replayed": _parameter,
 }

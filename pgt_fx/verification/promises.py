@@ -85,6 +85,11 @@ CHECKS: tuple[tuple[str, str, Callable[..., Check]], ...] = (
         past.context,
     ),
     (
+        "gradients-equal-model",
+        "the gradients of the clip in one step are the model's own",
+        training.gradients_equal_model,
+    ),
+    (
         "exact-gradients",
         "gradients step by step equal those of all steps in one graph",
         training.exact_gradients,
@@ -105,6 +110,7 @@ ROUNDED = frozenset(
         "exact-zero",
         "exact-tight",
         "context",
+        "gradients-equal-model",
         "exact-gradients",
         "replayed",
     }

@@ -27,7 +27,7 @@ RAISED = (PgtError, RuntimeError, ValueError, TypeError, LookupError, AttributeE
 #: and gradients add more of them.
 SLACK = 20.0
 #: Checks of which gradients are the figure; and the most that these may be said to round by.
-OF_GRADIENTS = ("exact-gradients", "replayed")
+OF_GRADIENTS = ("gradients-equal-model", "exact-gradients", "replayed")
 ROUGHEST = 5e-3
 
 Measure = Callable[..., Check]
@@ -132,7 +132,7 @@ class Session:
         :data:`ROUGHEST`, behind which a fault could hide."""
         if name not in OF_GRADIENTS:
             return self._rounding, f"the model itself rounds by {self._rounding:.0e}"
-        found = gradient_rounding(self.subject, exact, training=name == "replayed")
+        found = gradient_rounding(self.subject, exact, training=name != "exact-gradients")
         own = f"the model's own gradients round by {found:.0e}"
         return max(self._rounding, min(found, ROUGHEST)), own
 

@@ -1,4 +1,5 @@
-"""Measurements of training: exact gradients, replayed randomness, statistics updated once."""
+"""Measurements of training: the model's own gradients, exact ones, replayed randomness, statistics
+updated once."""
 
 from __future__ import annotations
 
@@ -12,13 +13,72 @@ from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
-from pgt_fx.errors import PgtError
+from pgt_fx.errors import BlockedError, CaptureError, PgtError
 from pgt_fx.training.gradients import backward
 from pgt_fx.verification.locality import _loss
 from pgt_fx.verification.measure import error, same_bits
 from pgt_fx.verification.result import Check
 from pgt_fx.verification.subject import Subject
 from pgt_fx.verification.videos import Video, first_line
+
+
+def gradients_equal_model(check: Check, subject: Subject, chunkings: int) -> Check:
+    """A clip in one step beside the model itself, in eval and in train mode, by its parameters and
+    by the clip. All that the other checks compare is gradients of the one captured graph."""
+    video = subject.video(subject.length, batch=2, salt=17)
+    bound = 10 * subject.exact_bound  # sums of many products, in another order
+    worst, which, told, compared = 0.0, "", [], 0
+    for mode in ("eval", "train"):
+        try:
+            wanted = _of_clip(subject, video, mode, own=True)
+        except Exception as error:
+            told.append(f"the model fails in {mode} mode: {first_line(error)}")
+            continue
+        try:
+            gap, name = _distance(_of_clip(subject, video, mode), wanted) if wanted else (0.0, "")
+        except (CaptureError, BlockedError) as error:
+            told.append(f"refused in {mode} mode: {type(error).__name__}")
+            continue
+        if gap > bound and _distance(_of_clip(subject, video, mode, own=True, salt=1), wanted)[0]:
+            told.append(f"{mode}: it draws at random")
+            continue
+        compared += bool(wanted)
+        told.append(f"{mode}: {len(wanted)} gradients")
+        if gap > worst:
+            worst, which = gap, name
+    detail = f"clip of {subject.length} frames; {', '.join(told)}"
+    if not compared:
+        return replace(check, detail=detail)
+    if worst > bound:
+        detail += f"; worst at {which}"
+    return replace(check, ok=worst <= bound, measured=worst, bound=bound, detail=detail)
+
+
+def _of_clip(
+    subject: Subject, video: Video, mode: str, *, own: bool = False, salt: int = 0
+) -> dict[str, Tensor]:
+    """Gradients of a generic loss by all parameters and by the clip: the model's own, or its
+    progressive form's."""
+    prog = copy.deepcopy(subject.answering).train(mode == "train")
+    for module in prog.modules():
+        if isinstance(module, _DropoutNd):
+            module.eval()
+    timed = [x if t is not None else None for x, t in zip(video, subject.spec.times, strict=True)]
+    leaves = {
+        f"input {i}": x.detach().clone().requires_grad_()
+        for i, x in enumerate(timed)
+        if isinstance(x, Tensor) and x.is_floating_point()
+    }
+    # Copies: some models write into the clip they are given.
+    clip = [leaves[k] * 1 if (k := f"input {i}") in leaves else x for i, x in enumerate(video)]
+    args, kwargs = subject.args(clip)
+    with _seeded(subject.seed + salt):
+        loss = _loss((prog._source.model if own else prog.full)(*args, **kwargs))
+    if loss is None:
+        return {}
+    loss.backward()
+    tensors = {**dict(prog.named_parameters()), **leaves}
+    return {name: x.grad for name, x in tensors.items() if x.grad is not None}
 
 
 def exact_gradients(check: Check, subject: Subject, chunkings: int) -> Check:
