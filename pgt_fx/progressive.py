@@ -17,8 +17,9 @@ from pgt_fx.capture.lengths import Lengths
 from pgt_fx.compiled import CompiledSteps, plain_numbers
 from pgt_fx.cut import CLOCK, cut, lengths_of, moment
 from pgt_fx.emit import emit
-from pgt_fx.errors import ClipError, StateError
+from pgt_fx.errors import BlockedError, ClipError, StateError
 from pgt_fx.frames import exact_frames
+from pgt_fx.hooks import check_backward
 from pgt_fx.listing import listing
 from pgt_fx.options import Options
 from pgt_fx.program import Program
@@ -306,12 +307,15 @@ class Progressive(nn.Module):
     # -- graphs --------------------------------------------------------------------------------
 
     def _captured(self) -> Captured:
-        return self._source.captured()
+        captured = self._source.captured()
+        return self._mode().analysis.captured if captured.rehooked else captured
 
     def _mode(self) -> _Mode:
         """What is known of the graph of the model as it is now."""
-        captured = self._captured()
+        captured = self._source.captured()
         known = self._modes.get(id(captured))
+        if known is None and captured.rehooked and not self._holds(captured):
+            captured = self._source.captured(anew=True)
         if known is None:
             known = _Mode(analyze_graph(captured, self._source.spec, self._options.future))
             for number, mode in list(self._modes.items()):
@@ -319,6 +323,15 @@ class Progressive(nn.Module):
                     del self._modes[number]
             self._modes[id(captured)] = known
         return known
+
+    def _holds(self, captured: Captured) -> bool:
+        """Whether hooks were added to or removed from modules alone that are called whole."""
+        try:
+            found = analyze_graph(captured, self._source.spec, self._options.future)
+            whole = emit(found, self._options, self._source.markov_name).whole
+        except BlockedError:  # perhaps by a hook that is gone
+            return False
+        return all(path in whole for path in captured.rehooked)
 
     def _analysis(self) -> Analysis:
         return self._mode().analysis
@@ -329,6 +342,7 @@ class Progressive(nn.Module):
             spec, name = self._source.spec, self._source.markov_name
             with torch.inference_mode(False):  # as in a capture
                 emitted = emit(mode.analysis, self._options, name)
+                check_backward(self._source.model, emitted.whole)
                 mode.program = Program(emitted, self._source.model, name, spec.ratio)
             if self._compile is not None:
                 mode.program.compiled = CompiledSteps(self._compile)

@@ -59,6 +59,7 @@ class Captured:
         typed: whether a floating-point type is written in the graph or in its constants, as that of
             the weights may be.
         dtype: of the weights when it was captured.
+        rehooked: modules of which a hook was added or removed since it was captured.
     """
 
     graph: fx.Graph
@@ -75,6 +76,7 @@ class Captured:
     branches: Branches | None = None
     typed: bool = False
     dtype: torch.dtype | None = None
+    rehooked: frozenset[str] = frozenset()
     _timed: dict[Any, bool] = field(default_factory=dict, repr=False)
     _videos: dict[Lengths | None, list[dict[Any, Any]]] = field(default_factory=dict, repr=False)
 
