@@ -24,7 +24,7 @@ from pgt_fx.listing import listing
 from pgt_fx.options import Options
 from pgt_fx.program import Program
 from pgt_fx.report import Report, make_report
-from pgt_fx.schedule import Schedule
+from pgt_fx.schedule import Schedule, check_lengths
 from pgt_fx.source import Source
 
 State = dict[str, Tensor]
@@ -238,9 +238,12 @@ class Progressive(nn.Module):
         """
         ratio, program = self._source.spec.ratio, self._program()
         out, seen = [], 0
-        for number, n in enumerate(chunks):
+        lengths = check_lengths("chunks", chunks)
+        if min(lengths, default=1) < 1:
+            raise ClipError(f"chunks: expected lengths of at least one frame, got {lengths}")
+        for number, n in enumerate(lengths):
             before, after = (tuple(m * r for r in ratio) for m in (seen, seen + n))
-            work = program.plan(before, after, last and number == len(chunks) - 1)
+            work = program.plan(before, after, last and number == len(lengths) - 1)
             out.append(program.answers(work))
             seen += n
         return out
@@ -299,7 +302,18 @@ class Progressive(nn.Module):
             model whose output has no time axis.
         """
         ratio = self._source.spec.ratio
-        lengths = [tuple(n * r for r in ratio) if isinstance(n, int) else tuple(n) for n in chunks]
+        given = chunks if isinstance(chunks, list | tuple) else check_lengths("chunks", chunks)
+        lengths = [
+            tuple(check_lengths("chunks", n))
+            if isinstance(n, list | tuple)
+            else tuple(check_lengths("chunks", [n])[0] * r for r in ratio)
+            for n in given
+        ]
+        if any(len(n) != len(ratio) for n in lengths):
+            raise ClipError(
+                f"chunks: expected one length per step, or one for each of the {len(ratio)} input "
+                f"paths, got {list(chunks)}"
+            )
         if not lengths or min(min(n) for n in lengths) < 1:
             raise ClipError(f"chunks: expected lengths of at least one frame, got {list(chunks)}")
         return exact_frames(self._analysis(), self._options, lengths)
