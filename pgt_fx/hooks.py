@@ -7,11 +7,13 @@ that a backward hook there could not be called.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from pgt_fx.capture.calls import Whole
 from pgt_fx.errors import BlockedError, Blocker, Place
@@ -55,6 +57,58 @@ def without_backward(model: nn.Module) -> Iterator[None]:
     finally:
         for place, hooks in saved:
             place.update(hooks)
+
+
+class Watch:
+    """Hooks that were added to modules which are called whole: whether they only look.
+
+    One that gives another value may mix time, as nothing else that is called whole does.
+    """
+
+    def __init__(self, model: nn.Module, paths: Iterable[str]) -> None:
+        self.model, self.changed = model, False
+        modules = [model.get_submodule(path) for path in paths]
+        self.places = [vars(m)[kind] for m in modules for kind in _FORWARD]
+        self.awaited = {number for place in self.places for number in place}
+
+    def run(self, step: Callable[[], Any]) -> Any:
+        """What the step gives; where a hook gave another value it is to be run again, and what it
+        wrote into the model's buffers is taken back."""
+        buffers = [(buffer, buffer.detach().clone()) for buffer in self.model.buffers()]
+        given = [(place, dict(place)) for place in self.places if place]
+        for place, hooks in given:
+            place.update({number: self._noted(number, hook) for number, hook in hooks.items()})
+        try:
+            found = step()
+        finally:
+            for place, hooks in given:
+                place.update({n: hook for n, hook in hooks.items() if n in place})
+        if self.changed:
+            with torch.no_grad():
+                for buffer, before in buffers:
+                    buffer.copy_(before)
+        return found
+
+    def _noted(self, number: int, hook: Callable[..., Any]) -> Callable[..., Any]:
+        def noted(module: nn.Module, *given: Any) -> Any:
+            self.awaited.discard(number)
+            known = [(x, _version(x)) for x in _tensors(given)]
+            out = hook(module, *given)
+            ours = {id(x) for x, _ in known}
+            self.changed |= any(id(x) not in ours for x in _tensors(out))
+            self.changed |= any(_version(x) != version for x, version in known)
+            return out
+
+        return noted
+
+
+def _tensors(values: Any) -> list[Tensor]:
+    return [x for x in pytree.tree_leaves(values) if isinstance(x, Tensor)]
+
+
+def _version(x: Tensor) -> int | None:
+    """Counted up by whatever writes into a tensor; not for those of inference_mode."""
+    return None if x.is_inference() else x._version
 
 
 def check_backward(model: nn.Module, whole: Whole) -> None:

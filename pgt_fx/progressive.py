@@ -19,7 +19,7 @@ from pgt_fx.cut import CLOCK, cut, lengths_of, moment
 from pgt_fx.emit import emit
 from pgt_fx.errors import BlockedError, ClipError, StateError
 from pgt_fx.frames import exact_frames
-from pgt_fx.hooks import check_backward
+from pgt_fx.hooks import Watch, check_backward
 from pgt_fx.listing import listing
 from pgt_fx.options import Options
 from pgt_fx.program import Program
@@ -53,6 +53,7 @@ class _Mode:
     analysis: Analysis
     program: Program | None = None
     report: Report | None = None
+    watch: Watch | None = None
 
 
 class Progressive(nn.Module):
@@ -134,7 +135,14 @@ class Progressive(nn.Module):
                 f"{min(after)}; cut it or pad it to such a length"
             )
         work = program.plan(before, after, last)
-        flat, carried = program.run(state, self._source.clip(leaves), work)
+        tensors = self._source.clip(leaves)
+        if mode.watch is not None and (mode.watch.awaited or mode.watch.changed):
+            flat, carried = mode.watch.run(lambda: program.run(state, tensors, work, eager=True))
+            if mode.watch.changed:
+                self._source.captured(anew=True)
+                return self.step(state, *clip, last=last, detach=detach, **named)
+        else:
+            flat, carried = program.run(state, tensors, work)
         following = {
             **_clock(after, sizes, last),
             **({k: v.detach() for k, v in carried.items()} if detach else carried),
@@ -332,6 +340,8 @@ class Progressive(nn.Module):
             captured = self._source.captured(anew=True)
         if known is None:
             known = _Mode(analyze_graph(captured, self._source.spec, self._options.future))
+            if captured.rehooked:
+                known.watch = Watch(self._source.model, captured.rehooked)
             for number, mode in list(self._modes.items()):
                 if not self._source.knows(mode.analysis.captured):  # captured anew
                     del self._modes[number]

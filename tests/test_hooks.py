@@ -135,6 +135,39 @@ def test_a_hook_that_only_looks_is_called_in_each_step_and_by_steps_alone() -> N
     check(model, prog)
 
 
+@pytest.mark.parametrize("compiled", [True, False], ids=["compiled", "eager"])
+@pytest.mark.parametrize("kind", ["returns", "writes", "before"])
+def test_a_hook_that_mixes_time_on_what_is_called_whole(kind: str, compiled: bool) -> None:
+    model = nn.Sequential(conv(2), conv(kernel=1), conv(4, 3)).double().eval()
+    prog = transformed(model)
+    if compiled:
+        prog.compile(backend="eager")
+        prog.run(video(), schedule=[1] * FRAMES)
+
+    def sums(mod: nn.Module, args: Any, out: Tensor) -> None:
+        out.cumsum_(2)
+
+    hooks: dict[str, Callable[[], Any]] = {
+        "returns": lambda: model[1].register_forward_hook(lambda m, a, out: out.cumsum(2)),
+        "writes": lambda: model[1].register_forward_hook(sums),
+        "before": lambda: model[1].register_forward_pre_hook(lambda m, args: args[0].cumsum(2)),
+    }
+    hooks[kind]()
+    check(model, prog)
+
+
+def test_a_step_that_is_run_again_counts_its_batch_once() -> None:
+    model = nn.Sequential(conv(2), nn.BatchNorm1d(4), nn.ReLU(), conv(4, 3)).double().train()
+    prog = transformed(model)
+    other = copy.deepcopy(model)
+    for one in (model, other):
+        one[2].register_forward_hook(lambda mod, args, out: out.cumsum(2))
+    found = prog.full(video())
+    assert relative_error(found, other(video())) <= EXACT
+    assert model[1].num_batches_tracked == 1
+    assert torch.equal(model[1].running_mean, other[1].running_mean)
+
+
 def test_a_hook_that_can_not_be_captured_is_refused_at_its_line() -> None:
     model = net()
     prog = transformed(model)
