@@ -26,6 +26,8 @@ from pgt_fx.plan import Plan
 MOST_SEEN = 4096
 #: Compiled functions kept, for as many plans and sizes of clips.
 MOST_COMPILED = 256
+#: Times that a plan is given a new function, of which torch makes eight versions.
+MOST_RENEWALS = 32
 
 Result = tuple[list[Any], dict[str, Tensor]]
 
@@ -56,6 +58,8 @@ class CompiledSteps:
         self._alike: dict[_Asked, _Asked] = {}
         self._seen: set[Any] = set()
         self._compiled: dict[Any, Callable[[list[Tensor], list[Any]], Result]] = {}
+        self._renewals: dict[Any, int] = {}
+        self._number = -1
 
     def run(
         self, module: fx.GraphModule, state: Mapping[str, Tensor], leaves: Sequence[Any], work: Plan
@@ -77,10 +81,9 @@ class CompiledSteps:
         if key not in self._compiled:
             if len(self._compiled) >= MOST_COMPILED:
                 self._compiled.clear()
-            kernel = _of_its_own(_kernel(module, names, work), len(self._compiled))
-            self._compiled[key] = torch.compile(kernel, **self.options)
+            self._compile(key, module, names, work)
         try:
-            outputs, carried = self._compiled[key]([state[name] for name in names], list(leaves))
+            outputs, carried = self._called(key, module, names, work, state, leaves)
         except Exception as error:
             if (refused := _refused(error)) is None:
                 raise
@@ -104,6 +107,33 @@ class CompiledSteps:
             yield
         finally:
             self._all_eager = False
+
+    def _compile(self, key: Any, module: fx.GraphModule, names: Sequence[str], work: Plan) -> None:
+        self._number += 1
+        kernel = _of_its_own(_kernel(module, names, work), self._number)
+        self._compiled[key] = torch.compile(kernel, **self.options)
+
+    def _called(
+        self,
+        key: Any,
+        module: fx.GraphModule,
+        names: Sequence[str],
+        work: Plan,
+        state: Mapping[str, Tensor],
+        leaves: Sequence[Any],
+    ) -> Result:
+        """Torch stops compiling a function again after eight times: a training may thaw its layers
+        one after the other, and each time the graph is another."""
+        given = [state[name] for name in names]
+        try:
+            return self._compiled[key](given, list(leaves))
+        except Exception as error:
+            renewals = self._renewals.get(key, 0)
+            if not _too_often(error) or renewals >= MOST_RENEWALS:
+                raise
+            self._renewals[key] = renewals + 1
+            self._compile(key, module, names, work)
+            return self._compiled[key](given, list(leaves))
 
     def _sizes(self, leaves: Sequence[Any]) -> tuple[Any, ...]:
         """Sizes of a clip, where each has code of its own: torch stops compiling a function again
@@ -178,6 +208,12 @@ def _refused(error: Exception) -> CompileError | None:
     """What to say where torch.compile does not take an operation; None for any other error."""
     from torch._dynamo.exc import Unsupported  # heavy, and loaded once something was compiled
 
+    if _too_often(error):
+        why = " ".join(str(error).split())[:400]
+        return CompileError(
+            f"a step was compiled again and again, since something differs in each: {why}\n"
+            "    remedy: keep it the same from step to step, or compile anew: prog.compile()"
+        )
     if not isinstance(error, Unsupported):
         return None
     lines = [f for f in error.real_stack or () if not f.filename.startswith(OURS)]
@@ -191,6 +227,12 @@ def _refused(error: Exception) -> CompileError | None:
         "    remedy: write it with tensor operators, put a layer of torch in its place that does "
         "the same, or compile around it: prog.compile(fullgraph=False)"
     )
+
+
+def _too_often(error: Exception) -> bool:
+    from torch._dynamo.exc import FailOnRecompileLimitHit
+
+    return isinstance(error, FailOnRecompileLimitHit)
 
 
 def _kept(x: Any) -> Any:

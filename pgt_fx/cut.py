@@ -10,7 +10,7 @@ from torch.utils import _pytree as pytree
 
 from pgt_fx.capture.inputs import ClipSpec
 from pgt_fx.errors import ClipError, StateError
-from pgt_fx.schedule import PerStep, Schedule
+from pgt_fx.schedule import PerStep, Schedule, check_lengths
 
 #: Entries of a state that say how far the video has come.
 CLOCK = ("clock.frames", "clock.sizes", "clock.ended")
@@ -18,7 +18,19 @@ Piece = tuple[tuple[Any, ...], dict[str, Any]]
 
 
 def lengths_of(spec: ClipSpec, leaves: Sequence[Any]) -> tuple[int, ...]:
-    """Frames of each input path."""
+    """Frames of each input path.
+
+    Raises:
+        ClipError: for a path of another number of dimensions than the example's.
+    """
+    for number, i in enumerate(spec.paths):
+        leaf, expected = leaves[i], spec.shapes[i] or ()
+        if not isinstance(leaf, Tensor) or leaf.dim() != len(expected):
+            got = tuple(leaf.shape) if isinstance(leaf, Tensor) else type(leaf).__name__
+            raise ClipError(
+                f"input {number}: expected a tensor of {len(expected)} dimensions like the "
+                f"example's {expected} (time is dimension {spec.times[i]}), got {got}"
+            )
     return tuple(int(leaves[i].shape[spec.times[i] or 0]) for i in spec.paths)
 
 
@@ -37,7 +49,7 @@ def cut(
     if isinstance(schedule, Schedule):
         lengths = schedule.chunks(frames[base])
     else:
-        lengths = [int(n) for n in schedule]
+        lengths = check_lengths("schedule", schedule)
         if sum(lengths) != frames[base] or min(lengths, default=0) < 1:
             raise ClipError(f"chunks {lengths} don't make up the video's {frames[base]} frames")
     for leaf in leaves:

@@ -25,7 +25,7 @@ from pgt_fx.arguments import (
 )
 from pgt_fx.capture.calls import place
 from pgt_fx.capture.clip_tables import clip_rows
-from pgt_fx.capture.fold import Region, fold
+from pgt_fx.capture.fold import Region, called_whole, fold
 from pgt_fx.capture.grown import grown
 from pgt_fx.capture.recurrent import run_layers
 from pgt_fx.delays import late
@@ -90,6 +90,7 @@ class _Emitter:
         self.regions = fold(self.captured, self._foldable)
         check_by_hand(self.captured, self.regions)
         check_drawn(self.captured, self.regions)
+        self.out.whole = called_whole(self.captured, self.regions)
         self.late = late(analysis, self.regions, self._foldable)
         self.joins = {o.joined: o.node.name for o in analysis.operations.values() if o.joined}
 

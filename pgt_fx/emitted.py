@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor, fx, nn
 
-from pgt_fx.capture.calls import module_path, place
+from pgt_fx.capture.calls import Whole, module_path, place
 from pgt_fx.capture.export import Captured
 from pgt_fx.cut import CLOCK
 from pgt_fx.plan import Schedulable
@@ -28,6 +28,7 @@ class Emitted:
         constants: tensors lifted by the capture, by attribute name.
         video: which of a step's tensors is the first with a time axis.
         made: node of the graph -> captured node whose value it gives.
+        whole: the modules of the model that are called as they are.
     """
 
     graph: fx.Graph
@@ -41,6 +42,7 @@ class Emitted:
     constants: dict[str, Tensor] = field(default_factory=dict)
     made: dict[str, str] = field(default_factory=dict)
     video: int = 0
+    whole: Whole = field(default_factory=Whole)
 
 
 class Names:

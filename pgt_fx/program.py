@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, fx, nn
+from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 from pgt_fx.compiled import CompiledSteps, run_eagerly
 from pgt_fx.cut import CLOCK
@@ -69,9 +70,14 @@ class Program:
         return any(n.name not in work.silent for n in output.all_input_nodes)
 
     def run(
-        self, state: Mapping[str, Tensor], leaves: Sequence[Any], work: Plan
+        self,
+        state: Mapping[str, Tensor],
+        leaves: Sequence[Any],
+        work: Plan,
+        *,
+        eager: bool = False,
     ) -> tuple[list[Any], dict[str, Tensor]]:
-        """Run one step.
+        """Run one step; with ``eager`` as it is, also where steps are compiled.
 
         Returns:
             the model's outputs, flat, None where none is due; and the carried tensors.
@@ -90,7 +96,8 @@ class Program:
         module = self.module(work)
         if self.emitted.constants:
             bring(self.constants, leaves[self.emitted.video])
-        if self.compiled is None:
+        # Whoever looks at every operation (a counter of them) sees none of a compiled step.
+        if self.compiled is None or eager or is_in_torch_dispatch_mode(include_infra_modes=False):
             outputs, carried = run_eagerly(module, state, leaves, work)
         else:
             outputs, carried = self.compiled.run(module, state, leaves, work)

@@ -17,13 +17,14 @@ from pgt_fx.capture.lengths import Lengths
 from pgt_fx.compiled import CompiledSteps, plain_numbers
 from pgt_fx.cut import CLOCK, cut, lengths_of, moment
 from pgt_fx.emit import emit
-from pgt_fx.errors import ClipError, StateError
+from pgt_fx.errors import BlockedError, ClipError, StateError
 from pgt_fx.frames import exact_frames
+from pgt_fx.hooks import Watch, check_backward
 from pgt_fx.listing import listing
 from pgt_fx.options import Options
 from pgt_fx.program import Program
 from pgt_fx.report import Report, make_report
-from pgt_fx.schedule import Schedule
+from pgt_fx.schedule import Schedule, check_lengths
 from pgt_fx.source import Source
 
 State = dict[str, Tensor]
@@ -52,6 +53,7 @@ class _Mode:
     analysis: Analysis
     program: Program | None = None
     report: Report | None = None
+    watch: Watch | None = None
 
 
 class Progressive(nn.Module):
@@ -135,7 +137,14 @@ class Progressive(nn.Module):
                 f"{min(after)}; cut it or pad it to such a length"
             )
         work = program.plan(before, after, last)
-        flat, carried = program.run(state, self._source.clip(leaves), work)
+        tensors = self._source.clip(leaves)
+        if mode.watch is not None and (mode.watch.awaited or mode.watch.changed):
+            flat, carried = mode.watch.run(lambda: program.run(state, tensors, work, eager=True))
+            if mode.watch.changed:
+                self._source.captured(anew=True)
+                return self.step(state, *clip, last=last, detach=detach, **named)
+        else:
+            flat, carried = program.run(state, tensors, work)
         following = {
             **_clock(after, sizes, last),
             **({k: v.detach() for k, v in carried.items()} if detach else carried),
@@ -248,9 +257,12 @@ class Progressive(nn.Module):
         """
         ratio, program = self._source.spec.ratio, self._program()
         out, seen = [], 0
-        for number, n in enumerate(chunks):
+        lengths = check_lengths("chunks", chunks)
+        if min(lengths, default=1) < 1:
+            raise ClipError(f"chunks: expected lengths of at least one frame, got {lengths}")
+        for number, n in enumerate(lengths):
             before, after = (tuple(m * r for r in ratio) for m in (seen, seen + n))
-            work = program.plan(before, after, last and number == len(chunks) - 1)
+            work = program.plan(before, after, last and number == len(lengths) - 1)
             out.append(program.answers(work))
             seen += n
         return out
@@ -309,7 +321,18 @@ class Progressive(nn.Module):
             model whose output has no time axis.
         """
         ratio = self._source.spec.ratio
-        lengths = [tuple(n * r for r in ratio) if isinstance(n, int) else tuple(n) for n in chunks]
+        given = chunks if isinstance(chunks, list | tuple) else check_lengths("chunks", chunks)
+        lengths = [
+            tuple(check_lengths("chunks", n))
+            if isinstance(n, list | tuple)
+            else tuple(check_lengths("chunks", [n])[0] * r for r in ratio)
+            for n in given
+        ]
+        if any(len(n) != len(ratio) for n in lengths):
+            raise ClipError(
+                f"chunks: expected one length per step, or one for each of the {len(ratio)} input "
+                f"paths, got {list(chunks)}"
+            )
         if not lengths or min(min(n) for n in lengths) < 1:
             raise ClipError(f"chunks: expected lengths of at least one frame, got {list(chunks)}")
         return exact_frames(self._analysis(), self._options, lengths)
@@ -317,19 +340,33 @@ class Progressive(nn.Module):
     # -- graphs --------------------------------------------------------------------------------
 
     def _captured(self) -> Captured:
-        return self._source.captured()
+        captured = self._source.captured()
+        return self._mode().analysis.captured if captured.rehooked else captured
 
     def _mode(self) -> _Mode:
         """What is known of the graph of the model as it is now."""
-        captured = self._captured()
+        captured = self._source.captured()
         known = self._modes.get(id(captured))
+        if known is None and captured.rehooked and not self._holds(captured):
+            captured = self._source.captured(anew=True)
         if known is None:
             known = _Mode(analyze_graph(captured, self._source.spec, self._options.future))
+            if captured.rehooked:
+                known.watch = Watch(self._source.model, captured.rehooked)
             for number, mode in list(self._modes.items()):
                 if not self._source.knows(mode.analysis.captured):  # captured anew
                     del self._modes[number]
             self._modes[id(captured)] = known
         return known
+
+    def _holds(self, captured: Captured) -> bool:
+        """Whether hooks were added to or removed from modules alone that are called whole."""
+        try:
+            found = analyze_graph(captured, self._source.spec, self._options.future)
+            whole = emit(found, self._options, self._source.markov_name).whole
+        except BlockedError:  # perhaps by a hook that is gone
+            return False
+        return all(path in whole for path in captured.rehooked)
 
     def _analysis(self) -> Analysis:
         return self._mode().analysis
@@ -340,6 +377,7 @@ class Progressive(nn.Module):
             spec, name = self._source.spec, self._source.markov_name
             with torch.inference_mode(False):  # as in a capture
                 emitted = emit(mode.analysis, self._options, name)
+                check_backward(self._source.model, emitted.whole)
                 mode.program = Program(emitted, self._source.model, name, spec.ratio)
             self.__dict__["_sums"] = {**(self._sums or {}), **mode.program.sums}
             if self._compile is not None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from operator import index
 from typing import Any, Literal
 
 from pgt_fx.errors import ClipError, OptionError
@@ -195,6 +196,33 @@ class DPR:
         stride = length - self.overlap
         steps = max(1, _round(Fraction(self.frames - self.overlap, stride)))
         return Schedule(length, steps, self.overlap, ragged=True)
+
+
+def check_lengths(name: str, given: object) -> list[int]:
+    """Lengths of steps from a :class:`Schedule` without regard to a video, or a list of them.
+
+    Raises:
+        OptionError: for anything else.
+    """
+    if isinstance(given, DPR):
+        raise OptionError(
+            f"{name}: expected a Schedule or lengths of steps, got {given}, which draws them; "
+            "use its .base for testing, or its .draw(number)"
+        )
+    if isinstance(given, str | bytes) or not isinstance(given, Iterable):
+        raise OptionError(
+            f"{name}: expected a Schedule or a list of lengths of steps, got {given!r}"
+        )
+    return [_length(name, n) for n in given]
+
+
+def _length(name: str, value: Any) -> int:
+    try:
+        if not isinstance(value, bool):
+            return index(value)  # NumPy's integers and torch's, too
+    except TypeError:
+        pass
+    raise OptionError(f"{name}: expected whole numbers of frames, got {value!r}")
 
 
 def _round(x: Fraction) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Sequence
 from itertools import chain
 from operator import attrgetter, methodcaller
@@ -16,6 +17,7 @@ from pgt_fx.capture.clean import clean
 from pgt_fx.capture.export import Captured, capture
 from pgt_fx.capture.inputs import ClipSpec
 from pgt_fx.errors import ClipError
+from pgt_fx.hooks import Hooks, hooked, hooks_of, paths_of, without_backward
 from pgt_fx.markov.buffer import dense
 
 #: Parts of ``torch.nn.modules`` that do the same in either mode, but for these two classes.
@@ -35,12 +37,14 @@ _MODAL = (nn.MultiheadAttention, nn.RReLU)
 Modes = tuple[bool, ...]
 #: How many children each parent has, and all of them in order.
 Children = tuple[list[int], list[nn.Module | None]]
+#: Graphs kept of a model: hooks come and go, as those of a tool that looks into it.
+MOST_CAPTURED = 8
 _training, _values = attrgetter("training"), methodcaller("values")
 
 
 class Source:
-    """The user's model with what has been captured of it: one graph for the modes of its modules,
-    when first needed.
+    """The user's model with what has been captured of it: one graph for the modes of its modules
+    and the hooks on them, when first needed.
 
     Attributes:
         model: the user's module, unchanged.
@@ -54,9 +58,12 @@ class Source:
         self.leaves = list(leaves)
         self._tensors = spec.tensors
         self._written = [(i, x) for i, x in enumerate(leaves) if i not in self._tensors]
-        self._captured: dict[Modes, Captured] = {}
+        self._captured: dict[tuple[Modes, Hooks], Captured] = {}
         self._parents: list[dict[str, nn.Module | None]] = []
         self._children: Children | None = None
+        self._childless: list[dict[str, nn.Module | None]] = []
+        self._hooked: list[dict[int, Any]] = []
+        self._paths: dict[int, str] = {}
         self._modal: list[nn.Module] = []
         self._dtype = _dtype(model)
         taken = set(model._modules) | set(model._parameters) | set(model._buffers)
@@ -67,7 +74,7 @@ class Source:
     @property
     def modes(self) -> Modes:
         """``F.dropout(x, 0.5, self.training)`` is captured as it is in the mode of its module."""
-        if _children(self._parents) != self._children:
+        if any(self._childless) or _children(self._parents) != self._children:
             self._look()
         return tuple(map(_training, self._modal))
 
@@ -76,32 +83,64 @@ class Source:
         modules = list(self.model.modules())
         self._parents = [m._modules for m in modules if m._modules or m is self.model]
         self._children = _children(self._parents)
+        # A parametrization is a first child.
+        self._childless = [m._modules for m in modules if not m._modules and m is not self.model]
+        self._hooked = hooked(modules)
         self._modal = [m for m in modules if _has_a_mode(m)]
         self._captured.clear()
 
-    def captured(self) -> Captured:
+    def captured(self, *, anew: bool = False) -> Captured:
         """The graph of the model as it is now; another one where a module has changed its mode, or
         a type is written in it and the model was moved.
+
+        Where hooks were added or removed since, it is the same but for ``rehooked``: hooks of a
+        module that is called whole are called with it. Whether all of them are such is known once
+        steps have been made of the graph; with ``anew`` it is captured with its hooks.
 
         Raises:
             CaptureError: when it can't be captured.
         """
-        modes = self.modes
-        known = self._captured.get(modes)
-        if known is None or (known.typed and known.dtype != _dtype(self.model)):
+        key = self.modes, hooks_of(self._hooked)
+        known = self._captured.get(key)
+        if known is None and not anew:
+            known = self._rehooked(key)
+        if known is None or anew or (known.typed and known.dtype != _dtype(self.model)):
             device = next((p.device for p in self.model.parameters()), torch.device("cpu"))
             leaves = list(self.leaves)
             for i in self.spec.paths:
                 dtype = self._cast(leaves[i].dtype)
                 leaves[i] = torch.empty_like(leaves[i], device=device, dtype=dtype)
             # Tensors made under inference_mode could not be used in training later.
-            with torch.inference_mode(False):
+            with torch.inference_mode(False), without_backward(self.model):
                 found = capture(self.model, self.spec, leaves, self.pools)
                 known = clean(found, min(self.spec.lengths))
                 known.dtype = _dtype(self.model)
                 note_attention(known, _tensors(self.model))
-            self._captured[modes] = known
+            self._keep(key, known)
         return known
+
+    def _rehooked(self, key: tuple[Modes, Hooks]) -> Captured | None:
+        """What was captured under the hooks most like these, in the same modes."""
+        numbers = set(chain.from_iterable(key[1]))
+        self._paths |= paths_of(self.model)
+        others = [
+            (numbers ^ set(chain.from_iterable(hooks)), captured)
+            for (modes, hooks), captured in self._captured.items()
+            if modes == key[0] and not captured.rehooked
+        ]
+        if not others:
+            return None
+        changed, known = min(others, key=lambda other: len(other[0]))
+        rehooked = frozenset(self._paths.get(number, "") for number in changed)
+        known = dataclasses.replace(known, rehooked=rehooked)
+        self._keep(key, known)
+        return known
+
+    def _keep(self, key: tuple[Modes, Hooks], captured: Captured) -> None:
+        others = [other for other in self._captured if other[1] not in (key[1], ())]
+        if len(self._captured) >= MOST_CAPTURED and others:
+            del self._captured[others[0]]
+        self._captured[key] = captured
 
     def knows(self, captured: Captured) -> bool:
         """Whether it is one of the graphs in use."""
@@ -134,6 +173,7 @@ class Source:
         other = Source(copy.deepcopy(self.model, memo), self.spec, self.leaves, self.pools)
         _ = other.modes  # has looked at its model before it is given the graphs of this one
         other._captured, other._dtype = dict(self._captured), self._dtype
+        other._paths = dict(self._paths)
         return other
 
     def __getstate__(self) -> dict[str, Any]:

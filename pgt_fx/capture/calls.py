@@ -21,6 +21,25 @@ class ModuleCall:
     one_to_one: bool
 
 
+@dataclass(frozen=True)
+class Whole:
+    """Paths of the modules that a step calls as they are, those inside them included.
+
+    Attributes:
+        called: the modules that are called.
+        opened: modules of which an operator is run outside of such a call.
+    """
+
+    called: frozenset[str] = frozenset()
+    opened: frozenset[str] = frozenset()
+
+    def __contains__(self, path: str) -> bool:
+        if path in self.opened:
+            return False
+        parts = path.split(".")
+        return any(".".join(parts[:n]) in self.called for n in range(1, len(parts) + 1))
+
+
 @contextlib.contextmanager
 def recorded(model: nn.Module, running: list[str] | None = None) -> Iterator[dict[str, ModuleCall]]:
     """Hooks every module call; keys are those of the module stack in node metadata.

@@ -63,6 +63,7 @@ class Captured:
         dtype: of the weights when it was captured.
         by_hand: calls that say what a gradient is to be, which the graph doesn't hold.
         drawn: modules that drew random numbers of Python's, of which it holds one.
+        rehooked: modules of which a hook was added or removed since it was captured.
     """
 
     graph: fx.Graph
@@ -81,6 +82,7 @@ class Captured:
     dtype: torch.dtype | None = None
     by_hand: list[ByHand] = field(default_factory=list)
     drawn: list[Drawn] = field(default_factory=list)
+    rehooked: frozenset[str] = frozenset()
     _timed: dict[Any, bool] = field(default_factory=dict, repr=False)
     _videos: dict[Lengths | None, list[dict[Any, Any]]] = field(default_factory=dict, repr=False)
 

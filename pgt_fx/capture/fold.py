@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, fx
 
-from pgt_fx.capture.calls import call_stack
+from pgt_fx.capture.calls import Whole, call_stack
 from pgt_fx.capture.export import Captured
 
 
@@ -58,6 +58,15 @@ def fold(captured: Captured, local: Callable[[fx.Node], bool]) -> dict[fx.Node, 
             for node in nodes:
                 regions[node] = region
     return regions
+
+
+def called_whole(captured: Captured, regions: dict[fx.Node, Region]) -> Whole:
+    """The modules of which every operator is in a region."""
+    rest = (n for n in captured.graph.nodes if n.op == "call_function" and n not in regions)
+    return Whole(
+        frozenset(region.path for region in regions.values()),
+        frozenset(key.partition("@")[0] for node in rest for key in call_stack(node)),
+    )
 
 
 def _region(captured: Captured, path: str, nodes: list[fx.Node]) -> Region | None:

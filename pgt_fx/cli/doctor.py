@@ -31,6 +31,8 @@ def doctor(
     """
     if html is not None and not html.parent.is_dir():
         raise typer.BadParameter(f"--html: there is no folder {html.parent}")
+    if html is not None and html.is_dir():
+        raise typer.BadParameter(f"--html: {html} is a folder; expected a file to write")
     with refusals(), spinner("examining") as step:
         module, example = load(model, space, features=features)
         step(f"examining {model}")

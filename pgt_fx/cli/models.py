@@ -39,7 +39,14 @@ def load(
         if not part or not hasattr(target, part):
             raise typer.BadParameter(_nothing(module_name, part or attribute, target))
         target = getattr(target, part)
-    made = target() if callable(target) and not isinstance(target, nn.Module) else target
+    made = target
+    if callable(target) and not isinstance(target, nn.Module):
+        try:
+            made = target()
+        except Exception as error:  # whatever the user's factory does
+            raise typer.BadParameter(
+                f"calling {name}() failed: {type(error).__name__}: {error}"
+            ) from error
     example = None
     if isinstance(made, tuple) and len(made) == 2:
         made, example = made

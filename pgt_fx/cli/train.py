@@ -35,6 +35,7 @@ def train(
     """Train a backbone progressively on folders of long videos."""
     with refusals():
         settings = read_config(config)
+        _check(settings)
         set_threads(settings.run.threads or None)
         torch.manual_seed(settings.run.seed)
         folder = config.resolve().parent
@@ -72,6 +73,29 @@ def train(
         text = "  ".join(f"{k} {v:.4g}" for k, v in figures.items())
         typer.echo(f"epoch {int(row['epoch']) + 1}: {text}")
     typer.echo(f"checkpoint: {folder / settings.run.checkpoint}")
+
+
+def _check(settings: Config) -> None:
+    """Before anything is read or built.
+
+    Raises:
+        ConfigError: for a number below its least, or a device that is not there.
+    """
+    least = {
+        "data": {"stride": 1, "size": 1, "batch": 1, "workers": 0},
+        "optim": {"lr": 0, "epochs": 1, "accumulate": 1, "keep": 1},
+    }
+    for section, keys in least.items():
+        for key, lowest in keys.items():
+            value = getattr(getattr(settings, section), key)
+            if not value >= lowest:
+                raise ConfigError(f"[{section}] {key}: expected at least {lowest}, got {value}")
+    name = settings.run.device
+    try:
+        torch.empty(1, device=torch.device(name)).cpu()
+    except Exception as error:  # torch raises as many kinds as there are devices
+        why = str(error).partition("\n")[0]
+        raise ConfigError(f"[run] device: {name!r} can't be used here: {why}") from error
 
 
 def _build(

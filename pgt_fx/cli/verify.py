@@ -98,14 +98,16 @@ def verify(
         raise typer.BadParameter("--certificate goes with none of --causal, --save, --check")
     if causal and save is not None:
         raise typer.BadParameter("--save: certificates are of progressive models, not of --causal")
-    if certificate is not None:
-        _again(certificate, model, form, output or [])
-    if model is None:
-        raise typer.BadParameter("which model? A name of the zoo, or package.module:factory")
     outputs = output or []
     for path in [*outputs, *([save] if save else [])]:
         if not path.parent.is_dir():
             raise typer.BadParameter(f"{path}: there is no folder {path.parent}")
+        if path.is_dir():
+            raise typer.BadParameter(f"{path} is a folder; expected a file to write")
+    if certificate is not None:
+        _again(certificate, model, form, outputs)
+    if model is None:
+        raise typer.BadParameter("which model? A name of the zoo, or package.module:factory")
     given = {"model": model, "space": space or 64, "features": features, "time_dim": time_dim}
     with refusals(), spinner("building") as step:
         module, example = load(model, space or 64, features=features)

@@ -17,7 +17,7 @@ from pgt_fx.inference.scores import Activation, Scoring
 from pgt_fx.inference.views import Steps, Views, clip_frames, frames_of, read_video, whole
 from pgt_fx.options import _choice
 from pgt_fx.progressive import Progressive
-from pgt_fx.schedule import DPR, Schedule
+from pgt_fx.schedule import Schedule, check_lengths
 
 View = Literal["progressive", "original", "stream"]
 
@@ -139,22 +139,18 @@ def _check(view: str, schedule: Steps, frames: int | None, over_steps: str | Non
     _choice("view", view, ("progressive", "original", "stream"))
     if frames is not None:
         whole("frames", frames)
-    if isinstance(schedule, DPR):
-        raise OptionError(
-            f"schedule: expected a Schedule or lengths of steps, got {schedule}, which draws them; "
-            "use its .base for testing"
-        )
+    lengths = None if schedule is None else check_lengths("schedule", schedule)
     if schedule is not None and view == "original":
         raise OptionError(
             f"schedule: view='original' is one step over the whole clip, got {schedule}; leave it "
             "out and use frames=, or use view='progressive' or 'stream'"
         )
     if schedule is not None and not isinstance(schedule, Schedule):
-        if isinstance(schedule, str) or not isinstance(schedule, Sequence) or not schedule:
+        if not lengths:
             raise OptionError(
                 f"schedule: expected a Schedule or a list of lengths of steps, got {schedule!r}"
             )
-        for n in schedule:
+        for n in lengths:
             whole("schedule", n)
     if view == "stream" and over_steps not in (None, "last"):
         raise OptionError(

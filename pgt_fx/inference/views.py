@@ -6,10 +6,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from pgt_fx.capture.inputs import ClipSpec
+from pgt_fx.cut import lengths_of
 from pgt_fx.errors import ClipError, OptionError
 from pgt_fx.schedule import Schedule
 
@@ -45,14 +45,7 @@ def read_video(spec: ClipSpec, video: tuple[Any, ...]) -> list[Any]:
         ClipError: when it is not built like the example.
     """
     leaves = _flat(spec, video)
-    for number, i in enumerate(spec.paths):
-        leaf, expected = leaves[i], spec.shapes[i] or ()
-        if not isinstance(leaf, Tensor) or leaf.dim() != len(expected):
-            got = tuple(leaf.shape) if isinstance(leaf, Tensor) else type(leaf).__name__
-            raise ClipError(
-                f"input {number}: expected a tensor of {len(expected)} dimensions like the "
-                f"example's {expected} (time is dimension {spec.times[i]}), got {got}"
-            )
+    lengths_of(spec, leaves)  # checks them
     return leaves
 
 

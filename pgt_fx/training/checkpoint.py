@@ -39,6 +39,20 @@ def set_random_state(state: dict[str, Any]) -> None:
         torch.cuda.set_rng_state(one, device)
 
 
+def check(path: Path) -> None:
+    """Whether a checkpoint could be written there, asked before there is one to lose.
+
+    Raises:
+        CheckpointError: when it could not.
+    """
+    if path.is_dir():
+        raise CheckpointError(f"checkpoint: {path} is a folder; expected a file to write")
+    if not path.parent.is_dir():
+        raise CheckpointError(f"checkpoint: there is no folder {path.parent}; make it first")
+    if not os.access(path.parent, os.W_OK):
+        raise CheckpointError(f"checkpoint: {path.parent} can't be written to")
+
+
 def save(path: Path, parts: dict[str, Any], about: dict[str, str], history: list[Any]) -> None:
     """Write a checkpoint in one move: a reader finds the old one or the new one.
 

@@ -122,12 +122,15 @@ def fit(
 
     Raises:
         OptionError, ClipError: as :func:`backward`.
-        CheckpointError: when there is nothing to resume from, or it is another training's.
+        CheckpointError: when there is nothing to resume from, or it is another training's; or
+            where none can be written.
     """
     if accumulate < 1 or epochs < 1:
         raise OptionError(f"accumulate, epochs: expected at least 1, got {accumulate}, {epochs}")
     if resume and checkpoint is None:
         raise OptionError("resume: from which checkpoint? pass checkpoint=")
+    if checkpoint is not None:
+        files.check(Path(checkpoint))
     main = not dist.is_initialized() or dist.get_rank() == 0
     with _bar(progress and main) as report:
         work = Training(
@@ -167,7 +170,7 @@ def _epoch(work: Training, loader: Iterable[tuple[Any, Any]], epoch: int) -> dic
     for metric in work.metrics.values():
         metric.reset()
     total, batches, pending = 0.0, 0, 0
-    count = len(loader) if isinstance(loader, Sized) else 0
+    count = _length(loader)
     work.optimizer.zero_grad()
     for number, (video, target) in enumerate(loader):
         video, target = to(video, work.device), to(target, work.device)
@@ -202,6 +205,14 @@ def _epoch(work: Training, loader: Iterable[tuple[Any, Any]], epoch: int) -> dic
     values = {n: float(m.compute()) for n, m in work.metrics.items() if m.update_called}
     lr = float(work.optimizer.param_groups[0]["lr"])
     return {"loss": total / batches, "lr": lr, "updates": float(work.updates)} | values
+
+
+def _length(loader: Iterable[Any]) -> int:
+    """Batches of a loader; 0: it doesn't know, as one of a data set that is only iterated over."""
+    try:
+        return len(loader) if isinstance(loader, Sized) else 0
+    except TypeError:  # DataLoader has a __len__ that asks its data set
+        return 0
 
 
 def _update(work: Training) -> None:
