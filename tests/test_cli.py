@@ -115,7 +115,7 @@ def test_a_model_of_the_zoo() -> None:
 def test_verify_holds(here: str) -> None:
     result = run("verify", f"{here}:pair", "--chunkings", "2", "--threads", "1")
     assert result.exit_code == 0, result.output
-    assert "15 promises hold; 2 could not be checked" in result.output
+    assert "16 promises hold; 2 could not be checked" in result.output
 
 
 def test_verify_violated(here: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -203,10 +203,10 @@ def test_verify_writes_files_by_their_suffix(here: str, tmp_path: Path) -> None:
         "--output", "a.json", "--output", "a.txt", "--save", "c.json",
     )  # fmt: skip
     assert result.exit_code == 0, result.output
-    assert (tmp_path / "a.xml").read_text().count("<testcase") == 17
-    assert (tmp_path / "a.md").read_text().startswith("### Tiny: 15 promises hold")
+    assert (tmp_path / "a.xml").read_text().count("<testcase") == 18
+    assert (tmp_path / "a.md").read_text().startswith("### Tiny: 16 promises hold")
     assert json.loads((tmp_path / "a.json").read_text())["ok"] is True
-    assert "15 promises hold" in (tmp_path / "a.txt").read_text()
+    assert "16 promises hold" in (tmp_path / "a.txt").read_text()
     again = run("verify", "--certificate", "c.json")
     assert again.exit_code == 0 and "still holds" in again.output
     other = run("verify", f"{here}:other", "--certificate", "c.json")

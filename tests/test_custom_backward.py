@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 import pgt_fx
+import pgt_fx.rules
 from pgt_fx.errors import BlockedError
 from pgt_fx.training import backward
 
@@ -89,6 +90,20 @@ class Scaled(torch.autograd.Function):
         return grad * weight.view(1, -1, 1), (grad * x).sum((0, 2))
 
 
+@torch.library.custom_op("pgt_fx_tests::reverse", mutates_args=())
+def reversing(x: Tensor) -> Tensor:
+    return x.clone()
+
+
+reversing.register_fake(torch.empty_like)
+reversing.register_autograd(lambda ctx, grad: -grad)
+
+
+@pgt_fx.rules.rule("pgt_fx_tests::reverse")
+def of_each_element(op: pgt_fx.rules.OpView) -> pgt_fx.rules.Outcome:
+    return pgt_fx.rules.Local(op.layout(op.arg["x"]))
+
+
 class Around(nn.Module):
     """A function in a module of its own."""
 
@@ -147,6 +162,8 @@ KEPT: list[tuple[str, Body, Any]] = [
     ("own module", lambda net, x: net.second(net.own(net.first(x))), Reverse),
     ("own straight", lambda net, x: net.second(net.own(net.first(x))), Sign),
     ("swish", lambda net, x: net.second(Swish.apply(net.first(x))), Reverse),
+    # It is in the graph as it is, with its gradient.
+    ("operator", lambda net, x: net.second(reversing(net.first(x))), Reverse),
     ("two", lambda net, x: net.second(Scaled.apply(net.first(x), net.weight)), Reverse),
     (
         "checkpoint",

@@ -24,6 +24,9 @@ from pgt_fx.errors import Place
 SMALL, MOST = 5, 1 << 21
 #: Magnitudes of what it is given and of the gradients that it is handed.
 SCALES = ((1.0, 1.0), (0.02, 1e3), (20.0, 1e-3))
+#: Where torch makes the functions of ``torch.library.register_autograd``: such an operator is in
+#: the graph as it is, and keeps its gradient.
+OF_OPERATORS = "torch._library.autograd"
 #: Relative difference of gradients that passes for rounding.
 BOUND = 1e-5
 
@@ -175,7 +178,7 @@ def gradients_by_hand(running: Sequence[str]) -> Iterator[list[ByHand]]:
 
     def apply(cls: Any, *args: Any, **kwargs: Any) -> Any:
         nonlocal inside
-        if inside:
+        if inside or cls.__module__ == OF_OPERATORS:
             return bound(None, cls)(*args, **kwargs)
         note(cls, cls, args)
         inside = True

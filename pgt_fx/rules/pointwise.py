@@ -12,7 +12,7 @@ relu relu6 hardtanh hardswish hardsigmoid sigmoid silu gelu tanh elu leaky_relu 
 mish log_sigmoid softsign threshold exp expm1 log log1p log2 sqrt rsqrt abs neg sign sin cos tan
 atan square reciprocal clamp clamp_min clamp_max erf round floor ceil trunc frac nan_to_num
 logical_not bitwise_not isnan isinf isfinite dropout alpha_dropout hardshrink softshrink
-clone contiguous detach alias lift_fresh lift_fresh_copy to _to_copy type_as float half double
+clone contiguous detach alias lift_fresh lift_fresh_copy to _to_copy float half double
 zeros_like ones_like full_like empty_like rand_like randn_like bernoulli positive zero
 """
 
@@ -33,6 +33,12 @@ def unary(op: OpView) -> Outcome:
     """f(x)[i] = f(x[i]); ``clamp`` may be given its bounds as tensors."""
     layouts = [op.layout(n) for n in op.tensors]
     return Local(broadcast(layouts) if len(layouts) > 1 else layouts[0])
+
+
+@rule("type_as")
+def type_as(op: OpView) -> Outcome:
+    """Of the other tensor it reads the type alone."""
+    return Local(op.layout(op.arg["self"]))
 
 
 @rule(*BROADCAST.split())
