@@ -20,7 +20,7 @@ from pgt_fx.capture.inputs import as_call
 from pgt_fx.errors import ClipError, OptionError
 from pgt_fx.progressive import Progressive, State
 from pgt_fx.schedule import Schedule
-from pgt_fx.training.losses import another_answer, another_loss, check_loss, same_bits
+from pgt_fx.training.losses import IMPURE, Twice, check_loss
 from pgt_fx.training.parallel import broadcast_buffers, reduce_gradients, unwrapped
 from pgt_fx.training.replay import Replay
 from pgt_fx.training.targets import Labels, PerFrame
@@ -141,6 +141,7 @@ class _Run:
         for chunk in chunks:
             self.chunks.append(pytree.tree_map_only(Tensor, self._cut_off, chunk))
         self.differentiated = False
+        self.twice: list[tuple[int, Twice]] = []
         # Else a loss has a gradient through parameters of its own, or none.
         self.trained = bool(self.inputs) or any(p.requires_grad for p in prog.parameters())
         self.labels, self.on = Labels(target, len(chunks)), on
@@ -290,23 +291,22 @@ class _Run:
             torch.autograd.backward([x for x, _ in found], [grad for _, grad in found])
 
     def _again(self, number: int, out: Any, target: Any) -> Tensor | None:
-        """The loss of a step that is run a second time.
-
-        Raises:
-            OptionError: saying what is no function of its arguments.
-        """
+        """The loss of a step that is run a second time; what it is beside the first is noted."""
+        then = self.found.losses[number]
         with self.autocast:
-            reason = another_answer(then := self.found.outputs[number], out)
-        equal = same_bits(then, out)  # before the loss, which may write into it
+            twice = Twice.of(self.found.outputs[number], out)
         loss = self._loss(number, out, target)
-        with self.autocast:
-            reason = reason or another_loss(self.found.losses[number], loss, out, equal)
-        if reason is not None:
-            raise OptionError(f'gradient="exact": of step {number + 1}, {reason}')
+        if (then is None) != (loss is None):
+            raise OptionError(_of_step(number, IMPURE))
+        self.twice.append((number, twice.and_losses(then, loss)))
         return loss
 
     def check(self) -> None:
+        """Raises OptionError or ClipError: what makes the gradients none, or wrong."""
         self.labels.check_end()
+        for number, twice in self.twice:
+            if (reason := twice.reason()) is not None:
+                raise OptionError(_of_step(number, reason))
         if all(loss is None for loss in self.found.losses):
             raise ClipError(
                 f"no step answered in {len(self.chunks)} steps, so there is no loss; feed a longer "
@@ -317,6 +317,10 @@ class _Run:
                 "backward: no loss of this video depends on anything that requires a gradient: are "
                 "all parameters frozen, or is the loss computed from detached tensors?"
             )
+
+
+def _of_step(number: int, reason: str) -> str:
+    return f'gradient="exact": of step {number + 1}, {reason}'
 
 
 def _answered(prog: Progressive, chunks: list[Chunk]) -> int | None:

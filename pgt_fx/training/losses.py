@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -36,39 +37,59 @@ def check_loss(loss: Any) -> Tensor | None:
     )
 
 
-def another_answer(then: Any, now: Any) -> str | None:
-    """What to say where a step answers something else the second time, but for rounding."""
-    bound = _bound(now)
-    pairs = zip(_numbers(then), _numbers(now), strict=True)
-    if all(float(_size(a - b)) <= bound * float(_size(b)) or a.isnan().any() for a, b in pairs):
-        return None
-    return (
-        "the model answers something else when it is run again: a module of it has a memory of its "
-        "own, or draws random numbers that can't be replayed"
-    )
+@dataclass(frozen=True)
+class Twice:
+    """A step and its loss beside their second run. Measured where they are, and looked at when the
+    gradients are whole: a device is waited for once, and not in each step.
 
-
-def same_bits(then: Any, now: Any) -> bool:
-    """Whether two answers are equal without rounding, as they mostly are."""
-    return all(map(torch.equal, _numbers(then), _numbers(now)))
-
-
-def another_loss(then: Tensor | None, now: Tensor | None, answer: Any, equal: bool) -> str | None:
-    """What to say where the loss of a step is another one the second time.
-
-    Args:
-        equal: whether the answers have the same bits: then the losses differ by the order of sums.
+    Attributes:
+        found: whether the answers differ by more than rounding; whether they have the same bits;
+            difference and magnitude of the losses, magnitude of the answers, and the losses.
+        bound: relative, of answers and of losses where the answers have other bits.
+        eps: of the loss's type.
     """
-    if then is None or now is None:
-        return None if then is now else IMPURE
-    one, other = float(then), float(now.detach())
-    # A loss that is nearly nothing may be the difference of large numbers.
-    terms = sum(float(x.abs().sum()) for x in _numbers(answer))
-    eps = torch.finfo(now.dtype).eps
-    bound = min(1e3 * eps, _bound(answer)) if equal else _bound(answer)
-    slack = bound * max(abs(one), abs(other)) + (10 if equal else 1e3) * eps * terms
-    # Never of what is not finite.
-    return f"{IMPURE} ({one:.6g}, then {other:.6g})" if abs(one - other) > slack else None
+
+    found: Tensor
+    bound: float
+    eps: float
+
+    @classmethod
+    def of(cls, then: Any, now: Any) -> Twice:
+        """What an answer is beside the one of the first run; before a loss may write into it."""
+        pairs = [*zip(_numbers(then), _numbers(now), strict=True)]
+        bound, like = _bound(now), pairs[0][1] if pairs else torch.zeros(())
+        differs, equal = like.new_zeros((), dtype=torch.bool), like.new_ones((), dtype=torch.bool)
+        terms = like.new_zeros((), dtype=torch.float32)
+        for a, b in pairs:
+            close = (_size(a - b) <= bound * _size(b)) | a.isnan().any()
+            differs, equal = differs | ~close, equal & (a == b).all()
+            terms = terms + b.abs().sum().float()
+        found = torch.stack([differs.float(), equal.float(), terms])
+        return cls(found, bound, 0.0)
+
+    def and_losses(self, then: Tensor | None, now: Tensor | None) -> Twice:
+        """With the losses of both runs."""
+        if then is None or now is None:
+            return self
+        one, other = then.detach(), now.detach()
+        each = [(one - other).abs(), torch.maximum(one.abs(), other.abs()), one, other]
+        losses = torch.stack([x.float() for x in each]).to(self.found.device)
+        eps = torch.finfo(now.dtype).eps
+        return Twice(torch.cat([self.found, losses]), self.bound, eps)
+
+    def reason(self) -> str | None:
+        """What to say of what is no function of its arguments."""
+        differs, equal, terms, *losses = self.found.tolist()
+        if differs:
+            return MEMORY
+        if not losses:
+            return None
+        gap, size, one, other = losses
+        # Equal answers: the losses differ by the order of sums. A loss that is nearly nothing may
+        # be the difference of large numbers. Never of what is not finite.
+        bound = min(1e3 * self.eps, self.bound) if equal else self.bound
+        slack = bound * size + (10 if equal else 1e3) * self.eps * terms
+        return f"{IMPURE} ({one:.6g}, then {other:.6g})" if gap > slack else None
 
 
 def _numbers(answer: Any) -> list[Tensor]:
@@ -82,6 +103,10 @@ def _bound(answer: Any) -> float:
     return max((ROUNDING.get(x.dtype, ROUGH) for x in _numbers(answer)), default=1e-2)
 
 
+MEMORY = (
+    "the model answers something else when it is run again: a module of it has a memory of its "
+    "own, or draws random numbers that can't be replayed"
+)
 IMPURE = (
     "loss_fn gives another loss when it is called again with the same answer: it has to be a "
     "function of its arguments alone, without memory of other steps; pass what else it needs as "
