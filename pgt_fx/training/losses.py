@@ -46,7 +46,7 @@ class Twice:
         found: whether the answers differ by more than rounding; whether they have the same bits;
             difference and magnitude of the losses, magnitude of the answers, and the losses.
         bound: relative, of answers and of losses where the answers have other bits.
-        eps: of the loss's type.
+        eps: of the coarsest type among the answers and the loss.
     """
 
     found: Tensor
@@ -65,7 +65,7 @@ class Twice:
             differs, equal = differs | ~close, equal & (a == b).all()
             terms = terms + b.abs().sum().float()
         found = torch.stack([differs.float(), equal.float(), terms])
-        return cls(found, bound, 0.0)
+        return cls(found, bound, max((torch.finfo(b.dtype).eps for _, b in pairs), default=0.0))
 
     def and_losses(self, then: Tensor | None, now: Tensor | None) -> Twice:
         """With the losses of both runs."""
@@ -74,7 +74,7 @@ class Twice:
         one, other = then.detach(), now.detach()
         each = [(one - other).abs(), torch.maximum(one.abs(), other.abs()), one, other]
         losses = torch.stack([x.float() for x in each]).to(self.found.device)
-        eps = torch.finfo(now.dtype).eps
+        eps = max(self.eps, torch.finfo(now.dtype).eps)
         return Twice(torch.cat([self.found, losses]), self.bound, eps)
 
     def reason(self) -> str | None:
