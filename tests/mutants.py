@@ -551,7 +551,7 @@ def _cotangent() -> Any:
 
         return _pull
 
-    return patched(gradients._Run, "_pull", make)
+    return patched(gradients.Run, "_pull", make)
 
 
 @mutant("loss of the last step counted twice", "exact-gradients")
@@ -563,7 +563,7 @@ def _double() -> Any:
 
         return _pull
 
-    return patched(gradients._Run, "_pull", make)
+    return patched(gradients.Run, "_pull", make)
 
 
 def caught(found: Verification) -> set[str]:

@@ -108,7 +108,7 @@ def backward(
     args, kwargs = as_call(video)
     chunks = inner.chunks(*args, schedule=schedule, **kwargs)
     _check_length(inner, chunks)
-    run = _Run(inner, chunks, loss_fn, target, on, scale, scaler, autocast or nullcontext())
+    run = Run(inner, chunks, loss_fn, target, on, scale, scaler, autocast or nullcontext())
     run.labels.check(_answered(inner, chunks) if isinstance(target, PerFrame) else None)
     broadcast_buffers(prog)
     if gradient == "exact":
@@ -122,7 +122,7 @@ def backward(
     return run.found
 
 
-class _Run:
+class Run:
     """One video: its chunks, losses and what has come of them so far."""
 
     def __init__(

@@ -44,7 +44,7 @@ class Twice:
 
     Attributes:
         found: whether the answers differ by more than rounding; whether they have the same bits;
-            difference and magnitude of the losses, magnitude of the answers, and the losses.
+            magnitude of the answers; difference and magnitude of the losses, and the losses.
         bound: relative, of answers and of losses where the answers have other bits.
         eps: of the coarsest type among the answers and the loss.
     """
