@@ -173,14 +173,15 @@ def test_layers_that_are_thawed_one_after_the_other() -> None:
 
 def test_a_step_that_is_compiled_again_and_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pgt_fx.compiled.MOST_RENEWALS", 0)
-    monkeypatch.setattr("torch._dynamo.config.recompile_limit", 1)
     model = net()
     prog = pgt_fx.transform(model, torch.zeros(1, 2, 8))
     prog.compile(backend="eager")
-    prog.run(video(), schedule=[4] * 3)
-    model[2].requires_grad_(False)
-    with pytest.raises(CompileError, match="again and again") as refused:
+    # An option of torch's that monkeypatch can't put back.
+    with torch._dynamo.config.patch(recompile_limit=1):
         prog.run(video(), schedule=[4] * 3)
+        model[2].requires_grad_(False)
+        with pytest.raises(CompileError, match="again and again") as refused:
+            prog.run(video(), schedule=[4] * 3)
     assert "prog.compile()" in str(refused.value)
 
 
