@@ -15,9 +15,9 @@ from pgt_fx.capture.calls import place
 from pgt_fx.capture.export import Captured
 from pgt_fx.capture.inputs import ClipSpec
 from pgt_fx.capture.schema import schema_name
-from pgt_fx.errors import BlockedError, Blocker, Place
+from pgt_fx.errors import BlockedError, Blocker
 from pgt_fx.layout import Factor, Layout, LayoutError, open_sizes, plain, time_dims
-from pgt_fx.returned import returned
+from pgt_fx.returned import check_outputs
 from pgt_fx.rules import (
     RULES,
     Concatenated,
@@ -88,7 +88,7 @@ class _Walk:
         if node.op == "placeholder":
             self.analysis.values[node.name] = self._input(node)
         elif node.op == "output":
-            self._output(node)
+            self.blockers |= check_outputs(self.analysis, node)
         elif node.op == "get_attr":  # the graph of a block, which is refused where it is run
             self.analysis.values[node.name] = Value(None)
         elif node.op == "call_function":
@@ -440,36 +440,6 @@ class _Walk:
             timed = operands and len(time_dims(dims, 1)) == 1
             values.append(Value(dims, operands[0].clock if timed else None, guessed=True))
         return values if isinstance(result, (list, tuple)) else values[0]
-
-    def _output(self, node: fx.Node) -> None:
-        flat = list(node.args[0])  # type: ignore[arg-type]
-        self.analysis.outputs = flat
-        for item in dict.fromkeys(flat):
-            if not isinstance(item, fx.Node):
-                continue
-            value = self.analysis.values[item.name]
-            if isinstance(value, Value) and value.clock is not None:
-                self._check_output(item, value)
-            elif isinstance(value, Value):
-                try:
-                    returned(self.analysis, item, value)
-                except Refusal as refusal:
-                    tensor = isinstance(item.meta.get("val"), Tensor)
-                    where = place(item) if tensor else Place("output")  # a size has no line
-                    self.blockers[f"{item.name} (output)"] = Blocker(
-                        where, str(refusal), refusal.remedy
-                    )
-
-    def _check_output(self, node: fx.Node, value: Value) -> None:
-        """The outputs of all steps, one after the other, must be able to be the model's."""
-        outer = any(f.time for dim in (value.layout or ()) for f in dim[1:])
-        if outer and not value.guessed:
-            reason = (
-                "the model returns a tensor whose time axis is merged behind another one: the "
-                "outputs of the steps, put one after the other, are in another order"
-            )
-            remedy = "return it with time on an axis of its own, or outermost in the merged one"
-            self.blockers[f"{node.name} (output)"] = Blocker(place(node), reason, remedy)
 
 
 def _guess(size: Any) -> int:

@@ -8,13 +8,44 @@ from __future__ import annotations
 
 from collections.abc import Container
 from dataclasses import dataclass
+from typing import Any
 
 from torch import fx
 
 from pgt_fx.analysis import Analysis, Operation, Value
+from pgt_fx.errors import ClipError
 from pgt_fx.options import Options
 from pgt_fx.rules import Concatenated, Reduced, Scanned, StepOnly, Windowed
+from pgt_fx.schedule import check_lengths
 from pgt_fx.timeline import Clock, Window, context
+
+
+def lengths_per_path(chunks: Any, ratio: tuple[int, ...]) -> list[tuple[int, ...]]:
+    """Frames of each step in each input path.
+
+    Args:
+        chunks: one length per step, of the path with the fewest frames, or one for each path.
+        ratio: frames of each path to one of that path.
+
+    Raises:
+        OptionError: for what are no lengths.
+        ClipError: for lengths below 1, or of another number of paths.
+    """
+    given = chunks if isinstance(chunks, list | tuple) else check_lengths("chunks", chunks)
+    lengths = [
+        tuple(check_lengths("chunks", n))
+        if isinstance(n, list | tuple)
+        else tuple(check_lengths("chunks", [n])[0] * r for r in ratio)
+        for n in given
+    ]
+    if any(len(n) != len(ratio) for n in lengths):
+        raise ClipError(
+            f"chunks: expected one length per step, or one for each of the {len(ratio)} input "
+            f"paths, got {list(chunks)}"
+        )
+    if not lengths or min(min(n) for n in lengths) < 1:
+        raise ClipError(f"chunks: expected lengths of at least one frame, got {list(chunks)}")
+    return lengths
 
 
 def exact_frames(analysis: Analysis, options: Options, chunks: list[tuple[int, ...]]) -> list[bool]:

@@ -106,10 +106,6 @@ def relabel(layout: Layout, old_size: int | None, new_size: int, *, time: int = 
     )
 
 
-def strip_time(dim: Dim) -> Dim:
-    return tuple(f for f in dim if not f.time)
-
-
 def broadcast(layouts: Sequence[Layout]) -> Layout:
     """Layout of an elementwise operator's result, NumPy broadcasting, time against time.
 

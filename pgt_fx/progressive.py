@@ -18,7 +18,7 @@ from pgt_fx.compiled import CompiledSteps, plain_numbers
 from pgt_fx.cut import CLOCK, cut, lengths_of, moment
 from pgt_fx.emit import emit
 from pgt_fx.errors import BlockedError, ClipError, StateError
-from pgt_fx.frames import exact_frames
+from pgt_fx.frames import exact_frames, lengths_per_path
 from pgt_fx.hooks import Watch, check_backward
 from pgt_fx.listing import listing
 from pgt_fx.options import Options
@@ -321,20 +321,7 @@ class Progressive(nn.Module):
             model whose output has no time axis.
         """
         ratio = self._source.spec.ratio
-        given = chunks if isinstance(chunks, list | tuple) else check_lengths("chunks", chunks)
-        lengths = [
-            tuple(check_lengths("chunks", n))
-            if isinstance(n, list | tuple)
-            else tuple(check_lengths("chunks", [n])[0] * r for r in ratio)
-            for n in given
-        ]
-        if any(len(n) != len(ratio) for n in lengths):
-            raise ClipError(
-                f"chunks: expected one length per step, or one for each of the {len(ratio)} input "
-                f"paths, got {list(chunks)}"
-            )
-        if not lengths or min(min(n) for n in lengths) < 1:
-            raise ClipError(f"chunks: expected lengths of at least one frame, got {list(chunks)}")
+        lengths = lengths_per_path(chunks, ratio)
         return exact_frames(self._analysis(), self._options, lengths)
 
     # -- graphs --------------------------------------------------------------------------------

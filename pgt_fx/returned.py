@@ -1,12 +1,13 @@
-"""What a model returns that it makes from the number of frames: a table, the number itself."""
+"""What a model returns: the outputs of the steps, one after the other, must be the video's."""
 
 from __future__ import annotations
 
 import torch
-from torch import fx
+from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
 from pgt_fx.capture.calls import place
+from pgt_fx.errors import Blocker, Place
 from pgt_fx.layout import time_dims
 from pgt_fx.rules import Local, Refusal
 from pgt_fx.tables import Table, table_graph
@@ -16,7 +17,36 @@ from pgt_fx.values import Analysis, Operation, Value
 MADE = "pgt_returned"
 
 
-def returned(analysis: Analysis, node: fx.Node, value: Value) -> None:
+def check_outputs(analysis: Analysis, output: fx.Node) -> dict[str, Blocker]:
+    """What can't be returned step by step, by name; notes the outputs in the analysis."""
+    flat = list(output.args[0])  # type: ignore[arg-type]
+    analysis.outputs = flat
+    found: dict[str, Blocker] = {}
+    for item in dict.fromkeys(flat):
+        value = analysis.values[item.name] if isinstance(item, fx.Node) else None
+        if not isinstance(value, Value):
+            continue
+        try:
+            (_in_order if value.clock is not None else _made)(analysis, item, value)
+        except Refusal as refusal:
+            tensor = isinstance(item.meta.get("val"), Tensor)
+            where = place(item) if tensor else Place("output")  # a size has no line
+            found[f"{item.name} (output)"] = Blocker(where, str(refusal), refusal.remedy)
+    return found
+
+
+def _in_order(analysis: Analysis, node: fx.Node, value: Value) -> None:
+    """The outputs of all steps, one after the other, must be able to be the model's."""
+    outer = any(f.time for dim in (value.layout or ()) for f in dim[1:])
+    if outer and not value.guessed:
+        raise Refusal(
+            "the model returns a tensor whose time axis is merged behind another one: the "
+            "outputs of the steps, put one after the other, are in another order",
+            "return it with time on an axis of its own, or outermost in the merged one",
+        )
+
+
+def _made(analysis: Analysis, node: fx.Node, value: Value) -> None:
     """Look at a value without a clock that the model returns; a table gets the one of what it is
     returned beside, so that each step returns its own part.
 

@@ -141,15 +141,19 @@ def attends(call: Callable[[Any, Tensor], Tensor], **options: Any) -> tuple[nn.M
     return model, pgt_fx.transform(model, clip, time_dim=2, **options)
 
 
-@pytest.mark.parametrize("call", SHARED, ids=lambda c: c.__name__)
-def test_one_value_for_queries_keys_and_values(call: Callable[[Any, Tensor], Tensor]) -> None:
-    model, prog = attends(call, future="wait")
-    assert prog.report.exact
+def streams_exactly(model: nn.Module, prog: pgt_fx.Progressive) -> None:
     video = torch.randn(2, 4, FRAMES, dtype=torch.float64)
     with torch.no_grad():
         wanted = model(video)
     for chunks in CHUNKINGS:
         assert relative_error(streamed(prog, video, chunks), wanted) < EXACT, chunks
+
+
+@pytest.mark.parametrize("call", SHARED, ids=lambda c: c.__name__)
+def test_one_value_for_queries_keys_and_values(call: Callable[[Any, Tensor], Tensor]) -> None:
+    model, prog = attends(call, future="wait")
+    assert prog.report.exact
+    streams_exactly(model, prog)
 
 
 def test_what_is_keys_and_values_is_carried_once() -> None:
@@ -250,11 +254,7 @@ def masked_twice(m: Any, y: Tensor) -> Tensor:
 @pytest.mark.parametrize("call", [dropped, weighed, masked_twice], ids=lambda c: c.__name__)
 def test_what_keeps_zero_behind_the_softmax_is_accepted(call: Any) -> None:
     model, prog = attends(call, future="wait")
-    video = torch.randn(2, 4, FRAMES, dtype=torch.float64)
-    with torch.no_grad():
-        wanted = model(video)
-    for chunks in CHUNKINGS:
-        assert relative_error(streamed(prog, video, chunks), wanted) < EXACT, chunks
+    streams_exactly(model, prog)
 
 
 def test_dropout_is_no_mask() -> None:
