@@ -21,6 +21,14 @@ class ClipError(PgtError, ValueError):
     """An example or a chunk has the wrong structure, rank, size, dtype or length."""
 
 
+class OtherSizesError(ClipError):
+    """A clip has a batch or a space for which the captured graph is not the model.
+
+    A step that meets it captures the model anew at the clip's sizes, and raises it where that
+    can't be done.
+    """
+
+
 class StateError(PgtError, RuntimeError):
     """A step was asked for that the state does not allow (video over, another batch size …)."""
 

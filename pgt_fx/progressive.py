@@ -15,9 +15,9 @@ from pgt_fx.analysis import Analysis, analyze_graph
 from pgt_fx.capture.export import Captured
 from pgt_fx.capture.lengths import Lengths
 from pgt_fx.compiled import CompiledSteps, plain_numbers
-from pgt_fx.cut import CLOCK, cut, lengths_of, moment
+from pgt_fx.cut import CLOCK, cut, lengths_of, moment, sizes_of
 from pgt_fx.emit import emit
-from pgt_fx.errors import BlockedError, ClipError, StateError
+from pgt_fx.errors import BlockedError, ClipError, OtherSizesError, PgtError, StateError
 from pgt_fx.frames import exact_frames, lengths_per_path
 from pgt_fx.hooks import Watch, check_backward
 from pgt_fx.listing import listing
@@ -25,7 +25,7 @@ from pgt_fx.options import Options
 from pgt_fx.program import Program
 from pgt_fx.report import Report, make_report
 from pgt_fx.schedule import Schedule, check_lengths
-from pgt_fx.source import Source
+from pgt_fx.source import MOST_CAPTURED, Source
 
 State = dict[str, Tensor]
 #: Dictionaries of ``nn.Module`` that are the model's own: parts, and hooks on their names.
@@ -72,6 +72,7 @@ class Progressive(nn.Module):
     _state: State
     _sums: dict[str, str] | None
     _compile: dict[str, Any] | None
+    _resized: dict[tuple[int, ...], Progressive]
 
     def __init__(self, source: Source, options: Options) -> None:
         super().__init__()
@@ -83,6 +84,7 @@ class Progressive(nn.Module):
         self.__dict__["_state"] = {}
         self.__dict__["_sums"] = None
         self.__dict__["_compile"] = None
+        self.__dict__["_resized"] = {}
         for name in SHARED:
             self.__dict__[name] = source.model.__dict__[name]
         self._version = source.model._version
@@ -125,9 +127,13 @@ class Progressive(nn.Module):
         leaves = spec.flatten(clip, named)
         mode = self._mode()
         program, captured = self._program(mode), mode.analysis.captured
-        before, after, sizes = moment(spec, captured.fixed, state, leaves)
-        if captured.branches is not None:
-            captured.branches.check(sizes)
+        try:
+            before, after, sizes = moment(spec, captured.fixed, state, leaves)
+            if captured.branches is not None:
+                captured.branches.check(sizes)
+        except OtherSizesError as error:
+            other = self._at_sizes(leaves, error)
+            return other.step(state, *clip, last=last, detach=detach, **named)
         if bool(state.get("clock.ended", False)):
             raise StateError("the video has ended (last=True); call reset() before the next one")
         lengths = mode.analysis.lengths
@@ -355,6 +361,29 @@ class Progressive(nn.Module):
             return False
         return all(path in whole for path in captured.rehooked)
 
+    def _at_sizes(self, leaves: Sequence[Any], error: OtherSizesError) -> Progressive:
+        """The same for clips of another batch or space, at which the model is another graph.
+
+        Raises:
+            OtherSizesError: the one given, where the model can't be captured at these sizes.
+        """
+        key = sizes_of(self._source.spec, leaves)
+        known = self._resized.get(key)
+        if known is None:
+            try:
+                known = Progressive(self._source.at_sizes(leaves), self._options)
+                known._program()
+            except PgtError as failed:
+                raise OtherSizesError(
+                    f"{error}\n    and it can't be captured at this size: {failed}"
+                ) from failed
+            if self._compile is not None:
+                known.compile(**self._compile)
+            self._resized[key] = known
+            while len(self._resized) > MOST_CAPTURED:
+                del self._resized[next(iter(self._resized))]
+        return known
+
     def _analysis(self) -> Analysis:
         return self._mode().analysis
 
@@ -389,6 +418,7 @@ class Progressive(nn.Module):
         """
         plain_numbers(self._source.model)
         self.__dict__["_compile"] = dict(options)
+        self._resized.clear()
         for mode in self._modes.values():
             mode.program = None
 
@@ -433,13 +463,20 @@ class Progressive(nn.Module):
     def __deepcopy__(self, memo: dict[int, Any]) -> Progressive:
         other = Progressive(copy.deepcopy(self._source, memo), self._options)
         memo[id(self)] = other
-        own = self.__dict__.keys() - {"_source", "_options", "_modes", "_compile", *SHARED}
+        own = self.__dict__.keys() - {
+            "_source",
+            "_options",
+            "_modes",
+            "_compile",
+            "_resized",
+            *SHARED,
+        }
         other.__dict__.update({name: copy.deepcopy(self.__dict__[name], memo) for name in own})
         return other
 
     def __getstate__(self) -> dict[str, Any]:
         # What was made of the graphs is made again; as of a copy, steps are compiled when asked.
-        return {**self.__dict__, "_modes": {}, "_compile": None}
+        return {**self.__dict__, "_modes": {}, "_compile": None, "_resized": {}}
 
     def __repr__(self) -> str:
         o = self._options

@@ -16,6 +16,8 @@ from pgt_fx.capture.attention import note_attention
 from pgt_fx.capture.clean import clean
 from pgt_fx.capture.export import Captured, capture
 from pgt_fx.capture.inputs import ClipSpec
+from pgt_fx.capture.lines import raised_at
+from pgt_fx.capture.probe import probe
 from pgt_fx.errors import ClipError
 from pgt_fx.hooks import Hooks, hooked, hooks_of, paths_of, without_backward
 from pgt_fx.markov.buffer import dense
@@ -105,11 +107,7 @@ class Source:
         if known is None and not anew:
             known = self._rehooked(key)
         if known is None or anew or (known.typed and known.dtype != _dtype(self.model)):
-            device = next((p.device for p in self.model.parameters()), torch.device("cpu"))
-            leaves = list(self.leaves)
-            for i in self.spec.paths:
-                dtype = self._cast(leaves[i].dtype)
-                leaves[i] = torch.empty_like(leaves[i], device=device, dtype=dtype)
+            leaves = self._example()
             # Tensors made under inference_mode could not be used in training later.
             with torch.inference_mode(False), without_backward(self.model):
                 found = capture(self.model, self.spec, leaves, self.pools)
@@ -118,6 +116,38 @@ class Source:
                 note_attention(known, _tensors(self.model))
             self._keep(key, known)
         return known
+
+    def _example(self) -> list[Any]:
+        """A clip like the example, where the model's weights are; what is in it is not defined."""
+        device = next((p.device for p in self.model.parameters()), torch.device("cpu"))
+        leaves = list(self.leaves)
+        for i in self.spec.paths:
+            dtype = self._cast(leaves[i].dtype)
+            leaves[i] = torch.empty_like(leaves[i], device=device, dtype=dtype)
+        return leaves
+
+    def at_sizes(self, leaves: Sequence[Any]) -> Source:
+        """The same model with an example of the batch and the space of this clip.
+
+        Raises:
+            ClipError: when the model does not run on such a clip.
+        """
+        given = list(self.leaves)
+        for i in self.spec.paths:
+            sizes, time = list(leaves[i].shape), self.spec.times[i] or 0
+            sizes[time] = self.leaves[i].shape[time]
+            given[i] = self.leaves[i].new_empty(sizes)
+        for i in set(self.spec.tensors) - set(self.spec.paths):
+            given[i] = leaves[i]  # it may have one entry per video
+        shapes = tuple(tuple(x.shape) if isinstance(x, Tensor) else None for x in given)
+        other = Source(self.model, dataclasses.replace(self.spec, shapes=shapes), given, self.pools)
+        run = probe(self.model, self.spec.spec, other._example())
+        if run.error is not None:
+            raise ClipError(
+                f"the model does not run on it: {type(run.error).__name__}: "
+                f"{' '.join(str(run.error).split())[:300]} ({raised_at(run.error)})"
+            )
+        return other
 
     def _rehooked(self, key: tuple[Modes, Hooks]) -> Captured | None:
         """What was captured under the hooks most like these, in the same modes."""

@@ -273,12 +273,12 @@ def _captured(
     questions = found.questions
     at_clip = questions.at(without_time(spec))
     times = frozenset(symbols) | questions.along(spec.times)
-    asked = questions.binding()
+    asked = questions.asked
 
     def lengths_at(other: Mapping[Any, Any]) -> Lengths:
         return allowed_lengths(program, times, lengths, min(spec.lengths), asked, other)
 
-    resting = (*asked, *squeezed(program.graph, times))
+    resting = (*asked, *questions.frozen(times), *squeezed(program.graph, times))
     mixed = any(a.expr.free_symbols & times and a.expr.free_symbols - times for a in asked)
     return Captured(
         graph=program.graph_module.graph,

@@ -38,7 +38,7 @@ def calling_place(func: Any, module: str = "") -> Place:
     frame = sys._getframe(1)
     while frame is not None:
         path = frame.f_code.co_filename
-        if not path.startswith(OURS) and path != "<string>":  # torch makes code of its own
+        if not _ours(path):
             line = linecache.getline(path, frame.f_lineno).strip()
             return Place(name, module, f"{short(path)}:{frame.f_lineno}", line)
         frame = frame.f_back  # type: ignore[assignment]
@@ -48,6 +48,16 @@ def calling_place(func: Any, module: str = "") -> Place:
 def place_of(error: BaseException | None) -> Place | None:
     """Where an error was raised, if :class:`Lines` saw it."""
     return getattr(error, "pgt_place", None)
+
+
+def raised_at(error: BaseException) -> str:
+    """The innermost line of the user's own on which an error was raised, "" where there is none."""
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if not _ours(f.filename)]
+    return f"{short(frames[-1].filename)}:{frames[-1].lineno}: {frames[-1].line}" if frames else ""
+
+
+def _ours(path: str) -> bool:
+    return path.startswith(OURS) or path == "<string>"  # torch makes code of its own
 
 
 class Lines(TorchFunctionMode):
