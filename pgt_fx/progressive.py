@@ -46,6 +46,12 @@ def _clock(frames: Sequence[int], sizes: Sequence[int], ended: bool) -> State:
     }
 
 
+def _begun(state: Mapping[str, Tensor]) -> bool:
+    """Whether a state is of a video of which frames were shown."""
+    frames = state.get("clock.frames") if isinstance(state, Mapping) else None
+    return isinstance(frames, Tensor) and bool(frames.any())
+
+
 @dataclass
 class _Mode:
     """What has been made of one graph of the model."""
@@ -125,6 +131,8 @@ class Progressive(nn.Module):
         """
         spec = self._source.spec
         leaves = spec.flatten(clip, named)
+        if not _begun(state):
+            self._source.renew()
         mode = self._mode()
         program, captured = self._program(mode), mode.analysis.captured
         try:

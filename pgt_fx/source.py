@@ -18,6 +18,7 @@ from pgt_fx.capture.export import Captured, capture
 from pgt_fx.capture.inputs import ClipSpec
 from pgt_fx.capture.lines import raised_at
 from pgt_fx.capture.probe import probe
+from pgt_fx.capture.python_state import PythonState
 from pgt_fx.errors import ClipError
 from pgt_fx.hooks import Hooks, hooked, hooks_of, paths_of, without_backward
 from pgt_fx.markov.buffer import dense
@@ -108,14 +109,21 @@ class Source:
             known = self._rehooked(key)
         if known is None or anew or (known.typed and known.dtype != _dtype(self.model)):
             leaves = self._example()
+            state = PythonState(self.model)
             # Tensors made under inference_mode could not be used in training later.
             with torch.inference_mode(False), without_backward(self.model):
                 found = capture(self.model, self.spec, leaves, self.pools)
                 known = clean(found, min(self.spec.lengths))
-                known.dtype = _dtype(self.model)
+                known.dtype, known.state = _dtype(self.model), state
                 note_attention(known, _tensors(self.model))
             self._keep(key, known)
         return known
+
+    def renew(self) -> None:
+        """Before a video: forget what was captured of a model that has changed since."""
+        known = self._captured.get((self.modes, hooks_of(self._hooked)))
+        if known is not None and known.changed():
+            self._captured.clear()
 
     def _example(self) -> list[Any]:
         """A clip like the example, where the model's weights are; what is in it is not defined."""
@@ -202,7 +210,12 @@ class Source:
         _ = self.modes  # forgets the graphs of a child that was replaced since
         other = Source(copy.deepcopy(self.model, memo), self.spec, self.leaves, self.pools)
         _ = other.modes  # has looked at its model before it is given the graphs of this one
-        other._captured, other._dtype = dict(self._captured), self._dtype
+        self.renew()
+        state = PythonState(other.model)
+        other._captured = {
+            key: dataclasses.replace(known, state=state) for key, known in self._captured.items()
+        }
+        other._dtype = self._dtype
         other._paths = dict(self._paths)
         return other
 

@@ -31,6 +31,7 @@ from pgt_fx.capture.lengths import (
     value_at,
     value_of,
 )
+from pgt_fx.capture.python_state import Memory, PythonState
 from pgt_fx.capture.sample import Sample, find_sample
 from pgt_fx.capture.spelling import TooComplicated
 from pgt_fx.errors import CaptureError
@@ -63,6 +64,9 @@ class Captured:
         dtype: of the weights when it was captured.
         by_hand: calls that say what a gradient is to be, which the graph doesn't hold.
         drawn: modules that drew random numbers of Python's, of which it holds one.
+        kept: attributes of modules that forward changes.
+        memories: those among them that the next call reads.
+        state: the attributes of the model's modules when it was captured.
         rehooked: modules of which a hook was added or removed since it was captured.
     """
 
@@ -82,9 +86,18 @@ class Captured:
     dtype: torch.dtype | None = None
     by_hand: list[ByHand] = field(default_factory=list)
     drawn: list[Drawn] = field(default_factory=list)
+    kept: frozenset[str] = frozenset()
+    memories: list[Memory] = field(default_factory=list)
+    state: PythonState | None = None
     rehooked: frozenset[str] = frozenset()
     _timed: dict[Any, bool] = field(default_factory=dict, repr=False)
     _videos: dict[Lengths | None, list[dict[Any, Any]]] = field(default_factory=dict, repr=False)
+
+    def changed(self) -> list[str]:
+        """Attributes of the model's modules that have another value now than when it was captured;
+        what forward itself keeps there is not meant."""
+        names = () if self.state is None else self.state.changes()
+        return [name for name in names if name not in self.kept]
 
     @property
     def rows(self) -> int | None:
@@ -304,6 +317,8 @@ def _captured(
         or any(c.is_floating_point() for c in constants.values()),
         by_hand=found.by_hand,
         drawn=found.drawn,
+        kept=found.kept,
+        memories=found.memories,
     )
 
 

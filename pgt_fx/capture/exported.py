@@ -21,7 +21,8 @@ from pgt_fx.capture.calls import ModuleCall, recorded
 from pgt_fx.capture.drawn import Drawn, drawn
 from pgt_fx.capture.inputs import ClipSpec
 from pgt_fx.capture.lines import place_of, watching
-from pgt_fx.capture.probe import quiet, unchanged
+from pgt_fx.capture.probe import leaves_behind, quiet, unchanged
+from pgt_fx.capture.python_state import Memory, changing
 from pgt_fx.capture.sample import Sample
 from pgt_fx.capture.spelling import Spelling, TooComplicated
 from pgt_fx.errors import CaptureError, Place
@@ -39,6 +40,8 @@ class Exported:
         questions: what the model's Python asked of sizes.
         by_hand: calls that say what a gradient is to be.
         drawn: modules that drew random numbers of Python's.
+        kept: attributes that forward changes.
+        memories: those among them that the next call reads.
     """
 
     program: Any
@@ -48,6 +51,8 @@ class Exported:
     questions: Questions
     by_hand: list[ByHand]
     drawn: list[Drawn]
+    kept: frozenset[str]
+    memories: list[Memory]
 
 
 def export(
@@ -109,6 +114,7 @@ def _export(
     with (
         quiet(),
         unchanged(model),
+        changing(model) as kept,
         warnings.catch_warnings(),
         drawn(running) as numbers,
         recorded(model, running) as calls,
@@ -130,7 +136,19 @@ def _export(
             raise
         except Exception as error:
             raise CaptureError(_explain(error), place_of(error)) from error
-    return Exported(program, calls, lines.fixed, spelling.noted.count, questions, by_hand, numbers)
+    # An export puts back what was assigned; a run without compute has seen it.
+    kept = list(dict.fromkeys([*kept, *sample.noted.kept]))
+    return Exported(
+        program,
+        calls,
+        lines.fixed,
+        spelling.noted.count,
+        questions,
+        by_hand,
+        numbers,
+        frozenset(kept),
+        leaves_behind(model, spec.spec, sample.leaves, kept) if kept else [],
+    )
 
 
 def clip_nodes(program: Any, spec: ClipSpec) -> dict[int, fx.Node]:

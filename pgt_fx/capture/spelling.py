@@ -39,10 +39,12 @@ class Noted:
     Attributes:
         count: how many.
         modules: the innermost modules that made them.
+        kept: attributes that the model changed meanwhile.
     """
 
     count: int = 0
     modules: list[nn.Module] = field(default_factory=list)
+    kept: list[str] = field(default_factory=list)
 
 
 class Spelling:
