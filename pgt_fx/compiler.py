@@ -62,8 +62,7 @@ def transform(
     prog._captured()  # capture
     prog._analysis()  # analyze
     prog._program()  # rewrite and emit
-    if options.future == "wait" and strict:
-        prog.report.check_strict()  # verify what the options promise
+    prog._promised()  # verify what the options promise
     return prog
 
 

@@ -131,8 +131,8 @@ class Progressive(nn.Module):
         """
         spec = self._source.spec
         leaves = spec.flatten(clip, named)
-        if not _begun(state):
-            self._source.renew()
+        if not _begun(state) and self._source.renew():
+            self._promised()
         mode = self._mode()
         program, captured = self._program(mode), mode.analysis.captured
         try:
@@ -258,9 +258,17 @@ class Progressive(nn.Module):
             ExactnessError: when strict exactness is asked for and impossible.
         """
         other = Progressive(self._source, self._options.replace(**changes))
-        if other.options.future == "wait" and other.options.strict:
-            other.report.check_strict()
+        other._promised()
         return other
+
+    def _promised(self) -> None:
+        """Make sure that the options promise what they can keep.
+
+        Raises:
+            ExactnessError: when strict exactness is asked for and impossible.
+        """
+        if self._options.future == "wait" and self._options.strict:
+            self.report.check_strict()
 
     def answers(self, chunks: Sequence[int], *, last: bool = True) -> list[bool]:
         """Which steps of a video cut into these chunks give an output; nothing is run.

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from pgt_fx.capture.attention import note_attention
 from pgt_fx.capture.clean import clean
+from pgt_fx.capture.constants import TensorsOf
 from pgt_fx.capture.export import Captured, capture
 from pgt_fx.capture.inputs import ClipSpec
 from pgt_fx.capture.lines import raised_at
@@ -115,15 +116,21 @@ class Source:
                 found = capture(self.model, self.spec, leaves, self.pools)
                 known = clean(found, min(self.spec.lengths))
                 known.dtype, known.state = _dtype(self.model), state
-                note_attention(known, _tensors(self.model))
+                note_attention(known, TensorsOf(self.model))
             self._keep(key, known)
         return known
 
-    def renew(self) -> None:
-        """Before a video: forget what was captured of a model that has changed since."""
+    def renew(self) -> bool:
+        """Before a video: forget what was captured of a model that has changed since.
+
+        Returns:
+            whether it has.
+        """
         known = self._captured.get((self.modes, hooks_of(self._hooked)))
-        if known is not None and known.changed():
+        changed = known is not None and bool(known.changed(TensorsOf(self.model)))
+        if changed:
             self._captured.clear()
+        return changed
 
     def _example(self) -> list[Any]:
         """A clip like the example, where the model's weights are; what is in it is not defined."""
@@ -231,10 +238,6 @@ def _children(parents: Sequence[dict[str, nn.Module | None]]) -> Children:
 
 def _dtype(model: nn.Module) -> torch.dtype | None:
     return next((p.dtype for p in model.parameters() if p.is_floating_point()), None)
-
-
-def _tensors(model: nn.Module) -> dict[str, Tensor]:
-    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
 
 
 def _has_a_mode(module: nn.Module) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import sympy
 import torch
@@ -35,6 +35,9 @@ from pgt_fx.capture.python_state import Memory, PythonState
 from pgt_fx.capture.sample import Sample, find_sample
 from pgt_fx.capture.spelling import TooComplicated
 from pgt_fx.errors import CaptureError
+
+if TYPE_CHECKING:
+    from pgt_fx.capture.constants import Constants
 
 #: Operations in the expression of a size at which the capture goes on without symbolic space. Those
 #: of convolutional backbones have up to 5; a shifted-window transformer comes to hundreds, and to
@@ -67,6 +70,7 @@ class Captured:
         kept: attributes of modules that forward changes.
         memories: those among them that the next call reads.
         state: the attributes of the model's modules when it was captured.
+        values: evaluates what depends on sizes, parameters and buffers alone.
         rehooked: modules of which a hook was added or removed since it was captured.
     """
 
@@ -89,15 +93,22 @@ class Captured:
     kept: frozenset[str] = frozenset()
     memories: list[Memory] = field(default_factory=list)
     state: PythonState | None = None
+    values: Constants | None = field(default=None, repr=False)
     rehooked: frozenset[str] = frozenset()
     _timed: dict[Any, bool] = field(default_factory=dict, repr=False)
     _videos: dict[Lengths | None, list[dict[Any, Any]]] = field(default_factory=dict, repr=False)
 
-    def changed(self) -> list[str]:
-        """Attributes of the model's modules that have another value now than when it was captured;
-        what forward itself keeps there is not meant."""
+    def changed(self, tensors: Mapping[str, Tensor]) -> list[str]:
+        """What of the model has another value now than when it was captured: attributes of its
+        modules, but for what forward itself keeps there; and parameters and buffers that say which
+        frames a mask lets through.
+
+        Args:
+            tensors: parameters and buffers of the model as it is.
+        """
         names = () if self.state is None else self.state.changes()
-        return [name for name in names if name not in self.kept]
+        found = [name for name in names if name not in self.kept]
+        return found if self.values is None else [*found, *self.values.changed(tensors)]
 
     @property
     def rows(self) -> int | None:
