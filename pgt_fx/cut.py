@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from pgt_fx.capture.inputs import ClipSpec
-from pgt_fx.errors import ClipError, OtherSizesError, StateError
+from pgt_fx.errors import ClipError, OtherClipError, StateError
 from pgt_fx.schedule import PerStep, Schedule, check_lengths
 
 #: Entries of a state that say how far the video has come.
@@ -102,7 +102,7 @@ def moment(
 
     Raises:
         ClipError: for a chunk unlike the example, or unlike the video so far.
-        OtherSizesError: where it differs from the example in a size that the model fixes.
+        OtherClipError: where it differs from the example in a size that the model fixes.
         StateError: for a state without a clock, or what is none.
     """
     new: list[int] = []
@@ -124,7 +124,7 @@ def moment(
         fixed = fixed_sizes.get(path, {})
         wrong = [d for d, s in fixed.items() if shape[d] not in (s, -1)]
         if wrong:
-            raise OtherSizesError(
+            raise OtherClipError(
                 f"{which}expected size {fixed[wrong[0]]} in dimension {wrong[0]}, as the model "
                 f"takes it, got {tuple(leaf.shape)}"
             )

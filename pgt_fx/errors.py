@@ -21,11 +21,11 @@ class ClipError(PgtError, ValueError):
     """An example or a chunk has the wrong structure, rank, size, dtype or length."""
 
 
-class OtherSizesError(ClipError):
-    """A clip has a batch or a space for which the captured graph is not the model.
+class OtherClipError(ClipError):
+    """A clip has a batch, a space or a type for which the captured graph is not the model.
 
-    A step that meets it captures the model anew at the clip's sizes, and raises it where that
-    can't be done.
+    A step that meets such a clip captures the model anew for it, and raises this where that can't
+    be done.
     """
 
 

@@ -17,7 +17,7 @@ from pgt_fx.capture.lengths import Lengths
 from pgt_fx.compiled import CompiledSteps, plain_numbers
 from pgt_fx.cut import CLOCK, cut, lengths_of, moment, sizes_of
 from pgt_fx.emit import emit
-from pgt_fx.errors import BlockedError, ClipError, OtherSizesError, PgtError, StateError
+from pgt_fx.errors import BlockedError, ClipError, OtherClipError, PgtError, StateError
 from pgt_fx.frames import exact_frames, lengths_per_path
 from pgt_fx.hooks import Watch, check_backward
 from pgt_fx.listing import listing
@@ -78,7 +78,7 @@ class Progressive(nn.Module):
     _state: State
     _sums: dict[str, str] | None
     _compile: dict[str, Any] | None
-    _resized: dict[tuple[int, ...], Progressive]
+    _resized: dict[tuple[Any, ...], Progressive]
 
     def __init__(self, source: Source, options: Options) -> None:
         super().__init__()
@@ -137,10 +137,11 @@ class Progressive(nn.Module):
         program, captured = self._program(mode), mode.analysis.captured
         try:
             before, after, sizes = moment(spec, captured.fixed, state, leaves)
+            self._source.check_types(leaves)
             if captured.branches is not None:
                 captured.branches.check(sizes)
-        except OtherSizesError as error:
-            other = self._at_sizes(leaves, error)
+        except OtherClipError as error:
+            other = self._like(leaves, error)
             return other.step(state, *clip, last=last, detach=detach, **named)
         if bool(state.get("clock.ended", False)):
             raise StateError("the video has ended (last=True); call reset() before the next one")
@@ -377,21 +378,22 @@ class Progressive(nn.Module):
             return False
         return all(path in whole for path in captured.rehooked)
 
-    def _at_sizes(self, leaves: Sequence[Any], error: OtherSizesError) -> Progressive:
-        """The same for clips of another batch or space, at which the model is another graph.
+    def _like(self, leaves: Sequence[Any], error: OtherClipError) -> Progressive:
+        """The same for clips of another batch, space or type, for which the model is another graph.
 
         Raises:
-            OtherSizesError: the one given, where the model can't be captured at these sizes.
+            OtherClipError: the one given, where the model can't be captured with such a clip.
         """
-        key = sizes_of(self._source.spec, leaves)
+        spec = self._source.spec
+        key = sizes_of(spec, leaves), tuple(leaves[i].dtype for i in spec.paths)
         known = self._resized.get(key)
         if known is None:
             try:
-                known = Progressive(self._source.at_sizes(leaves), self._options)
+                known = Progressive(self._source.like(leaves), self._options)
                 known._program()
             except PgtError as failed:
-                raise OtherSizesError(
-                    f"{error}\n    and it can't be captured at this size: {failed}"
+                raise OtherClipError(
+                    f"{error}\n    and it can't be captured for it: {failed}"
                 ) from failed
             if self._compile is not None:
                 known.compile(**self._compile)

@@ -17,7 +17,7 @@ from oracles import pieces, relative_error, stitch
 from torch import Tensor, nn
 
 import pgt_fx
-from pgt_fx.errors import ClipError, ExactnessError, OtherSizesError
+from pgt_fx.errors import ClipError, ExactnessError, OtherClipError
 
 EXACT = 1e-9
 FRAMES = 11
@@ -212,7 +212,7 @@ def test_a_size_that_the_model_refuses_is_refused_with_its_line() -> None:
     model = KnowsTwoSizes()
     prog = streams(model)
     captured_anew(prog, model, (1, 3, 8, 8, 8))
-    with pytest.raises(OtherSizesError, match="does not run on it: ValueError: 6 rows") as caught:
+    with pytest.raises(OtherClipError, match="does not run on it: ValueError: 6 rows") as caught:
         prog.full(torch.randn(2, 3, 8, 6, 4).double())
     assert "test_sizes.py:" in str(caught.value)
 
@@ -295,7 +295,7 @@ def test_a_branch_on_frames_and_space_together() -> None:
     prog = streams(model)
     assert str(prog.video_lengths) == "at least 3"
     check(prog, model, (1, 3, 8, 4, 4))
-    with pytest.raises(OtherSizesError, match=r"if x\.shape.2. \* x\.shape.3. ") as caught:
+    with pytest.raises(OtherClipError, match=r"if x\.shape.2. \* x\.shape.3. ") as caught:
         prog.full(torch.randn(2, 3, 8, 2, 2).double())
     assert "test_sizes.py:" in str(caught.value)
 
@@ -332,7 +332,7 @@ def test_space_of_size_one_is_squeezed() -> None:
     model = SqueezedToTime()
     prog = streams(model, (2, 3, 8, 1, 1))
     check(prog, model, (4, 3, 8, 1, 1))
-    with pytest.raises(OtherSizesError, match="expected size 1 in dimension 3"):
+    with pytest.raises(OtherClipError, match="expected size 1 in dimension 3"):
         prog.full(torch.randn(2, 3, 8, 2, 2).double())
 
 

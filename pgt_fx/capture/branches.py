@@ -14,7 +14,7 @@ from torch import fx
 from pgt_fx.capture.asked import Asked, Questions, squeezed
 from pgt_fx.capture.inputs import ClipSpec
 from pgt_fx.capture.lengths import Lengths
-from pgt_fx.errors import CaptureError, OtherSizesError
+from pgt_fx.errors import CaptureError, OtherClipError
 
 
 @dataclass
@@ -45,7 +45,7 @@ class Branches:
             sizes: of all paths, one after the other; -1 for their time.
 
         Raises:
-            OtherSizesError: naming the line that goes another way.
+            OtherClipError: naming the line that goes another way.
         """
         if not self.asked or (key := tuple(sizes)) in self._known:
             return
@@ -61,7 +61,7 @@ class Branches:
             wrong = None if self._same_lengths(self.lengths_at, at) else mixed
         if wrong is not None:
             named = ", ".join(str(tuple(s)).replace("-1", "T") for s in shapes if s is not None)
-            raise OtherSizesError(
+            raise OtherClipError(
                 f"at a clip of size {named} this model goes another way than it was captured: "
                 f"{wrong.where}: {wrong.line}\n    ({wrong})"
             )

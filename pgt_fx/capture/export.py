@@ -34,7 +34,7 @@ from pgt_fx.capture.lengths import (
 from pgt_fx.capture.python_state import Memory, PythonState
 from pgt_fx.capture.sample import Sample, find_sample
 from pgt_fx.capture.spelling import TooComplicated
-from pgt_fx.errors import CaptureError
+from pgt_fx.errors import CaptureError, Place
 
 if TYPE_CHECKING:
     from pgt_fx.capture.constants import Constants
@@ -70,6 +70,8 @@ class Captured:
         kept: attributes of modules that forward changes.
         memories: those among them that the next call reads.
         state: the attributes of the model's modules when it was captured.
+        surroundings: what the model's Python asked of them (gradients, autocast, types).
+        seeded: lines on which it seeds torch's random numbers.
         values: evaluates what depends on sizes, parameters and buffers alone.
         rehooked: modules of which a hook was added or removed since it was captured.
     """
@@ -93,6 +95,8 @@ class Captured:
     kept: frozenset[str] = frozenset()
     memories: list[Memory] = field(default_factory=list)
     state: PythonState | None = None
+    surroundings: frozenset[str] = frozenset()
+    seeded: list[Place] = field(default_factory=list)
     values: Constants | None = field(default=None, repr=False)
     rehooked: frozenset[str] = frozenset()
     _timed: dict[Any, bool] = field(default_factory=dict, repr=False)
@@ -330,6 +334,8 @@ def _captured(
         drawn=found.drawn,
         kept=found.kept,
         memories=found.memories,
+        surroundings=found.surroundings,
+        seeded=found.seeded,
     )
 
 

@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from torch.utils import _pytree as pytree
 
 from pgt_fx.capture.clip_tables import ClipTable, JoinCall, find_table, is_join, join_call
+from pgt_fx.capture.context import TYPES, surroundings
 from pgt_fx.capture.lines import Lines
 from pgt_fx.capture.python_state import Memory, changing, memories
 from pgt_fx.capture.running import followed
@@ -176,12 +177,14 @@ def _probe(
 ) -> Probe:
     with quiet(), unchanged(model), torch.no_grad(), followed() as running:
         recorder = Recorder(Spelling(*spelled, running=running))
+        lines = Lines(recorder)
         try:
-            with changing(model) as kept:
-                run(model, spec, leaves, Lines(recorder))
+            with changing(model) as kept, surroundings() as around:
+                run(model, spec, leaves, lines)
         except Exception as error:
             return Probe(error, recorder.pools, recorder.joins)
     recorder.spelling.noted.kept = kept
+    recorder.spelling.noted.asked = {*around.asked, *([TYPES] if lines.types_read else [])}
     return Probe(None, recorder.pools, recorder.joins, recorder.spelling.noted)
 
 
