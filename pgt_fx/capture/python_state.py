@@ -201,10 +201,11 @@ def _tensors(value: Any) -> list[Tensor]:
 
 
 def _holds_sizes(value: Any) -> bool:
-    """Whether a value may be made of sizes: a flag that was set is another thing, as what the
-    first call does then the second one does not."""
+    """Whether a value may be made of sizes. A flag that was set is another thing, as what the
+    first call does then the second one does not; and of an object nothing is known."""
     leaves = pytree.tree_leaves(value)
-    return bool(leaves) and not any(x is None or isinstance(x, (bool, str)) for x in leaves)
+    sizes = (Tensor, int, float, torch.SymInt, torch.SymFloat)
+    return bool(leaves) and all(isinstance(x, sizes) and not isinstance(x, bool) for x in leaves)
 
 
 def _plain(value: Any) -> Any:
