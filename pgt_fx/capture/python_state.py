@@ -163,13 +163,14 @@ def memories(
 
     One that is written before it is read is none, nor one that is a function of sizes alone: a
     table of positions, made again when a longer clip comes. Such a one is the same after a second
-    call, and is not calculated from the video.
+    call, and is not calculated from the video. torch's own modules have none.
 
     Args:
         names: attributes that a call of forward changes.
         video: the tensors of the clip.
         run: calls the model with them, without data, and with a mode innermost.
     """
+    names = [name for name in names if not _of_torch(model, name)]
     found: dict[str, _Access] = {}
     before = [x for name in names for x in _tensors(_value(model, name))]
     tainted = _Tainted([*video, *before])
@@ -194,6 +195,12 @@ def memories(
         module, _, attribute = name.rpartition(".")
         out.append(Memory(name, Place(f"self.{attribute}", module, place.source, place.line)))
     return out
+
+
+def _of_torch(model: nn.Module, name: str) -> bool:
+    """Whether an attribute is one of a module of torch, which keeps references to its weights."""
+    home = type(model.get_submodule(name.rpartition(".")[0])).__module__
+    return home.partition(".")[0] == "torch"
 
 
 def _tensors(value: Any) -> list[Tensor]:
