@@ -19,6 +19,7 @@ from pgt_fx.cut import CLOCK, cut, lengths_of, moment, sizes_of
 from pgt_fx.emit import emit
 from pgt_fx.errors import BlockedError, ClipError, OtherClipError, PgtError, StateError
 from pgt_fx.frames import exact_frames, lengths_per_path
+from pgt_fx.guards import Guard, guards_of
 from pgt_fx.hooks import Watch, check_backward
 from pgt_fx.listing import listing
 from pgt_fx.options import Options
@@ -306,6 +307,12 @@ class Progressive(nn.Module):
         """Frames that a whole video may have (of the path with the fewest): models with a first
         frame apart take 4n + 1. Chunks may be of any length."""
         return self._analysis().lengths
+
+    @property
+    def guards(self) -> tuple[Guard, ...]:
+        """The conditions under which this is the model, each with the lines that asked for it and
+        what happens where it does not hold."""
+        return guards_of(self._analysis())
 
     @property
     def time_dims(self) -> tuple[int | None, ...]:

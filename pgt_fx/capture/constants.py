@@ -38,6 +38,11 @@ class Constants:
         self._read: dict[str, tuple[int, int | None]] = {}
         self._facts: list[tuple[Callable[[], Any], Any]] = []
 
+    @property
+    def read(self) -> list[str]:
+        """Parameters and buffers whose values decide what a step does."""
+        return list(self._read)
+
     def fact(self, ask: Callable[[], Any]) -> Any:
         """What ``ask`` finds by values of parameters and buffers, which may change: the analysis
         rests on it, so that it is kept (:meth:`changed`)."""
