@@ -74,13 +74,13 @@ def _of_clips(analysis: Analysis) -> Iterator[Guard]:
             for d in range(len(shape))
         ]
         yield Guard(f"clips of sizes ({', '.join(shown)})", "each clip", "captured anew")
-    found: dict[str, list[str]] = {}
-    for a in () if captured.branches is None else captured.branches.asked:
-        if not a.expr.free_symbols & captured.branches.times:
-            found.setdefault(f"{a.where}: {a.line}", []).append(str(a.expr))
-    if found:
+    branches = captured.branches
+    asked = [] if branches is None else branches.asked
+    times = frozenset() if branches is None else branches.times
+    lines = [f"{a.where}: {a.line}" for a in asked if not a.expr.free_symbols & times]
+    if lines:
         words = "clips for which what the model asks of batch and space has the same answer"
-        yield Guard(words, "each clip", "captured anew", tuple(found))
+        yield Guard(words, "each clip", "captured anew", tuple(dict.fromkeys(lines)))
     if TYPES in captured.surroundings:
         words = "clips of the example's types, and weights of theirs"
         yield Guard(words, "each clip", "captured anew")

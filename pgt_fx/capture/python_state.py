@@ -262,7 +262,7 @@ def _watched(model: nn.Module, names: Sequence[str], found: dict[str, _Access]) 
                 if name in own:
                     access = found.setdefault(".".join(filter(None, (path, name))), _Access())
                     access.read_first |= access.place is None
-                return super(type(self), self).__getattribute__(name)  # type: ignore[misc]
+                return super(type(self), self).__getattribute__(name)
 
             def write(
                 self: Any, name: str, value: Any, path: str = path, own: set[str] = attributes
@@ -270,7 +270,7 @@ def _watched(model: nn.Module, names: Sequence[str], found: dict[str, _Access]) 
                 if name in own:
                     access = found.setdefault(".".join(filter(None, (path, name))), _Access())
                     access.place = access.place or calling_place(setattr)
-                super(type(self), self).__setattr__(name, value)  # type: ignore[misc]
+                super(type(self), self).__setattr__(name, value)
 
             names_ = {
                 "__getattribute__": read,
