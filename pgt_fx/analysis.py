@@ -67,12 +67,25 @@ def walk_graph(
         the analysis, whose timelines behind a blocker are guessed, and the blockers by node name.
     """
     walk = _Walk(Analysis(captured, spec, future))
+    for memory in captured.memories:
+        walk.blockers[memory.name] = Blocker(memory.place, LEFT_BEHIND, PASS_IT)
+    for where in captured.seeded:
+        walk.blockers[str(where)] = Blocker(where, SEEDED, "draw outside the model, or unseeded")
     for node in captured.graph.nodes:
         walk.visit(node)
     walk.analysis.lengths = video_lengths(walk.analysis)
     return walk.analysis, walk.blockers
 
 
+LEFT_BEHIND = (
+    "forward leaves a value in an attribute for its next call to read, and the calls of a stream "
+    "are the steps of one video"
+)
+PASS_IT = (
+    "compute it anew in each call, or from the video with operators along time, or pass it as an "
+    "input"
+)
+SEEDED = "seeds torch's random numbers in forward, where each step would draw the same once more"
 REMEDY = "replace it by an operator with a finite window, or leave it outside the model"
 OF_LENGTH = "calculates with the number of frames of the video, which a step doesn't know"
 

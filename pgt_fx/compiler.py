@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from pgt_fx.capture.guess import guess_example
 from pgt_fx.capture.inputs import TimeDim, read_example
+from pgt_fx.capture.time_axis import ask_for_time
 from pgt_fx.options import Options, check_clip_pools
 from pgt_fx.progressive import Progressive, Source
 from pgt_fx.report import Report
@@ -39,7 +40,10 @@ def transform(
             every step answers at once. "wait": nothing; outputs come when they are exact.
         pooling: reductions over time cover the "step" (the paper's training) or are "running"
             over all frames so far (the last step's answer is then the model's own).
-        time_dim: the time dimension, where it can't be told from the example.
+        time_dim: the time dimension of the videos in the example, or one for each of its tensors
+            (None for one without time). None: (N, C, T, H, W) or (N, T, C, H, W) by the channels;
+            of (N, C, T) and (N, T, C), and where channels don't tell, the axis along which the
+            model takes another length.
         clip_pools: a pool over exactly the clip is a "window" like any other, or "global": a pool
             over all of time. "auto": window where the model runs at other lengths, else global.
         strict: with ``future="wait"``, refuse what can't be exact; False: report it.
@@ -54,7 +58,7 @@ def transform(
         CaptureError: the model can't be captured with a symbolic time axis.
         BlockedError: operators that mix time have no rule; all are listed.
         ExactnessError: ``future="wait"`` with operators that no bounded state reproduces.
-        OptionError, ClipError: for bad arguments.
+        OptionError, ClipError: for bad arguments, and where the time axis can't be told.
     """
     options = Options(operator, future, pooling, strict, attention)  # type: ignore[arg-type]
     source = capture_source(model, example, time_dim, clip_pools)
@@ -62,8 +66,7 @@ def transform(
     prog._captured()  # capture
     prog._analysis()  # analyze
     prog._program()  # rewrite and emit
-    if options.future == "wait" and strict:
-        prog.report.check_strict()  # verify what the options promise
+    prog._promised()  # verify what the options promise
     return prog
 
 
@@ -81,6 +84,8 @@ def capture_source(model: nn.Module, example: Any, time_dim: TimeDim, clip_pools
     if example is None:
         example = guess_example(model)
     spec, leaves = read_example(example, time_dim)
+    if time_dim is None:
+        spec = ask_for_time(model, spec, leaves)
     # Only sizes are kept of the videos: an example may be large.
     kept = [
         torch.empty_like(x, device="meta") if isinstance(x, Tensor) and t is not None else x

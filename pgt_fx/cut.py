@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from pgt_fx.capture.inputs import ClipSpec
-from pgt_fx.errors import ClipError, StateError
+from pgt_fx.errors import ClipError, OtherClipError, StateError
 from pgt_fx.schedule import PerStep, Schedule, check_lengths
 
 #: Entries of a state that say how far the video has come.
@@ -32,6 +32,15 @@ def lengths_of(spec: ClipSpec, leaves: Sequence[Any]) -> tuple[int, ...]:
                 f"example's {expected} (time is dimension {spec.times[i]}), got {got}"
             )
     return tuple(int(leaves[i].shape[spec.times[i] or 0]) for i in spec.paths)
+
+
+def sizes_of(spec: ClipSpec, leaves: Sequence[Any]) -> tuple[int, ...]:
+    """The sizes of the input paths, one after the other; -1 for their time."""
+    return tuple(
+        -1 if d == spec.times[i] else int(s)
+        for i in spec.paths
+        for d, s in enumerate(leaves[i].shape)
+    )
 
 
 def cut(
@@ -93,6 +102,7 @@ def moment(
 
     Raises:
         ClipError: for a chunk unlike the example, or unlike the video so far.
+        OtherClipError: where it differs from the example in a size that the model fixes.
         StateError: for a state without a clock, or what is none.
     """
     new: list[int] = []
@@ -114,7 +124,7 @@ def moment(
         fixed = fixed_sizes.get(path, {})
         wrong = [d for d, s in fixed.items() if shape[d] not in (s, -1)]
         if wrong:
-            raise ClipError(
+            raise OtherClipError(
                 f"{which}expected size {fixed[wrong[0]]} in dimension {wrong[0]}, as the model "
                 f"takes it, got {tuple(leaf.shape)}"
             )

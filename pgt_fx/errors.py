@@ -21,6 +21,14 @@ class ClipError(PgtError, ValueError):
     """An example or a chunk has the wrong structure, rank, size, dtype or length."""
 
 
+class OtherClipError(ClipError):
+    """A clip has a batch, a space or a type for which the captured graph is not the model.
+
+    A step that meets such a clip captures the model anew for it, and raises this where that can't
+    be done.
+    """
+
+
 class StateError(PgtError, RuntimeError):
     """A step was asked for that the state does not allow (video over, another batch size …)."""
 

@@ -15,17 +15,18 @@ from pgt_fx.analysis import Analysis, analyze_graph
 from pgt_fx.capture.export import Captured
 from pgt_fx.capture.lengths import Lengths
 from pgt_fx.compiled import CompiledSteps, plain_numbers
-from pgt_fx.cut import CLOCK, cut, lengths_of, moment
+from pgt_fx.cut import CLOCK, cut, lengths_of, moment, sizes_of
 from pgt_fx.emit import emit
-from pgt_fx.errors import BlockedError, ClipError, StateError
+from pgt_fx.errors import BlockedError, ClipError, OtherClipError, PgtError, StateError
 from pgt_fx.frames import exact_frames, lengths_per_path
+from pgt_fx.guards import Guard, guards_of
 from pgt_fx.hooks import Watch, check_backward
 from pgt_fx.listing import listing
 from pgt_fx.options import Options
 from pgt_fx.program import Program
 from pgt_fx.report import Report, make_report
 from pgt_fx.schedule import Schedule, check_lengths
-from pgt_fx.source import Source
+from pgt_fx.source import MOST_CAPTURED, Source
 
 State = dict[str, Tensor]
 #: Dictionaries of ``nn.Module`` that are the model's own: parts, and hooks on their names.
@@ -44,6 +45,12 @@ def _clock(frames: Sequence[int], sizes: Sequence[int], ended: bool) -> State:
         "clock.sizes": torch.tensor(sizes, dtype=torch.long, device="cpu"),
         "clock.ended": torch.tensor(ended, device="cpu"),
     }
+
+
+def _begun(state: Mapping[str, Tensor]) -> bool:
+    """Whether a state is of a video of which frames were shown."""
+    frames = state.get("clock.frames") if isinstance(state, Mapping) else None
+    return isinstance(frames, Tensor) and bool(frames.any())
 
 
 @dataclass
@@ -72,6 +79,7 @@ class Progressive(nn.Module):
     _state: State
     _sums: dict[str, str] | None
     _compile: dict[str, Any] | None
+    _resized: dict[tuple[Any, ...], Progressive]
 
     def __init__(self, source: Source, options: Options) -> None:
         super().__init__()
@@ -83,6 +91,7 @@ class Progressive(nn.Module):
         self.__dict__["_state"] = {}
         self.__dict__["_sums"] = None
         self.__dict__["_compile"] = None
+        self.__dict__["_resized"] = {}
         for name in SHARED:
             self.__dict__[name] = source.model.__dict__[name]
         self._version = source.model._version
@@ -123,11 +132,18 @@ class Progressive(nn.Module):
         """
         spec = self._source.spec
         leaves = spec.flatten(clip, named)
+        if not _begun(state) and self._source.renew():
+            self._promised()
         mode = self._mode()
         program, captured = self._program(mode), mode.analysis.captured
-        before, after, sizes = moment(spec, captured.fixed, state, leaves)
-        if captured.branches is not None:
-            captured.branches.check(sizes)
+        try:
+            before, after, sizes = moment(spec, captured.fixed, state, leaves)
+            self._source.check_types(leaves)
+            if captured.branches is not None:
+                captured.branches.check(sizes)
+        except OtherClipError as error:
+            other = self._like(leaves, error)
+            return other.step(state, *clip, last=last, detach=detach, **named)
         if bool(state.get("clock.ended", False)):
             raise StateError("the video has ended (last=True); call reset() before the next one")
         lengths = mode.analysis.lengths
@@ -244,9 +260,17 @@ class Progressive(nn.Module):
             ExactnessError: when strict exactness is asked for and impossible.
         """
         other = Progressive(self._source, self._options.replace(**changes))
-        if other.options.future == "wait" and other.options.strict:
-            other.report.check_strict()
+        other._promised()
         return other
+
+    def _promised(self) -> None:
+        """Make sure that the options promise what they can keep.
+
+        Raises:
+            ExactnessError: when strict exactness is asked for and impossible.
+        """
+        if self._options.future == "wait" and self._options.strict:
+            self.report.check_strict()
 
     def answers(self, chunks: Sequence[int], *, last: bool = True) -> list[bool]:
         """Which steps of a video cut into these chunks give an output; nothing is run.
@@ -283,6 +307,12 @@ class Progressive(nn.Module):
         """Frames that a whole video may have (of the path with the fewest): models with a first
         frame apart take 4n + 1. Chunks may be of any length."""
         return self._analysis().lengths
+
+    @property
+    def guards(self) -> tuple[Guard, ...]:
+        """The conditions under which this is the model, each with the lines that asked for it and
+        what happens where it does not hold."""
+        return guards_of(self._analysis())
 
     @property
     def time_dims(self) -> tuple[int | None, ...]:
@@ -355,6 +385,30 @@ class Progressive(nn.Module):
             return False
         return all(path in whole for path in captured.rehooked)
 
+    def _like(self, leaves: Sequence[Any], error: OtherClipError) -> Progressive:
+        """The same for clips of another batch, space or type, for which the model is another graph.
+
+        Raises:
+            OtherClipError: the one given, where the model can't be captured with such a clip.
+        """
+        spec = self._source.spec
+        key = sizes_of(spec, leaves), tuple(leaves[i].dtype for i in spec.paths)
+        known = self._resized.get(key)
+        if known is None:
+            try:
+                known = Progressive(self._source.like(leaves), self._options)
+                known._program()
+            except PgtError as failed:
+                raise OtherClipError(
+                    f"{error}\n    and it can't be captured for it: {failed}"
+                ) from failed
+            if self._compile is not None:
+                known.compile(**self._compile)
+            self._resized[key] = known
+            while len(self._resized) > MOST_CAPTURED:
+                del self._resized[next(iter(self._resized))]
+        return known
+
     def _analysis(self) -> Analysis:
         return self._mode().analysis
 
@@ -389,6 +443,7 @@ class Progressive(nn.Module):
         """
         plain_numbers(self._source.model)
         self.__dict__["_compile"] = dict(options)
+        self._resized.clear()
         for mode in self._modes.values():
             mode.program = None
 
@@ -433,13 +488,20 @@ class Progressive(nn.Module):
     def __deepcopy__(self, memo: dict[int, Any]) -> Progressive:
         other = Progressive(copy.deepcopy(self._source, memo), self._options)
         memo[id(self)] = other
-        own = self.__dict__.keys() - {"_source", "_options", "_modes", "_compile", *SHARED}
+        own = self.__dict__.keys() - {
+            "_source",
+            "_options",
+            "_modes",
+            "_compile",
+            "_resized",
+            *SHARED,
+        }
         other.__dict__.update({name: copy.deepcopy(self.__dict__[name], memo) for name in own})
         return other
 
     def __getstate__(self) -> dict[str, Any]:
         # What was made of the graphs is made again; as of a copy, steps are compiled when asked.
-        return {**self.__dict__, "_modes": {}, "_compile": None}
+        return {**self.__dict__, "_modes": {}, "_compile": None, "_resized": {}}
 
     def __repr__(self) -> str:
         o = self._options

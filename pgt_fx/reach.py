@@ -68,7 +68,7 @@ def _reaches(analysis: Analysis, frames: int) -> tuple[dict[str, dict[int, Reach
             operation = analysis.operations.get(node.name)
             sources = [s for s in analysis.streams(node) if s.name in spans]
             count = value.clock.at(lengths, True).total
-            spans[node.name] = _through(operation, [spans[s.name] for s in sources], count)
+            spans[node.name] = _through(operation, [spans[s.name] for s in sources], count, lengths)
             strides[node.name] = _stride(operation, [strides[s.name] for s in sources])
             if any(s.name in unbounded for s in sources) or (
                 operation is not None and (isinstance(operation.outcome, StepOnly) or value.pooled)
@@ -93,8 +93,13 @@ def _reaches(analysis: Analysis, frames: int) -> tuple[dict[str, dict[int, Reach
 
 
 def _through(
-    operation: Operation | None, sources: list[dict[int, Spans]], count: int
+    operation: Operation | None,
+    sources: list[dict[int, Spans]],
+    count: int,
+    lengths: tuple[int, ...],
 ) -> dict[int, Spans]:
+    """Spans of an operator's result. One that reaches over an end of the video is written as
+    beginning before it, or ending after it: how far it would go on is not seen there."""
     out: dict[int, Spans] = {}
     if operation is not None and isinstance(operation.outcome, Concatenated):
         return _one_after_the_other(operation.outcome, sources, count)
@@ -102,8 +107,15 @@ def _through(
         operands = [s[path] for s in sources if path in s]
         law = _law(operation)
         if law is not None:
+            before, after = (-1, -1), (lengths[path], lengths[path])
             out[path] = [
-                _hull([span[t] for span in operands for t in law.taps(j) if 0 <= t < len(span)])
+                _hull(
+                    [
+                        before if t < 0 else after if t >= len(span) else span[t]
+                        for span in operands
+                        for t in law.taps(j)
+                    ]
+                )
                 for j in range(count)
             ]
         else:
@@ -160,7 +172,11 @@ def _measure(span: Spans, stride: Fraction, frames: int) -> tuple[Reach, bool]:
         (j, s) for j, s in enumerate(span) if s is not None and s[0] > 0 and s[1] < frames - 1
     ]
     if not middle:  # a value of few elements (a prefix), or a video too short to tell
-        few = [(j, s) for j, s in enumerate(span) if s is not None]
+        few = [
+            (j, (max(s[0], 0), min(s[1], frames - 1)))
+            for j, s in enumerate(span)
+            if s is not None and s[1] >= 0 and s[0] < frames
+        ]
         finite = len(span) * stride < frames // 4
         if not few:
             return Reach(stride, 0, 0, 0), finite

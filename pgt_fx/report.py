@@ -6,6 +6,7 @@ import io
 import math
 from dataclasses import asdict, dataclass, field
 from fractions import Fraction
+from textwrap import indent
 from typing import Any
 
 import networkx as nx
@@ -18,6 +19,7 @@ from pgt_fx.analysis import Analysis, Operation, Value, analyze_graph
 from pgt_fx.emitted import Emitted
 from pgt_fx.errors import ExactnessError, Place
 from pgt_fx.flow import network
+from pgt_fx.guards import Guard, guards_of
 from pgt_fx.longest import longest_step
 from pgt_fx.options import Options
 from pgt_fx.reach import Reach, reaches
@@ -81,6 +83,7 @@ class Report:
         lengths: frames that a whole video may have, in words ("4n + 1").
         longest_step: most frames of a step, of the slowest path, where the model has tables of a
             fixed length; None: any number.
+        guards: the conditions under which all of this holds.
     """
 
     model: str
@@ -98,6 +101,7 @@ class Report:
     grows: bool
     lengths: str
     longest_step: int | None
+    guards: tuple[Guard, ...]
     _graph: nx.DiGraph = field(repr=False, compare=False)
     _strict: bool = field(repr=False, compare=False)
 
@@ -136,7 +140,8 @@ class Report:
     def to_dict(self) -> dict[str, Any]:
         """The report as plain data (JSON-able)."""
         plain = {k: v for k, v in self.__dict__.items() if not k.startswith("_")}
-        return plain | {"rows": [asdict(row) for row in self.rows]}
+        guards = [asdict(guard) for guard in self.guards]
+        return plain | {"rows": [asdict(row) for row in self.rows], "guards": guards}
 
     def graph(self) -> nx.DiGraph:
         """Operators and how values flow: nodes carry op, module, verdict, stride and reach."""
@@ -174,6 +179,9 @@ class Report:
         for reason in reasons:
             names = [r.name for r in self.rows if r.reason == reason]
             parts += [Text(""), Text(f"{reason}:"), Text("  " + ", ".join(names))]
+        if self.guards:
+            parts += [Text(""), Text("holds for:")]
+            parts += [Text(indent(str(guard), "  ")) for guard in self.guards]
         return Group(*parts)
 
     def _summary(self) -> dict[str, str]:
@@ -267,6 +275,7 @@ def make_report(analysis: Analysis, options: Options, emitted: Emitted, model: s
         grows=grows(analysis, options),
         lengths=str(analysis.lengths),
         longest_step=longest_step(analysis),
+        guards=guards_of(analysis),
         _graph=network(analysis, reach),
         _strict=options.strict,
     )

@@ -14,9 +14,14 @@ from torch import Tensor, nn
 
 from pgt_fx.capture.attention import note_attention
 from pgt_fx.capture.clean import clean
+from pgt_fx.capture.constants import TensorsOf
+from pgt_fx.capture.context import TYPES, answers, as_outside
 from pgt_fx.capture.export import Captured, capture
 from pgt_fx.capture.inputs import ClipSpec
-from pgt_fx.errors import ClipError
+from pgt_fx.capture.lines import raised_at
+from pgt_fx.capture.probe import probe
+from pgt_fx.capture.python_state import PythonState
+from pgt_fx.errors import ClipError, OtherClipError
 from pgt_fx.hooks import Hooks, hooked, hooks_of, paths_of, without_backward
 from pgt_fx.markov.buffer import dense
 
@@ -35,6 +40,8 @@ _MODAL = (nn.MultiheadAttention, nn.RReLU)
 
 #: The modes of all modules that may have one: frozen norms are in eval while the model trains.
 Modes = tuple[bool, ...]
+#: Under which modes, hooks and answers of its surroundings a model was captured.
+Key = tuple[Modes, Hooks, tuple[Any, ...]]
 #: How many children each parent has, and all of them in order.
 Children = tuple[list[int], list[nn.Module | None]]
 #: Graphs kept of a model: hooks come and go, as those of a tool that looks into it.
@@ -58,7 +65,8 @@ class Source:
         self.leaves = list(leaves)
         self._tensors = spec.tensors
         self._written = [(i, x) for i, x in enumerate(leaves) if i not in self._tensors]
-        self._captured: dict[tuple[Modes, Hooks], Captured] = {}
+        self._captured: dict[Key, Captured] = {}
+        self._asked: frozenset[str] = frozenset()
         self._parents: list[dict[str, nn.Module | None]] = []
         self._children: Children | None = None
         self._childless: list[dict[str, nn.Module | None]] = []
@@ -100,33 +108,97 @@ class Source:
         Raises:
             CaptureError: when it can't be captured.
         """
-        key = self.modes, hooks_of(self._hooked)
+        key = self._key()
         known = self._captured.get(key)
         if known is None and not anew:
             known = self._rehooked(key)
         if known is None or anew or (known.typed and known.dtype != _dtype(self.model)):
-            device = next((p.device for p in self.model.parameters()), torch.device("cpu"))
-            leaves = list(self.leaves)
-            for i in self.spec.paths:
-                dtype = self._cast(leaves[i].dtype)
-                leaves[i] = torch.empty_like(leaves[i], device=device, dtype=dtype)
+            leaves = self._example()
+            state = PythonState(self.model)
             # Tensors made under inference_mode could not be used in training later.
-            with torch.inference_mode(False), without_backward(self.model):
+            with as_outside(), torch.inference_mode(False), without_backward(self.model):
                 found = capture(self.model, self.spec, leaves, self.pools)
                 known = clean(found, min(self.spec.lengths))
-                known.dtype = _dtype(self.model)
-                note_attention(known, _tensors(self.model))
+                known.dtype, known.state = _dtype(self.model), state
+                note_attention(known, TensorsOf(self.model))
+            if not known.surroundings <= self._asked:
+                self._asked |= known.surroundings
+                self._captured.clear()  # graphs of other answers can't be told apart
+                key = self._key()
             self._keep(key, known)
         return known
 
-    def _rehooked(self, key: tuple[Modes, Hooks]) -> Captured | None:
-        """What was captured under the hooks most like these, in the same modes."""
+    def _key(self) -> Key:
+        return self.modes, hooks_of(self._hooked), answers(self.model, self._asked)
+
+    def renew(self) -> bool:
+        """Before a video: forget what was captured of a model that has changed since.
+
+        Returns:
+            whether it has.
+        """
+        known = self._captured.get(self._key())
+        changed = known is not None and bool(known.changed(TensorsOf(self.model)))
+        if changed:
+            self._captured.clear()
+        return changed
+
+    def _example(self) -> list[Any]:
+        """A clip like the example, where the model's weights are; what is in it is not defined."""
+        device = next((p.device for p in self.model.parameters()), torch.device("cpu"))
+        leaves = list(self.leaves)
+        for i in self.spec.paths:
+            dtype = self._cast(leaves[i].dtype)
+            leaves[i] = torch.empty_like(leaves[i], device=device, dtype=dtype)
+        return leaves
+
+    def check_types(self, leaves: Sequence[Any]) -> None:
+        """Make sure that a clip is of the example's types where the model asks for them.
+
+        Raises:
+            OtherClipError: when it is not.
+        """
+        for i in self.spec.paths if TYPES in self._asked else ():
+            expected, seen = self._cast(self.leaves[i].dtype), leaves[i].dtype
+            if seen != expected:
+                raise OtherClipError(
+                    f"a clip of {seen}, and the model, which was captured with {expected}, asks "
+                    "for the type of its tensors"
+                )
+
+    def like(self, leaves: Sequence[Any]) -> Source:
+        """The same model with an example of the batch, the space and the types of this clip.
+
+        Raises:
+            ClipError: when the model does not run on such a clip.
+        """
+        given = list(self.leaves)
+        for i in self.spec.paths:
+            sizes, time = list(leaves[i].shape), self.spec.times[i] or 0
+            sizes[time] = self.leaves[i].shape[time]
+            given[i] = self.leaves[i].new_empty(sizes, dtype=leaves[i].dtype)
+        for i in set(self.spec.tensors) - set(self.spec.paths):
+            given[i] = leaves[i]  # it may have one entry per video
+        shapes = tuple(tuple(x.shape) if isinstance(x, Tensor) else None for x in given)
+        dtypes = tuple(x.dtype if isinstance(x, Tensor) else None for x in given)
+        spec = dataclasses.replace(self.spec, shapes=shapes, dtypes=dtypes)
+        other = Source(self.model, spec, given, self.pools)
+        run = probe(self.model, self.spec.spec, other._example())
+        if run.error is not None:
+            raise ClipError(
+                f"the model does not run on it: {type(run.error).__name__}: "
+                f"{' '.join(str(run.error).split())[:300]} ({raised_at(run.error)})"
+            )
+        return other
+
+    def _rehooked(self, key: Key) -> Captured | None:
+        """What was captured under the hooks most like these, all else being the same."""
         numbers = set(chain.from_iterable(key[1]))
         self._paths |= paths_of(self.model)
         others = [
             (numbers ^ set(chain.from_iterable(hooks)), captured)
-            for (modes, hooks), captured in self._captured.items()
-            if modes == key[0] and not captured.rehooked
+            for (modes, hooks, around), captured in self._captured.items()
+            if (modes, around) == (key[0], key[2]) and not captured.rehooked
         ]
         if not others:
             return None
@@ -136,7 +208,7 @@ class Source:
         self._keep(key, known)
         return known
 
-    def _keep(self, key: tuple[Modes, Hooks], captured: Captured) -> None:
+    def _keep(self, key: Key, captured: Captured) -> None:
         others = [other for other in self._captured if other[1] not in (key[1], ())]
         if len(self._captured) >= MOST_CAPTURED and others:
             del self._captured[others[0]]
@@ -172,7 +244,12 @@ class Source:
         _ = self.modes  # forgets the graphs of a child that was replaced since
         other = Source(copy.deepcopy(self.model, memo), self.spec, self.leaves, self.pools)
         _ = other.modes  # has looked at its model before it is given the graphs of this one
-        other._captured, other._dtype = dict(self._captured), self._dtype
+        self.renew()
+        state = PythonState(other.model)
+        other._captured = {
+            key: dataclasses.replace(known, state=state) for key, known in self._captured.items()
+        }
+        other._dtype, other._asked = self._dtype, self._asked
         other._paths = dict(self._paths)
         return other
 
@@ -188,10 +265,6 @@ def _children(parents: Sequence[dict[str, nn.Module | None]]) -> Children:
 
 def _dtype(model: nn.Module) -> torch.dtype | None:
     return next((p.dtype for p in model.parameters() if p.is_floating_point()), None)
-
-
-def _tensors(model: nn.Module) -> dict[str, Tensor]:
-    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
 
 
 def _has_a_mode(module: nn.Module) -> bool:

@@ -242,6 +242,10 @@ def check_shifts(constants: Constants, node: fx.Node, layout: Layout) -> None:
     Raises:
         Refusal: then a step's part of it can't be told without the place of the step in the video.
     """
+    constants.fact(lambda: _check_shifts(constants, node, layout))
+
+
+def _check_shifts(constants: Constants, node: fx.Node, layout: Layout) -> None:
     try:
         frames = max(24, 2 * constants.largest([node]) + 5)
         small, large = constants.value(node, frames), constants.value(node, frames + 7)

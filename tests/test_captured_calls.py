@@ -54,21 +54,21 @@ class Pads(nn.Module):
         return F.pad(x, (2, 0))[:, :, :-2]
 
 
-class OtherWhenExported(Pool):
-    """Comes to a call in the export that the run without compute did not make."""
+class OtherWithData(Pool):
+    """Comes to a call that a run without compute does not make."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(self.more(x) if torch.compiler.is_exporting() else x)
+        return super().forward(self.more(x) if not x.is_meta else x)
 
     def more(self, x: Tensor) -> Tensor:
         return F.pad(x, (0, 0))
 
 
-class FixedWhenExported(Pool):
-    """Its pool is seen in the export alone, and would fix the length."""
+class FixedWithData(Pool):
+    """A run without compute does not see its pool, which would fix the length."""
 
     def forward(self, x: Tensor) -> Tensor:
-        if torch.compiler.is_exporting():
+        if not x.is_meta:
             return super().forward(x)
         return torch.max_pool2d(x.unsqueeze(2), (1, 3), (1, 1), (0, 1)).squeeze(2)
 
@@ -120,8 +120,8 @@ def assert_streams(model: nn.Module) -> None:
         (Same, lambda net: [[net.pool]]),
         (Recurrent, lambda net: [[net.pool.rnn]]),
         (Pads, lambda net: [[net.pool]]),
-        (OtherWhenExported, lambda net: [[net.pool], None]),
-        (FixedWhenExported, lambda net: [[], None]),
+        (OtherWithData, lambda net: [[net.pool], None]),
+        (FixedWithData, lambda net: [[], None]),
     ],
 )
 def test_calls_are_seen_where_one_matters(
@@ -164,7 +164,7 @@ def test_the_line_that_fixes_the_length_is_told_from_a_second_export(watched: li
 
 
 class PoolsTheClip(nn.Module):
-    """Averages the clip by a window as long as it, and by another one when it is exported."""
+    """Averages the clip by a window as long as it, and by another one when it is run on data."""
 
     def __init__(self, more: bool) -> None:
         super().__init__()
@@ -172,7 +172,7 @@ class PoolsTheClip(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y = F.avg_pool3d(x, (8, 1, 1), 1)
-        if self.more and torch.compiler.is_exporting():
+        if self.more and not x.is_meta:
             y = F.avg_pool3d(y, (1, 1, 1))
         y = y.mean((3, 4)).permute(0, 2, 1)
         return self.linear(y).view(x.shape[0], 2)

@@ -4,6 +4,9 @@ A branch is frozen by the capture: the graph is the model where every answer is 
 keeps the conditions that its sizes may break as guards, but not those that it answers from the
 range of a size: a batch of 2 stands for all but 0 and 1, so that ``x.shape[0] == 1`` leaves no
 trace. So the question itself is listened to: a truth value is asked for on a line of the model.
+
+A size of which the model makes a number (``float(h * w)``, the kernel of a pool) is frozen as well:
+the graph is the model where the size has that value.
 """
 
 from __future__ import annotations
@@ -18,10 +21,11 @@ from typing import Any
 import sympy
 import torch
 from torch import Tensor, fx, nn
+from torch.fx.experimental.sym_node import SymNode
 from torch.utils import _pytree as pytree
 
 from pgt_fx.capture.calls import call_stack, place
-from pgt_fx.capture.lines import OURS, short
+from pgt_fx.capture.lines import OURS, calling_place, short
 from pgt_fx.capture.schema import schema_name
 
 
@@ -53,11 +57,6 @@ class Asked:
         found = self.expr.xreplace(dict(at))
         return found if self.told else sympy.Not(found)
 
-    @property
-    def asserted(self) -> bool:
-        """Whether it only stops the model where it does not hold."""
-        return self.line.startswith("assert")
-
     def __str__(self) -> str:
         return f"{self.expr} was {'true' if self.told else 'false'} in the capture"
 
@@ -68,15 +67,17 @@ class Questions:
 
     Attributes:
         asked: the conditions, each once for each line and module call.
+        numbers: sizes that became a number, each as the condition that it has this value.
         symbols: symbol of a size -> number of the clip's leaf, and dimension.
     """
 
     asked: list[Asked] = field(default_factory=list)
+    numbers: list[Asked] = field(default_factory=list)
     symbols: dict[Any, tuple[int, int]] = field(default_factory=dict)
 
-    def binding(self) -> list[Asked]:
-        """Those on which it depends what the model computes."""
-        return [a for a in self.asked if not a.asserted]
+    def frozen(self, times: frozenset[Any]) -> list[Asked]:
+        """The sizes other than numbers of frames that became a number."""
+        return [a for a in self.numbers if not a.expr.free_symbols & times]
 
     def along(self, times: Sequence[int | None]) -> frozenset[Any]:
         """The symbols of the time axes."""
@@ -126,10 +127,45 @@ def listening(model: nn.Module, running: Sequence[str]) -> Iterator[Questions]:
     handle = model.register_forward_pre_hook(entered, with_kwargs=True)
     torch.SymBool.__bool__ = heard  # type: ignore[method-assign]
     try:
-        yield found
+        with _numbers_of_sizes(found, running):
+            yield found
     finally:
         torch.SymBool.__bool__ = plain  # type: ignore[method-assign]
         handle.remove()
+
+
+@contextmanager
+def _numbers_of_sizes(found: Questions, running: Sequence[str]) -> Iterator[None]:
+    """Note each size of which a number is made, by the model or by torch for an operator of it."""
+    plain = SymNode.guard_int, SymNode.guard_float
+    known: set[tuple[Any, ...]] = set()
+
+    def note(expr: Any, value: float) -> None:
+        key = (expr, tuple(running))
+        if running and key not in known:
+            known.add(key)
+            where, equal = calling_place(int), sympy.Eq(expr, sympy.sympify(value), evaluate=False)
+            found.numbers.append(Asked(equal, True, where.source, where.line, tuple(running)))
+
+    def guard_int(self: Any, file: str, line: int) -> int:
+        expr = self.expr  # afterwards it may be a number
+        value = plain[0](self, file, line)
+        if getattr(expr, "free_symbols", None):
+            note(expr, value)
+        return value
+
+    def guard_float(self: Any, file: str, line: int) -> float:
+        expr = self.expr
+        value = plain[1](self, file, line)
+        if getattr(expr, "free_symbols", None):
+            note(expr, value)
+        return value
+
+    SymNode.guard_int, SymNode.guard_float = guard_int, guard_float  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        SymNode.guard_int, SymNode.guard_float = plain  # type: ignore[method-assign]
 
 
 def _symbols(leaves: Sequence[Any]) -> dict[Any, tuple[int, int]]:

@@ -80,6 +80,11 @@ class Attention:
             rows, columns: entries per frame along both sides of the map.
             normalised: up to the normaliser, whatever stands behind it.
         """
+        if self.constants is None:
+            return Band()
+        return self.constants.fact(lambda: self._band(rows, columns, normalised))
+
+    def _band(self, rows: int, columns: int, normalised: bool) -> Band:
         widths = []
         try:
             for frames in self._sizes(max(rows, columns)):
@@ -173,6 +178,9 @@ class Attention:
             return bool(given == 0)
         if schema_name(given) == "aten::zeros_like":
             return True
+        return self._known.fact(lambda: self._vanishes(given))
+
+    def _vanishes(self, given: fx.Node) -> bool:
         try:
             found = self._known.value(given, self._sizes(1)[0])
         except NotConstant:
@@ -210,7 +218,7 @@ def note_attention(captured: Captured, tensors: Mapping[str, Tensor]) -> None:
         tensors: parameters and buffers of the model, by attribute path.
     """
     split_products(captured)
-    constants = Constants(captured, tensors)
+    captured.values = constants = Constants(captured, tensors)
     for node in captured.graph.nodes:
         name = schema_name(node)
         if name == "aten::scaled_dot_product_attention":

@@ -14,7 +14,7 @@ from torch import fx
 from pgt_fx.capture.asked import Asked, Questions, squeezed
 from pgt_fx.capture.inputs import ClipSpec
 from pgt_fx.capture.lengths import Lengths
-from pgt_fx.errors import CaptureError, ClipError
+from pgt_fx.errors import CaptureError, OtherClipError
 
 
 @dataclass
@@ -45,7 +45,7 @@ class Branches:
             sizes: of all paths, one after the other; -1 for their time.
 
         Raises:
-            ClipError: naming the line that goes another way.
+            OtherClipError: naming the line that goes another way.
         """
         if not self.asked or (key := tuple(sizes)) in self._known:
             return
@@ -61,10 +61,9 @@ class Branches:
             wrong = None if self._same_lengths(self.lengths_at, at) else mixed
         if wrong is not None:
             named = ", ".join(str(tuple(s)).replace("-1", "T") for s in shapes if s is not None)
-            raise ClipError(
+            raise OtherClipError(
                 f"at a clip of size {named} this model goes another way than it was captured: "
-                f"{wrong.where}: {wrong.line}\n    ({wrong}); transform it anew with an example "
-                "of this size"
+                f"{wrong.where}: {wrong.line}\n    ({wrong})"
             )
         self._known.add(key)
         while len(self._known) > 256:
@@ -121,7 +120,7 @@ def unlike_clip(
             shapes[leaf] = tuple(own if d == time else s for d, s in enumerate(shape))
     at_sample = questions.at(shapes)
     wrong, batch, space = None, False, False
-    for a in (*questions.binding(), *squeezed(graph, times)):
+    for a in (*questions.asked, *questions.frozen(times), *squeezed(graph, times)):
         if a.holds(at_clip) or not a.holds(at_sample):
             continue
         wrong = wrong or a

@@ -6,12 +6,12 @@ however it is spelled.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import sympy
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from pgt_fx.capture.aliases import written_by
@@ -35,6 +35,39 @@ class Constants:
     def __init__(self, captured: Captured, tensors: Mapping[str, Tensor]) -> None:
         self.captured, self.tensors = captured, tensors
         self.hints = self._hints()
+        self._read: dict[str, tuple[int, int | None]] = {}
+        self._facts: list[tuple[Callable[[], Any], Any]] = []
+
+    @property
+    def read(self) -> list[str]:
+        """Parameters and buffers whose values decide what a step does."""
+        return list(self._read)
+
+    def fact(self, ask: Callable[[], Any]) -> Any:
+        """What ``ask`` finds by values of parameters and buffers, which may change: the analysis
+        rests on it, so that it is kept (:meth:`changed`)."""
+        found = ask()
+        self._facts.append((ask, found))
+        return found
+
+    def changed(self, tensors: Mapping[str, Tensor]) -> list[str]:
+        """Parameters and buffers whose values have changed since, where a fact is another now.
+
+        Args:
+            tensors: parameters and buffers of the model as it is.
+        """
+        self.tensors = tensors
+        now = {name: _version(tensors[name]) for name in self._read}
+        names = [name for name, seen in self._read.items() if now[name] != seen]
+        if not names:
+            return []
+        try:
+            if any(ask() != found for ask, found in self._facts):
+                return names
+        except Exception:  # what was no reason to refuse is one now: told by the next analysis
+            return names
+        self._read = now
+        return []
 
     def _hints(self) -> dict[sympy.Symbol, int]:
         out: dict[sympy.Symbol, int] = {}
@@ -101,6 +134,7 @@ class Constants:
         tensor = None if path is None else self.tensors.get(path)
         if tensor is None or tensor.is_meta:
             raise NotConstant(node.name)
+        self._read.setdefault(str(path), _version(tensor))
         return tensor.detach().cpu()
 
     def weights(self, product: fx.Node, normaliser: fx.Node, frames: int) -> Tensor:
@@ -132,6 +166,36 @@ class Constants:
         return not any(
             n.op == "placeholder" and n.name in self.captured.inputs for n in _behind(node, {})
         )
+
+
+class TensorsOf(Mapping[str, Tensor]):
+    """Parameters and buffers of a model as they are when they are asked for, by attribute path."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model
+
+    def __getitem__(self, path: str) -> Tensor:
+        module, _, name = path.rpartition(".")
+        try:
+            found = getattr(self._model.get_submodule(module), name)
+        except AttributeError as error:
+            raise KeyError(path) from error
+        if not isinstance(found, Tensor):
+            raise KeyError(path)
+        return found
+
+    def __iter__(self) -> Iterator[str]:
+        yield from (name for name, _ in self._model.named_parameters())
+        yield from (name for name, _ in self._model.named_buffers())
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+
+def _version(tensor: Tensor) -> tuple[int, int | None]:
+    """Another one after whatever writes into a tensor or replaces it; of those of inference_mode
+    writes are not counted."""
+    return id(tensor), None if tensor.is_inference() else tensor._version
 
 
 def _behind(node: fx.Node, known: Mapping[fx.Node, Any]) -> list[fx.Node]:

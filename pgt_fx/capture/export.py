@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import sympy
 import torch
@@ -31,9 +31,13 @@ from pgt_fx.capture.lengths import (
     value_at,
     value_of,
 )
+from pgt_fx.capture.python_state import Memory, PythonState
 from pgt_fx.capture.sample import Sample, find_sample
 from pgt_fx.capture.spelling import TooComplicated
-from pgt_fx.errors import CaptureError
+from pgt_fx.errors import CaptureError, Place
+
+if TYPE_CHECKING:
+    from pgt_fx.capture.constants import Constants
 
 #: Operations in the expression of a size at which the capture goes on without symbolic space. Those
 #: of convolutional backbones have up to 5; a shifted-window transformer comes to hundreds, and to
@@ -63,6 +67,12 @@ class Captured:
         dtype: of the weights when it was captured.
         by_hand: calls that say what a gradient is to be, which the graph doesn't hold.
         drawn: modules that drew random numbers of Python's, of which it holds one.
+        kept: attributes of modules that forward changes.
+        memories: those among them that the next call reads.
+        state: the attributes of the model's modules when it was captured.
+        surroundings: what the model's Python asked of them (gradients, autocast, types).
+        seeded: lines on which it seeds torch's random numbers.
+        values: evaluates what depends on sizes, parameters and buffers alone.
         rehooked: modules of which a hook was added or removed since it was captured.
     """
 
@@ -82,9 +92,27 @@ class Captured:
     dtype: torch.dtype | None = None
     by_hand: list[ByHand] = field(default_factory=list)
     drawn: list[Drawn] = field(default_factory=list)
+    kept: frozenset[str] = frozenset()
+    memories: list[Memory] = field(default_factory=list)
+    state: PythonState | None = None
+    surroundings: frozenset[str] = frozenset()
+    seeded: list[Place] = field(default_factory=list)
+    values: Constants | None = field(default=None, repr=False)
     rehooked: frozenset[str] = frozenset()
     _timed: dict[Any, bool] = field(default_factory=dict, repr=False)
     _videos: dict[Lengths | None, list[dict[Any, Any]]] = field(default_factory=dict, repr=False)
+
+    def changed(self, tensors: Mapping[str, Tensor]) -> list[str]:
+        """What of the model has another value now than when it was captured: attributes of its
+        modules, but for what forward itself keeps there; and parameters and buffers that say which
+        frames a mask lets through.
+
+        Args:
+            tensors: parameters and buffers of the model as it is.
+        """
+        names = () if self.state is None else self.state.changes()
+        found = [name for name in names if name not in self.kept]
+        return found if self.values is None else [*found, *self.values.changed(tensors)]
 
     @property
     def rows(self) -> int | None:
@@ -273,12 +301,12 @@ def _captured(
     questions = found.questions
     at_clip = questions.at(without_time(spec))
     times = frozenset(symbols) | questions.along(spec.times)
-    asked = questions.binding()
+    asked = questions.asked
 
     def lengths_at(other: Mapping[Any, Any]) -> Lengths:
         return allowed_lengths(program, times, lengths, min(spec.lengths), asked, other)
 
-    resting = (*asked, *squeezed(program.graph, times))
+    resting = (*asked, *questions.frozen(times), *squeezed(program.graph, times))
     mixed = any(a.expr.free_symbols & times and a.expr.free_symbols - times for a in asked)
     return Captured(
         graph=program.graph_module.graph,
@@ -304,6 +332,10 @@ def _captured(
         or any(c.is_floating_point() for c in constants.values()),
         by_hand=found.by_hand,
         drawn=found.drawn,
+        kept=found.kept,
+        memories=found.memories,
+        surroundings=found.surroundings,
+        seeded=found.seeded,
     )
 
 

@@ -18,10 +18,12 @@ from torch.utils import _pytree as pytree
 from pgt_fx.capture.asked import Questions, listening
 from pgt_fx.capture.by_hand import ByHand, gradients_by_hand
 from pgt_fx.capture.calls import ModuleCall, recorded
+from pgt_fx.capture.context import surroundings
 from pgt_fx.capture.drawn import Drawn, drawn
 from pgt_fx.capture.inputs import ClipSpec
-from pgt_fx.capture.lines import place_of, watching
-from pgt_fx.capture.probe import quiet, unchanged
+from pgt_fx.capture.lines import draws_alone, place_of, watching
+from pgt_fx.capture.probe import leaves_behind, quiet, unchanged
+from pgt_fx.capture.python_state import Memory, changing
 from pgt_fx.capture.sample import Sample
 from pgt_fx.capture.spelling import Spelling, TooComplicated
 from pgt_fx.errors import CaptureError, Place
@@ -39,6 +41,10 @@ class Exported:
         questions: what the model's Python asked of sizes.
         by_hand: calls that say what a gradient is to be.
         drawn: modules that drew random numbers of Python's.
+        kept: attributes that forward changes.
+        memories: those among them that the next call reads.
+        surroundings: what the model's Python asked of them.
+        seeded: lines on which it seeds torch's random numbers.
     """
 
     program: Any
@@ -48,6 +54,10 @@ class Exported:
     questions: Questions
     by_hand: list[ByHand]
     drawn: list[Drawn]
+    kept: frozenset[str]
+    memories: list[Memory]
+    surroundings: frozenset[str]
+    seeded: list[Place]
 
 
 def export(
@@ -109,6 +119,8 @@ def _export(
     with (
         quiet(),
         unchanged(model),
+        changing(model) as kept,
+        surroundings() as around,
         warnings.catch_warnings(),
         drawn(running) as numbers,
         recorded(model, running) as calls,
@@ -130,7 +142,21 @@ def _export(
             raise
         except Exception as error:
             raise CaptureError(_explain(error), place_of(error)) from error
-    return Exported(program, calls, lines.fixed, spelling.noted.count, questions, by_hand, numbers)
+    # An export puts back what was assigned; a run without compute has seen it.
+    kept = list(dict.fromkeys([*kept, *sample.noted.kept]))
+    return Exported(
+        program,
+        calls,
+        lines.fixed,
+        spelling.noted.count,
+        questions,
+        by_hand,
+        numbers,
+        frozenset(kept),
+        leaves_behind(model, spec.spec, sample.leaves, kept) if kept else [],
+        frozenset(around.asked | sample.noted.asked),
+        around.seeded,
+    )
 
 
 def clip_nodes(program: Any, spec: ClipSpec) -> dict[int, fx.Node]:
@@ -170,6 +196,11 @@ def lenient_solver() -> Iterator[None]:
 
 
 def _explain(error: Exception) -> str:
+    if draws_alone(error):
+        return (
+            "draws random numbers with a generator of its own, which a graph can't hold: draw them "
+            "without generator=, or outside the model"
+        )
     text = " ".join(str(error).split())
     return (
         f"torch.export could not capture the model: {type(error).__name__}: {text[:600]}\n"

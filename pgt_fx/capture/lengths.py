@@ -143,12 +143,12 @@ def _conditions(program: Any, symbols: frozenset[sympy.Symbol]) -> Iterator[_Con
             continue
         file = getattr(frame, "filename", "")
         line = (getattr(frame, "line", "") or "").strip()
-        if file and not file.startswith(OURS) and not line.startswith("assert"):
+        if file and not file.startswith(OURS):
             yield _Condition(guard.expr, f"{short(file)}:{frame.lineno}", line)
         elif file.startswith(OURS) and isinstance(guard.expr, sympy.Eq):
             known = taken_as_number(sizes[0].node.shape_env)
             place = next((known[e] for e in guard.expr.args if e in known), None)
-            if place is not None and not place.line.startswith("assert"):
+            if place is not None:
                 yield _Condition(guard.expr, place.source, place.line, number=True)
 
 

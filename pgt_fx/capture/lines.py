@@ -38,7 +38,7 @@ def calling_place(func: Any, module: str = "") -> Place:
     frame = sys._getframe(1)
     while frame is not None:
         path = frame.f_code.co_filename
-        if not path.startswith(OURS) and path != "<string>":  # torch makes code of its own
+        if not _ours(path):
             line = linecache.getline(path, frame.f_lineno).strip()
             return Place(name, module, f"{short(path)}:{frame.f_lineno}", line)
         frame = frame.f_back  # type: ignore[assignment]
@@ -48,6 +48,21 @@ def calling_place(func: Any, module: str = "") -> Place:
 def place_of(error: BaseException | None) -> Place | None:
     """Where an error was raised, if :class:`Lines` saw it."""
     return getattr(error, "pgt_place", None)
+
+
+def draws_alone(error: BaseException) -> bool:
+    """Whether the call in which an error was raised was given a generator of random numbers."""
+    return getattr(error, "pgt_generator", None) is not None
+
+
+def raised_at(error: BaseException) -> str:
+    """The innermost line of the user's own on which an error was raised, "" where there is none."""
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if not _ours(f.filename)]
+    return f"{short(frames[-1].filename)}:{frames[-1].lineno}: {frames[-1].line}" if frames else ""
+
+
+def _ours(path: str) -> bool:
+    return path.startswith(OURS) or path == "<string>"  # torch makes code of its own
 
 
 class Lines(TorchFunctionMode):
@@ -60,6 +75,7 @@ class Lines(TorchFunctionMode):
 
     Attributes:
         fixed: that call; None while all watched sizes are symbolic.
+        types_read: whether the model has read the type of a tensor.
     """
 
     def __init__(self, spelling: Callable[[Any, Any, dict[str, Any]], Any] | None = None) -> None:
@@ -67,6 +83,7 @@ class Lines(TorchFunctionMode):
         self.spelling = spelling or _as_it_is
         self.watched: list[Any] = []
         self.fixed: Place | None = None
+        self.types_read = False
 
     def watch(self, sizes: list[Any]) -> None:
         """Sizes to look at; numbers among them are no news."""
@@ -74,6 +91,8 @@ class Lines(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if type(func) is MethodWrapperType:  # reads an attribute, as nine calls of ten do
+            if func.__self__ is torch.Tensor.dtype and not self.types_read:
+                self.types_read = not _ours(sys._getframe(1).f_code.co_filename)
             return func(*args, **(kwargs or {}))
         try:
             out = self.spelling(func, args, kwargs or {})
@@ -81,6 +100,7 @@ class Lines(TorchFunctionMode):
             self._look(func)
             if place_of(error) is None:
                 error.pgt_place = calling_place(func)  # type: ignore[attr-defined]
+                error.pgt_generator = (kwargs or {}).get("generator")  # type: ignore[attr-defined]
             raise
         # Python between two calls may have fixed it: then it is the line of the call behind it.
         self._look(func)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,7 +20,9 @@ from torch.nn import functional as F
 from torch.utils import _pytree as pytree
 
 from pgt_fx.capture.clip_tables import ClipTable, JoinCall, find_table, is_join, join_call
+from pgt_fx.capture.context import TYPES, surroundings
 from pgt_fx.capture.lines import Lines
+from pgt_fx.capture.python_state import Memory, changing, memories
 from pgt_fx.capture.running import followed
 from pgt_fx.capture.spelling import POOLS, Noted, Spelling
 
@@ -175,11 +177,39 @@ def _probe(
 ) -> Probe:
     with quiet(), unchanged(model), torch.no_grad(), followed() as running:
         recorder = Recorder(Spelling(*spelled, running=running))
+        lines = Lines(recorder)
         try:
-            run(model, spec, leaves, Lines(recorder))
+            with changing(model) as kept, surroundings() as around:
+                run(model, spec, leaves, lines)
         except Exception as error:
             return Probe(error, recorder.pools, recorder.joins)
+    recorder.spelling.noted.kept = kept
+    recorder.spelling.noted.asked = {*around.asked, *([TYPES] if lines.types_read else [])}
     return Probe(None, recorder.pools, recorder.joins, recorder.spelling.noted)
+
+
+def leaves_behind(
+    model: nn.Module, spec: Any, leaves: Sequence[Any], names: Sequence[str]
+) -> list[Memory]:
+    """Which attributes that forward changes are a memory of the call before (see
+    :func:`~pgt_fx.capture.python_state.memories`); the model is left as it is."""
+    on_meta = _probe(model, spec, leaves, ((), ()), _on_meta).error is None
+    fake = FakeTensorMode(allow_non_fake_inputs=True)
+    with quiet(), unchanged(model), torch.no_grad():
+        tensors = [x for x in leaves if isinstance(x, torch.Tensor)]
+        if on_meta:
+            given, weights = [x.to("meta") for x in tensors], _without_data(model)
+        else:
+            given, weights = [fake.from_tensor(x) for x in tensors], {}
+        rest = iter(given)
+        flat = [next(rest) if isinstance(x, torch.Tensor) else x for x in leaves]
+        args, kwargs = pytree.tree_unflatten(flat, spec)
+
+        def run(followed: AbstractContextManager[Any]) -> None:
+            with nullcontext() if on_meta else fake, Lines(Spelling()), followed:
+                functional_call(model, weights, args, kwargs)
+
+        return memories(model, names, given, run)
 
 
 def _on_meta(model: nn.Module, spec: Any, leaves: Sequence[Any], lines: Lines) -> None:
@@ -187,15 +217,19 @@ def _on_meta(model: nn.Module, spec: Any, leaves: Sequence[Any], lines: Lines) -
 
     A model that makes tensors on a device of its own, or reads values, fails here.
     """
-    kept = [*model.named_parameters(), *model.named_buffers()]
-    try:
-        weights = {name: tensor.to("meta") for name, tensor in kept}
-    except Exception as error:  # tensors of other kinds (quantized ones) may have no such form
-        raise NotImplementedError("weights without data") from error
+    weights = _without_data(model)
     bare = [x.to("meta") if isinstance(x, torch.Tensor) else x for x in leaves]
     args, kwargs = pytree.tree_unflatten(bare, spec)
     with lines:
         functional_call(model, weights, args, kwargs)
+
+
+def _without_data(model: nn.Module) -> dict[str, torch.Tensor]:
+    kept = [*model.named_parameters(), *model.named_buffers()]
+    try:
+        return {name: tensor.to("meta") for name, tensor in kept}
+    except Exception as error:  # tensors of other kinds (quantized ones) may have no such form
+        raise NotImplementedError("weights without data") from error
 
 
 def _on_fake(model: nn.Module, spec: Any, leaves: Sequence[Any], lines: Lines) -> None:

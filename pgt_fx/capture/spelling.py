@@ -39,10 +39,14 @@ class Noted:
     Attributes:
         count: how many.
         modules: the innermost modules that made them.
+        kept: attributes that the model changed meanwhile.
+        asked: what it asked of its surroundings.
     """
 
     count: int = 0
     modules: list[nn.Module] = field(default_factory=list)
+    kept: list[str] = field(default_factory=list)
+    asked: set[str] = field(default_factory=set)
 
 
 class Spelling:

@@ -1,0 +1,99 @@
+"""Guards: the conditions under which the captured graph is the model, in words.
+
+Each is kept, and checked where it can change: what depends on a clip's sizes and types in the first
+step of a video, a video's length when it ends, what depends on the model itself before each video.
+Where one does not hold the model is captured anew, or an error names the line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from pgt_fx.capture.context import TYPES
+from pgt_fx.rules import Windowed
+from pgt_fx.values import Analysis
+
+Checked = Literal["each clip", "each video", "last step"]
+#: Lines that are named of one condition; a deep model asks the same on many.
+MOST_LINES = 3
+
+
+@dataclass(frozen=True)
+class Guard:
+    """A condition under which a progressive model is the model that it was made of.
+
+    Attributes:
+        words: the condition: "videos of 4n + 1 frames".
+        checked: when: "each clip" (its sizes and types), "each video" (the model, before the first
+            step), "last step" (the length of the video).
+        otherwise: what happens where it does not hold: "refused" or "captured anew".
+        because: lines of the model that asked for it, ``"model.py:12: if x.shape[2] > 300:"``.
+    """
+
+    words: str
+    checked: Checked
+    otherwise: Literal["refused", "captured anew"]
+    because: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        lines = [f"\n    because of {line}" for line in self.because[:MOST_LINES]]
+        more = len(self.because) - MOST_LINES
+        lines += [f"\n    and of {more} other lines"] if more > 0 else []
+        return f"{self.words} (else {self.otherwise})" + "".join(lines)
+
+
+def guards_of(analysis: Analysis) -> tuple[Guard, ...]:
+    """The guards of a graph, those of its lengths first."""
+    return (*_of_lengths(analysis), *_of_clips(analysis), *_of_the_model(analysis))
+
+
+def _of_lengths(analysis: Analysis) -> Iterator[Guard]:
+    if str(analysis.lengths) == "any number":
+        return
+    branches = analysis.captured.branches
+    asked = [] if branches is None else branches.questions.asked
+    times = frozenset() if branches is None else branches.times
+    lines = [f"{a.where}: {a.line}" for a in asked if a.expr.free_symbols & times]
+    lines += [
+        f"{o.place.source}: {o.place.line}"
+        for o in analysis.operations.values()
+        if isinstance(o.outcome, Windowed) and o.outcome.groups
+    ]
+    words = f"videos of {analysis.lengths} frames"
+    yield Guard(words, "last step", "refused", tuple(dict.fromkeys(lines)))
+
+
+def _of_clips(analysis: Analysis) -> Iterator[Guard]:
+    captured, spec = analysis.captured, analysis.spec
+    for path, fixed in captured.fixed.items():
+        shape = list(spec.shapes[spec.paths[path]] or ())
+        shown = [
+            str(fixed[d]) if d in fixed else "T" if d == spec.times[spec.paths[path]] else "any"
+            for d in range(len(shape))
+        ]
+        yield Guard(f"clips of sizes ({', '.join(shown)})", "each clip", "captured anew")
+    branches = captured.branches
+    asked = [] if branches is None else branches.asked
+    times = frozenset() if branches is None else branches.times
+    lines = [f"{a.where}: {a.line}" for a in asked if not a.expr.free_symbols & times]
+    if lines:
+        words = "clips for which what the model asks of batch and space has the same answer"
+        yield Guard(words, "each clip", "captured anew", tuple(dict.fromkeys(lines)))
+    if TYPES in captured.surroundings:
+        words = "clips of the example's types, and weights of theirs"
+        yield Guard(words, "each clip", "captured anew")
+
+
+def _of_the_model(analysis: Analysis) -> Iterator[Guard]:
+    captured = analysis.captured
+    for question in sorted(captured.surroundings - {TYPES}):
+        yield Guard(f"{question}() answers as in the capture", "each clip", "captured anew")
+    read = [] if captured.values is None else captured.values.read
+    if read:
+        words = f"masks let the same frames through, as read from {', '.join(read)}"
+        yield Guard(words, "each video", "captured anew")
+    if captured.state is not None:
+        words = "modules, their modes, hooks and attributes are those of the capture"
+        yield Guard(words, "each video", "captured anew")

@@ -1,0 +1,229 @@
+"""Attributes, buffers, weights: what forward leaves in them, and what is changed from outside."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from judge import REFUSED, RIGHT, Along, Case, judge
+from torch import Tensor, nn
+
+NEXT_CALL = "for its next call to read"
+
+
+class Inner(nn.Module):
+    """A module that is called whole, with a memory of its own."""
+
+    def __init__(self, then: Callable[[Any, Tensor], Tensor], **kept: Any) -> None:
+        super().__init__()
+        self.conv = nn.Conv3d(2, 2, 1)
+        self.then = then
+        for name, value in kept.items():
+            setattr(self, name, value)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.then(self, self.conv(x))
+
+
+def _counter(s: Any, y: Tensor) -> Tensor:
+    s.n += 1
+    return y * s.n
+
+
+def _late_counter(s: Any, y: Tensor) -> Tensor:
+    y = y * (1 + s.n)
+    s.n += 1
+    return y
+
+
+def _previous_mean(s: Any, y: Tensor) -> Tensor:
+    y, s.m = (y if s.m is None else y - s.m), y.mean().detach()
+    return y
+
+
+def _first_call(s: Any, y: Tensor) -> Tensor:
+    if s.first:
+        s.first = False
+        return y * 3
+    return y
+
+
+def _alternates(s: Any, y: Tensor) -> Tensor:
+    s.flip = not s.flip
+    return y if s.flip else -y
+
+
+def _appends(s: Any, y: Tensor) -> Tensor:
+    s.seen.append(y.amax((2, 3, 4)))
+    return y + s.seen[0][:, :, None, None, None]
+
+
+def _counts_frames(s: Any, y: Tensor) -> Tensor:
+    s.n = s.n + y.shape[2]
+    return y
+
+
+def _in_place(s: Any, y: Tensor) -> Tensor:
+    s.k += 1
+    return y + s.k
+
+
+def _in_a_dictionary(s: Any, y: Tensor) -> Tensor:
+    s.memory["n"] = s.memory.get("n", 0) + 1
+    return y * s.memory["n"]
+
+
+def _in_an_object(s: Any, y: Tensor) -> Tensor:
+    s.memory.n += 1
+    return y * s.memory.n
+
+
+def _last_frame(s: Any, y: Tensor) -> Tensor:
+    before = s.last if s.last is not None else y[:, :, :1]
+    s.last = y[:, :, -1:].detach()
+    return y - before
+
+
+LEFT = {
+    "counter": (_counter, {"n": 0}),
+    "counter read first": (_late_counter, {"n": 0}),
+    "mean of the call before": (_previous_mean, {"m": None}),
+    "first call": (_first_call, {"first": True}),
+    "every other call": (_alternates, {"flip": False}),
+    "list that grows": (_appends, {"seen": []}),
+    "count of frames": (_counts_frames, {"n": 0}),
+    "tensor in place": (_in_place, {"k": torch.zeros(1, dtype=torch.float64)}),
+    "dictionary": (_in_a_dictionary, {"memory": {}}),
+    "object": (_in_an_object, {"memory": SimpleNamespace(n=0)}),
+    "last frame of the call before": (_last_frame, {"last": None}),
+}
+
+
+@pytest.mark.parametrize("name", LEFT)
+@pytest.mark.parametrize("whole", [True, False])
+def test_what_a_call_leaves_for_the_next(name: str, whole: bool) -> None:
+    then, kept = LEFT[name]
+
+    def make() -> nn.Module:
+        fresh = {k: v.copy() if isinstance(v, (dict, list)) else v for k, v in kept.items()}
+        if isinstance(kept.get("memory"), SimpleNamespace):
+            fresh["memory"] = SimpleNamespace(n=0)
+        if whole:
+            return Along(lambda s, y: s.inner(y), inner=Inner(then, **fresh))
+        return Along(then, **fresh)
+
+    assert judge(Case(make, REFUSED, says=NEXT_CALL)) == REFUSED
+
+
+def _keeps_for_a_look(s: Any, y: Tensor) -> Tensor:
+    s.seen, s.shape = y.relu(), y.shape
+    return s.seen + s.shape[1]
+
+
+def _positions(s: Any, y: Tensor) -> Tensor:
+    if s.table is None or s.table.shape[0] < y.shape[2]:
+        s.table = torch.arange(y.shape[2], dtype=y.dtype)
+    return y + s.table[: y.shape[2], None, None]
+
+
+def _longest(s: Any, y: Tensor) -> Tensor:
+    if y.shape[2] > s.longest:
+        s.longest = y.shape[2]
+        s.table = torch.arange(s.longest, dtype=y.dtype)
+    return y + s.table[: y.shape[2], None, None]
+
+
+def _resets(s: Any, y: Tensor) -> Tensor:
+    s.n = 0
+    for part in (y, y * 2):
+        s.n += 1
+        y = y + part * s.n
+    return y
+
+
+KEPT = {
+    "kept for a look": (_keeps_for_a_look, {"seen": None, "shape": None}),
+    "table of positions": (_positions, {"table": None}),
+    "table as long as the longest": (_longest, {"longest": 0, "table": None}),
+    "counter that begins anew": (_resets, {"n": 7}),
+}
+
+
+@pytest.mark.parametrize("name", KEPT)
+def test_what_a_call_keeps_and_none_reads(name: str) -> None:
+    then, kept = KEPT[name]
+    assert judge(Case(lambda: Along(then, **kept))) == RIGHT
+    whole = Case(lambda: Along(lambda s, y: s.inner(y), inner=Inner(then, **kept)))
+    assert judge(whole) == RIGHT
+
+
+class Reads(nn.Module):
+    """Reads attributes of many kinds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv = nn.Conv3d(2, 2, (3, 1, 1), padding=(1, 0, 0))
+        self.scale, self.power, self.on = 2.0, 1, True
+        self.options = {"bias": 1.5, "deep": [1.0, {"x": 2.0}]}
+        self.shifts = [0.5, 0.25]
+        self.config = SimpleNamespace(slope=0.1)
+        self.table = torch.ones(2, 1, 1, 1, dtype=torch.float64)
+        self.act = torch.tanh
+        self.name = "tanh"
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv(x) * self.scale + self.options["bias"] + self.shifts[0]
+        y = y * self.options["deep"][1]["x"] * self.table
+        y = F.leaky_relu(y, self.config.slope) ** self.power
+        return self.act(y) if self.on else y
+
+
+def _set(**values: Any) -> Callable[[nn.Module], None]:
+    return lambda m: [setattr(m, k, v) for k, v in values.items()] and None
+
+
+def _kernel(m: Any) -> None:
+    m.conv.weight = nn.Parameter(torch.randn(2, 2, 5, 1, 1, dtype=torch.float64))
+    m.conv.padding = (2, 0, 0)
+
+
+def _dilation(m: Any) -> None:
+    m.conv.dilation, m.conv.padding = (2, 1, 1), (2, 0, 0)
+
+
+def _mode(m: Any) -> None:
+    m.conv.padding_mode = "replicate"
+    m.conv._reversed_padding_repeated_twice = [0, 0, 0, 0, 1, 1]
+
+
+CHANGES: dict[str, Callable[[Any], Any]] = {
+    "number": _set(scale=5.0),
+    "exponent": _set(power=2),
+    "flag": _set(on=False),
+    "function": _set(act=torch.sigmoid),
+    "entry of a dictionary": lambda m: m.options.update(bias=7.0),
+    "deep entry": lambda m: m.options["deep"][1].update(x=9.0),
+    "entry of a list": lambda m: m.shifts.__setitem__(0, 3.0),
+    "attribute of an object": lambda m: setattr(m.config, "slope", 0.9),
+    "tensor in place": lambda m: m.table.mul_(4),
+    "other tensor": _set(table=torch.full((2, 1, 1, 1), 6.0, dtype=torch.float64)),
+    "dilation": _dilation,
+    "kernel": _kernel,
+    "padding mode": _mode,
+    "stride": lambda m: setattr(m.conv, "stride", (2, 1, 1)),
+    "groups of other weights": lambda m: setattr(m, "conv", nn.Conv3d(2, 2, 1).double()),
+    "weights in place": lambda m: nn.init.ones_(m.conv.weight),
+    "bias taken away": lambda m: setattr(m.conv, "bias", None),
+    "forward of its own": lambda m: setattr(m, "forward", lambda x: Reads.forward(m, x) * 2),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_what_is_changed_after_the_transform(name: str) -> None:
+    case = Case(Reads, RIGHT, change=CHANGES[name])
+    assert judge(case) == RIGHT
