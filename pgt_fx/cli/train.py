@@ -19,6 +19,7 @@ from pgt_fx.schedule import DPR
 from pgt_fx.training import fit, half_cosine, metrics, sgd
 from pgt_fx.training.config import Config, ConfigError, read_config
 from pgt_fx.training.folder import VideoFolder, as_model_takes_it, classes_of
+from pgt_fx.training.parallel import check_one_training
 
 
 def train(
@@ -34,6 +35,7 @@ def train(
 ) -> None:
     """Train a backbone progressively on folders of long videos."""
     with refusals():
+        check_one_training(None)
         settings = read_config(config)
         _check(settings)
         set_threads(settings.run.threads or None)
