@@ -77,12 +77,13 @@ def test_one_process_is_one_training(
 
 
 def test_processes_without_data_parallel_are_refused(tmp_path: Path) -> None:
+    prog = make()
     with (
         mock.patch.object(dist, "is_initialized", return_value=True),
         mock.patch.object(dist, "get_world_size", return_value=2),
         pytest.raises(OptionError, match=r"torch.distributed runs 2 processes, and each would"),
     ):
-        train(make(), 1, tmp_path / "c.pt")
+        fit(prog, [], sgd(prog, 0.05), epochs=1, checkpoint=tmp_path / "c.pt")
     assert not list(tmp_path.iterdir())
 
 

@@ -241,6 +241,14 @@ def test_bad_input() -> None:
         fit(prog, [], sgd(prog, 0.1), epochs=1, progress=False)
     with pytest.raises(OptionError, match="lr: expected a number above 0"):
         sgd(prog, 0.0)
+    for name, wrong in (
+        ("momentum", 1.5),
+        ("weight_decay", -1.0),
+        ("lr", float("nan")),
+        ("lr", True),
+    ):
+        with pytest.raises(OptionError, match=f"{name}: expected a number .*, got {wrong}"):
+            sgd(prog, **({"lr": 0.1} | {name: wrong}))
     with pytest.raises(OptionError, match=r"warm_up: expected 0 … updates - 1 = 4, got 5"):
         half_cosine(sgd(prog, 0.1), 5, warm_up=5)
 
