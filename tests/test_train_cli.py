@@ -33,6 +33,20 @@ def build():
     return net, torch.zeros(1, 3, 4, 16, 16)
 
 
+class TwoPaths(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.slow, self.fast, self.head = nn.Conv3d(3, 4, 1), nn.Conv3d(3, 4, 1), nn.Linear(8, 2)
+
+    def forward(self, paths):
+        both = [f(x).relu().mean((2, 3, 4)) for f, x in zip((self.slow, self.fast), paths)]
+        return self.head(torch.cat(both, 1))
+
+
+def two_paths():
+    return TwoPaths(), [torch.zeros(1, 3, 2, 16, 16), torch.zeros(1, 3, 8, 16, 16)]
+
+
 def strict():
     """Takes videos of one size, and steps of 2 frames at least."""
     net = nn.Sequential(
@@ -158,18 +172,18 @@ NUMBERS = [
     ),
     ("lr = 0.1", "lr = 1\nwarm_up = 2", "warm_up: expected fewer epochs than epochs = 2, got 2"),
     ("lr = 0.1", "lr = 1\nwarm_up = -1", "warm_up: expected a number of epochs from 0 on, got -1"),
-    ("lr = 0.1", "lr = 1\naccumulate = 0", "accumulate: expected a whole number from 1 on, got 0"),
-    ("lr = 0.1", "lr = 1\nkeep = 0", "[optim] keep: expected a whole number from 1 on, got 0"),
+    ("lr = 0.1", "lr = 1\naccumulate = 0", "accumulate: expected at least 1, got 0"),
+    ("lr = 0.1", "lr = 1\nkeep = 0", "[optim] keep: expected at least 1, got 0"),
     ("lr = 0.1", "lr = 1\nkeep = 2\ngradient = 'exact'", '[optim] keep: is for gradient = "trunc'),
-    ("epochs = 2", "epochs = 0", "[optim] epochs: expected a whole number from 1 on, got 0"),
+    ("epochs = 2", "epochs = 0", "[optim] epochs: expected at least 1, got 0"),
     ("epochs = 2", "epochs = 2.0", "[optim] epochs: expected int, got float 2.0"),
-    ("batch = 2", "batch = 0", "[data] batch: expected a whole number from 1 on, got 0"),
+    ("batch = 2", "batch = 0", "[data] batch: expected at least 1, got 0"),
     ("batch = 2", "batch = true", "[data] batch: expected int, got bool True"),
-    ("workers = 0", "workers = -1", "[data] workers: expected a whole number from 0 on, got -1"),
-    ("stride = 2", "stride = 0", "[data] stride: expected a whole number from 1 on, got 0"),
-    ("size = 16", "size = -16", "[data] size: expected a whole number from 1 on, got -16"),
-    ("steps = 3", "steps = 0", "[schedule] steps: expected a whole number from 1 on, got 0"),
-    ("length = 4", "length = 0", "[schedule] length: expected a whole number from 1 on, got 0"),
+    ("workers = 0", "workers = -1", "[data] workers: expected at least 0, got -1"),
+    ("stride = 2", "stride = 0", "[data] stride: expected at least 1, got 0"),
+    ("size = 16", "size = -16", "[data] size: expected at least 1, got -16"),
+    ("steps = 3", "steps = 0", "[schedule] steps: expected at least 1, got 0"),
+    ("length = 4", "length = 0", "[schedule] length: expected at least 1, got 0"),
     ("steps = 3", "steps = 3\noverlap = 4", "overlap: expected less than length = 4, got 4"),
     ("steps = 3", "steps = 3\noverlap = 2", "[schedule] lengths: expected whole numbers above"),
     ("steps = 3", "steps = 3\norder = 'x'", "order: expected one of random, cycle, got 'x'"),
@@ -341,6 +355,17 @@ def test_the_videos_of_a_folder(project: Path) -> None:
     assert long.shape[1] == 30 and torch.equal(long[:, -1], long[:, 11])  # 22 frames at stride 2
     with pytest.raises(FolderError, match="holds no folders"):
         VideoFolder(project / "train" / "dark", train=True, **how)
+
+
+def test_a_model_of_two_paths_is_looked_at_too(project: Path) -> None:
+    config(project, change="stride = 2 -> stride = 4", two="epochs = 2 -> epochs = 1")
+    for more in (["--dry-run"], []):
+        code, said = run("config.toml", "--model", "own_model:two_paths", *more)
+        assert code == 0, said
+    assert "epoch 1: loss" in said
+    config(project)
+    code, said = run("config.toml", "--model", "own_model:two_paths", "--dry-run")
+    assert code == 2 and "[data] stride: expected a multiple of 4" in said
 
 
 def test_a_stride_is_that_of_the_slow_path(project: Path) -> None:

@@ -114,7 +114,7 @@ def _check(settings: Config, model: str | None) -> None:
     """Before anything is read or built.
 
     Raises:
-        ConfigError: for a model or a device that is not there.
+        ConfigError: for a model or a device that is not there, or without videos to train on.
     """
     if model is None and settings.model.name not in zoo.names():
         raise ConfigError(
@@ -127,6 +127,8 @@ def _check(settings: Config, model: str | None) -> None:
     except Exception as error:  # torch raises as many kinds as there are devices
         why = str(error).partition("\n")[0]
         raise ConfigError(f"[run] device: {name!r} can't be used here: {why}") from error
+    if not settings.data.train:
+        raise ConfigError("[data] train: expected the folder of the training videos")
 
 
 def _videos(settings: Config, folder: Path) -> tuple[VideoFolder, VideoFolder | None]:

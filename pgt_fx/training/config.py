@@ -123,8 +123,8 @@ class Range:
         return math.isfinite(value) and above and value < self.below
 
 
-_COUNT = Range("a whole number from 1 on", 1)
-_NONE_OR_MORE = Range("a whole number from 0 on", 0)
+_COUNT = Range("at least 1", 1)
+_NONE_OR_MORE = Range("at least 0", 0)
 RANGES = {
     ("schedule", "length"): _COUNT,
     ("schedule", "steps"): _COUNT,
@@ -214,9 +214,8 @@ def _fault(section: str, key: str, value: Any, expected: type) -> str:
 
 def _at_odds(config: Config) -> list[str]:
     """Values that are allowed each, and don't go together."""
-    o, s, found = config.optim, config.schedule, []
-    if not config.data.train:
-        found.append("[data] train: expected the folder of the training videos")
+    o, s = config.optim, config.schedule
+    found: list[str] = []
     if s.overlap >= s.length:
         found.append(f"[schedule] overlap: expected less than length = {s.length}, got {s.overlap}")
     else:

@@ -103,7 +103,7 @@ def check_model(
     base = schedule.base if isinstance(schedule, DPR) else schedule
     for split, (clip, _) in batches:
         args, kwargs = as_call(clip)
-        shapes = [tuple(x.shape) for x in args if isinstance(x, Tensor)]
+        shapes = [tuple(x.shape) for x in pytree.tree_leaves(args) if isinstance(x, Tensor)]
         try:
             for one in drawn:
                 _check_length(prog, prog.chunks(*args, schedule=one, **kwargs))
