@@ -108,6 +108,19 @@ def count(path: str | Path) -> int:
         return stream.frames or sum(1 for _ in container.decode(stream))
 
 
+def check(path: str | Path) -> None:
+    """Open a video and decode its first frame.
+
+    Raises:
+        VideoError: as :func:`read`.
+    """
+    with _opened(Path(path)) as container:
+        if not container.streams.video:
+            raise VideoError(f"{path} has no video stream")
+        if next(container.decode(container.streams.video[0]), None) is None:
+            raise VideoError(f"{path} has a video stream, but no frame could be decoded")
+
+
 @contextmanager
 def _opened(path: Path) -> Iterator[av.container.InputContainer]:
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from pathlib import Path
 from textwrap import dedent
@@ -10,14 +11,15 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from pgt_fx import video
+from pgt_fx import Schedule, video
 from pgt_fx.cli import app
+from pgt_fx.cli.train import _sample
 from pgt_fx.training.config import ConfigError, read_config
 from pgt_fx.training.folder import FolderError, VideoFolder, as_model_takes_it
 
 av = pytest.importorskip("av")
 
-FACTORY = """
+FACTORY = '''
 import torch
 from torch import nn
 
@@ -29,7 +31,30 @@ def build():
         nn.Linear(4, 2),
     )
     return net, torch.zeros(1, 3, 4, 16, 16)
-"""
+
+
+class TwoPaths(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.slow, self.fast, self.head = nn.Conv3d(3, 4, 1), nn.Conv3d(3, 4, 1), nn.Linear(8, 2)
+
+    def forward(self, paths):
+        both = [f(x).relu().mean((2, 3, 4)) for f, x in zip((self.slow, self.fast), paths)]
+        return self.head(torch.cat(both, 1))
+
+
+def two_paths():
+    return TwoPaths(), [torch.zeros(1, 3, 2, 16, 16), torch.zeros(1, 3, 8, 16, 16)]
+
+
+def strict():
+    """Takes videos of one size, and steps of 2 frames at least."""
+    net = nn.Sequential(
+        nn.Conv3d(3, 4, (2, 16, 16)), nn.ReLU(), nn.AdaptiveAvgPool3d(1), nn.Flatten(),
+        nn.Linear(4, 2),
+    )
+    return net, torch.zeros(1, 3, 4, 16, 16)
+'''
 
 
 def encode(path: Path, frames: int, shade: int) -> None:
@@ -131,6 +156,144 @@ def test_a_config_that_is_wrong_says_where(project: Path, old: str, new: str, me
     assert message in " ".join(said.split()), said
 
 
+#: A line of the config in place of another, and the one line that says what is wrong with it.
+NUMBERS = [
+    ("lr = 0.1", "lr = 0", "[optim] lr: expected a number above 0, got 0.0"),
+    ("lr = 0.1", "lr = -0.1", "[optim] lr: expected a number above 0, got -0.1"),
+    ("lr = 0.1", "lr = nan", "[optim] lr: expected a number above 0, got nan"),
+    ("lr = 0.1", "lr = inf", "[optim] lr: expected a number above 0, got inf"),
+    ("lr = 0.1", "lr = true", "[optim] lr: expected float, got bool True"),
+    ("lr = 0.1", "lr = '0.1'", "[optim] lr: expected float, got str '0.1'"),
+    ("lr = 0.1", "lr = 1\nmomentum = 1.5", "momentum: expected a number from 0 up to below 1, got"),
+    (
+        "lr = 0.1",
+        "lr = 1\nweight_decay = -1",
+        "weight_decay: expected a number from 0 on, got -1.0",
+    ),
+    ("lr = 0.1", "lr = 1\nwarm_up = 2", "warm_up: expected fewer epochs than epochs = 2, got 2"),
+    ("lr = 0.1", "lr = 1\nwarm_up = -1", "warm_up: expected a number of epochs from 0 on, got -1"),
+    ("lr = 0.1", "lr = 1\naccumulate = 0", "accumulate: expected at least 1, got 0"),
+    ("lr = 0.1", "lr = 1\nkeep = 0", "[optim] keep: expected at least 1, got 0"),
+    ("lr = 0.1", "lr = 1\nkeep = 2\ngradient = 'exact'", '[optim] keep: is for gradient = "trunc'),
+    ("epochs = 2", "epochs = 0", "[optim] epochs: expected at least 1, got 0"),
+    ("epochs = 2", "epochs = 2.0", "[optim] epochs: expected int, got float 2.0"),
+    ("batch = 2", "batch = 0", "[data] batch: expected at least 1, got 0"),
+    ("batch = 2", "batch = true", "[data] batch: expected int, got bool True"),
+    ("workers = 0", "workers = -1", "[data] workers: expected at least 0, got -1"),
+    ("stride = 2", "stride = 0", "[data] stride: expected at least 1, got 0"),
+    ("size = 16", "size = -16", "[data] size: expected at least 1, got -16"),
+    ("steps = 3", "steps = 0", "[schedule] steps: expected at least 1, got 0"),
+    ("length = 4", "length = 0", "[schedule] length: expected at least 1, got 0"),
+    ("steps = 3", "steps = 3\noverlap = 4", "overlap: expected less than length = 4, got 4"),
+    ("steps = 3", "steps = 3\noverlap = 2", "[schedule] lengths: expected whole numbers above"),
+    ("steps = 3", "steps = 3\norder = 'x'", "order: expected one of random, cycle, got 'x'"),
+    ("seed = 3", "seed = -3", "[run] seed: expected a whole number from 0 up to below 2^63, got"),
+    ("seed = 3", "threads = -1", "[run] threads: expected a whole number from 0"),
+    ("seed = 3", "device = 'warp'", "[run] device: 'warp' can't be used here"),
+    ("seed = 3", "checkpoint = 'no/c.pt'", "there is no folder"),
+    ("seed = 3", "checkpoint = 'config.toml'", "is the config itself"),
+    ("seed = 3", "checkpoint = 'train'", "is a folder; expected a file"),
+    (
+        'kind = "DPR-B"\nlength = 4',
+        'kind = "fixed"\nlength = 1\noverlap = 0',
+        "a first step of T'=1 frames gives no output",
+    ),
+    ("size = 16", "size = 8", "Kernel size can't be greater than actual input size"),
+]
+
+
+@pytest.mark.parametrize(("old", "new", "message"), NUMBERS)
+def test_every_number_is_checked_before_anything_is_trained(
+    project: Path, old: str, new: str, message: str
+) -> None:
+    config(project, change=f"{old} -> {new}")
+    before = sorted(project.rglob("*"))
+    for more in ([], ["--dry-run"]):
+        code, said = run("config.toml", "--model", "own_model:strict", *more)
+        text = " ".join(said.split())
+        assert code == 2 and message in text and "has" not in text.split(message)[0], said
+    assert [p for p in sorted(project.rglob("*")) if "__pycache__" not in str(p)] == before
+
+
+def test_all_that_is_wrong_is_told_at_once(project: Path) -> None:
+    config(project, change="lr = 0.1 -> lr = -1\nmomentum = 2", two="batch = 2 -> bacth = 2")
+    code, said = run("config.toml", "--model", "own_model:build", "--dry-run")
+    assert code == 2 and "config.toml has 3 faults:" in said
+    for part in ("bacth: unknown key; did you mean 'batch'?", "[optim] lr:", "[optim] momentum:"):
+        assert part in said
+
+
+def spoil(project: Path, what: str) -> None:
+    if what == "torchmetrics":
+        return
+    if what == "truncated":
+        path = project / "train" / "light" / "1.mp4"
+        path.write_bytes(path.read_bytes()[:300])
+    elif what == "no video":
+        (project / "held_out" / "dark" / "0.mp4").write_text("no video")
+        (project / "held_out" / "light" / "1.mp4").write_bytes(b"")
+    elif what == "a class less":
+        shutil.rmtree(project / "held_out" / "dark")
+    elif what == "other classes":
+        (project / "held_out" / "dark").rename(project / "held_out" / "dusky")
+    elif what == "one class":
+        shutil.rmtree(project / "train" / "dark")
+
+
+@pytest.mark.parametrize(
+    ("what", "message"),
+    [
+        ("torchmetrics", "metrics are torchmetrics', which is not installed: pip install"),
+        ("truncated", "1 of 8 videos can't be read"),
+        ("no video", "2 of 8 videos can't be read"),
+        ("a class less", "lacks ['dark']"),
+        ("other classes", "lacks ['dark'] and adds ['dusky']"),
+        ("one class", "[data] train: expected at least 2 classes (folders of videos) in"),
+    ],
+)
+def test_a_dry_run_sees_what_a_training_would_lack(
+    project: Path, what: str, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spoil(project, what)
+    if what == "torchmetrics":
+        monkeypatch.setitem(sys.modules, "torchmetrics", None)
+    for more in (["--dry-run"], []):
+        code, said = run("config.toml", "--model", "own_model:build", *more)
+        assert code == 2 and message in " ".join(said.split()), said
+    assert not (project / "checkpoint.pt").exists()
+
+
+def test_a_resumed_run_is_the_same_or_says_what_differs(project: Path) -> None:
+    def go(*more: str) -> tuple[int, str]:
+        return run("config.toml", "--model", "own_model:build", *more)
+
+    assert go()[0] == 0
+    for change, message in (
+        ("lr = 0.1 -> lr = 0.2", "[optim] lr was 0.1, and is now 0.2"),
+        ("epochs = 2 -> epochs = 4", "[optim] epochs was 2, and is now 4"),
+        ("stride = 2 -> stride = 1", "[data] stride was 2, and is now 1"),
+        ("size = 16 -> size = 18", "[data] size was 16, and is now 18"),
+        ("seed = 3 -> seed = 4", "[run] seed was 3, and is now 4"),
+        ("batch = 2 -> batch = 4", "[data] batch was 2, and is now 4"),
+    ):
+        config(project, change=change)
+        for more in ([], ["--dry-run"]):
+            code, said = go("--resume", *more)
+            assert code == 2 and message in " ".join(said.split()), said
+            assert "--init" in said
+    config(project, change="workers = 0 -> workers = 1", two='validation = "held_out" -> ')
+    (project / "train").rename(project / "moved")
+    config(project, change='train = "train" -> train = "moved"')
+    code, said = go("--resume")
+    assert code == 0, said
+    encode(project / "moved" / "light" / "9.mp4", 22, 50)
+    code, said = go("--resume", "--dry-run")
+    assert code == 2 and "[data] train was 4 by name and size" in " ".join(said.split())
+    config(project, change='train = "train" -> train = "moved"', two="lr = 0.1 -> lr = 0.01")
+    code, said = go("--init", "checkpoint.pt")
+    assert code == 0 and "epoch 2: loss" in said
+
+
 def test_nothing_in_a_config_is_executed(project: Path) -> None:
     sys.modules.pop("own_model", None)
     config(project, change='operator = "cmco-max" -> name = "own_model:build"')
@@ -192,6 +355,27 @@ def test_the_videos_of_a_folder(project: Path) -> None:
     assert long.shape[1] == 30 and torch.equal(long[:, -1], long[:, 11])  # 22 frames at stride 2
     with pytest.raises(FolderError, match="holds no folders"):
         VideoFolder(project / "train" / "dark", train=True, **how)
+
+
+def test_a_model_of_two_paths_is_looked_at_too(project: Path) -> None:
+    config(project, change="stride = 2 -> stride = 4", two="epochs = 2 -> epochs = 1")
+    for more in (["--dry-run"], []):
+        code, said = run("config.toml", "--model", "own_model:two_paths", *more)
+        assert code == 0, said
+    assert "epoch 1: loss" in said
+    config(project)
+    code, said = run("config.toml", "--model", "own_model:two_paths", "--dry-run")
+    assert code == 2 and "[data] stride: expected a multiple of 4" in said
+
+
+def test_a_stride_is_that_of_the_slow_path(project: Path) -> None:
+    how = {"frames": 1, "size": 16}
+    data = VideoFolder(project / "train", train=True, stride=8, **how)
+    _sample(data, None, Schedule(4, 3), (1, 4))
+    assert (data.frames, data.stride) == (40, 2)
+    data = VideoFolder(project / "train", train=True, stride=6, **how)
+    with pytest.raises(ConfigError, match=r"\[data\] stride: expected a multiple of 4"):
+        _sample(data, None, Schedule(4, 3), (1, 4))
 
 
 def test_two_paths_are_sampled_from_one_video() -> None:

@@ -198,7 +198,7 @@ def test_a_checkpoint_is_data_and_is_refused_when_it_is_not_this_trainings(tmp_p
     train(prog, 1, checkpoint=path)
     assert not list(tmp_path.glob("*.part"))
     saved = torch.load(path, weights_only=True)  # nothing in it is executed
-    assert saved["pgt_fx_checkpoint"] == 1
+    assert saved["pgt_fx_checkpoint"] == 2
 
     with pytest.raises(CheckpointError, match=r"'head.weight' is \(3, 6\) there and \(4, 6\)"):
         train(make(4), 2, checkpoint=path, resume=True)
@@ -208,7 +208,7 @@ def test_a_checkpoint_is_data_and_is_refused_when_it_is_not_this_trainings(tmp_p
         other = prog.replace(operator="cmco-max")
         train(other, 2, checkpoint=path, resume=True)
     torch.save(saved | {"pgt_fx_checkpoint": 7}, path)
-    with pytest.raises(CheckpointError, match="version 7, expected 1"):
+    with pytest.raises(CheckpointError, match="version 7, expected 2"):
         train(prog, 2, checkpoint=path, resume=True)
     torch.save({"weights": torch.zeros(2)}, path)
     with pytest.raises(CheckpointError, match="not a checkpoint of a pgt_fx training"):
@@ -232,14 +232,23 @@ def test_bad_input() -> None:
     prog = make()
     with pytest.raises(ClipError, match="needs a video of 36 frames, got 10"):
         train(prog, 1, schedule=Schedule(8, 5))
-    with pytest.raises(OptionError, match="accumulate, epochs: expected at least 1, got 0, 1"):
-        train(prog, 1, accumulate=0)
+    for name, wrong in (("accumulate", 0), ("accumulate", 1.5), ("epochs", True), ("epochs", -1)):
+        with pytest.raises(OptionError, match=f"{name}: expected a whole number from 1 on, got"):
+            train(prog, **({"epochs": 1} | {name: wrong}))
     with pytest.raises(OptionError, match="from which checkpoint"):
         train(prog, 1, resume=True)
-    with pytest.raises(OptionError, match="the loader gave no batch"):
+    with pytest.raises(OptionError, match="loader: it gave no batch"):
         fit(prog, [], sgd(prog, 0.1), epochs=1, progress=False)
     with pytest.raises(OptionError, match="lr: expected a number above 0"):
         sgd(prog, 0.0)
+    for name, wrong in (
+        ("momentum", 1.5),
+        ("weight_decay", -1.0),
+        ("lr", float("nan")),
+        ("lr", True),
+    ):
+        with pytest.raises(OptionError, match=f"{name}: expected a number .*, got {wrong}"):
+            sgd(prog, **({"lr": 0.1} | {name: wrong}))
     with pytest.raises(OptionError, match=r"warm_up: expected 0 … updates - 1 = 4, got 5"):
         half_cosine(sgd(prog, 0.1), 5, warm_up=5)
 

@@ -14,11 +14,15 @@ from torch.utils.data import DataLoader
 import pgt_fx
 from pgt_fx import zoo
 from pgt_fx.cli.models import load
-from pgt_fx.cli.talk import HOLDS, out, refusals, set_threads
+from pgt_fx.cli.talk import HOLDS, out, refusals, set_threads, spinner
+from pgt_fx.errors import CaptureError
 from pgt_fx.schedule import DPR
 from pgt_fx.training import fit, half_cosine, metrics, sgd
-from pgt_fx.training.config import Config, ConfigError, read_config
-from pgt_fx.training.folder import VideoFolder, as_model_takes_it, classes_of
+from pgt_fx.training.checkpoint import check as check_checkpoint
+from pgt_fx.training.config import Config, ConfigError, defining, read_config
+from pgt_fx.training.folder import VideoFolder, as_model_takes_it
+from pgt_fx.training.parallel import check_one_training
+from pgt_fx.training.ready import check_classes, check_model, check_videos
 
 
 def train(
@@ -28,27 +32,47 @@ def train(
         typer.Option(help="package.module:factory in place of the config's backbone."),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint.")] = False,
+    init: Annotated[
+        Path | None,
+        typer.Option(
+            help="Begin with the weights of this checkpoint, and with nothing else of it."
+        ),
+    ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what would be done, and don't.")
+        bool,
+        typer.Option("--dry-run", help="Check all that the training needs, and don't train."),
     ] = False,
 ) -> None:
-    """Train a backbone progressively on folders of long videos."""
+    """Train a backbone progressively on folders of long videos.
+
+    With --dry-run and without, all that can be found out before the first update is checked first:
+    the config, every video, the model on a first clip, the checkpoint.
+    """
     with refusals():
+        check_one_training(None)
         settings = read_config(config)
-        _check(settings)
+        _check(settings, model)
         set_threads(settings.run.threads or None)
         torch.manual_seed(settings.run.seed)
         folder = config.resolve().parent
+        path = folder / settings.run.checkpoint
+        if path.resolve() == config.resolve():
+            raise ConfigError(f"[run] checkpoint: {path} is the config itself")
+        check_checkpoint(path)
         schedule = settings.schedule.build(settings.run.seed, settings.optim.epochs)
-        prog, training, validation = _build(settings, folder, model, schedule)
+        splits = _videos(settings, folder)
+        training, validation = splits
+        measured = metrics(len(training.classes))
+        prog = _build(settings, model, training)
+        _sample(training, validation, schedule, prog.clip_ratio)
         loader = _loader(settings, training, prog, shuffle=True)
         updates = -(-len(loader) // settings.optim.accumulate) * settings.optim.epochs
         _plan(settings, prog, training, validation, schedule, updates)
-        if dry_run:
-            raise typer.Exit(HOLDS)
         o = settings.optim
         optimizer = sgd(prog, o.lr, momentum=o.momentum, weight_decay=o.weight_decay)
         warm_up = min(updates - 1, int(o.warm_up * updates / o.epochs))
+        precision = _precision(settings)
+        _look(settings, prog, [s for s in splits if s is not None], schedule, precision)
         history = fit(
             prog,
             loader,
@@ -59,85 +83,123 @@ def train(
             gradient=o.gradient,
             keep=o.keep,
             accumulate=o.accumulate,
-            metrics=metrics(len(training.classes)),
+            metrics=measured,
             validation=None
             if validation is None
             else _loader(settings, validation, prog, shuffle=False),
             freeze_norms=o.freeze_norms,
-            checkpoint=folder / settings.run.checkpoint,
+            checkpoint=path,
             resume=resume,
-            **_precision(settings),
+            init=init,
+            settings={
+                **defining(settings),
+                "--model" if model else "[model] name": model or settings.model.name,
+                "[run] device": torch.device(settings.run.device).type,
+                "[data] train": training.fingerprint()["videos"],
+            },
+            dry_run=dry_run,
+            **precision,
         )
+    if dry_run:
+        typer.echo("all is there: the same command without --dry-run trains")
+        raise typer.Exit(HOLDS)
     for row in history:
         figures = {k: v for k, v in row.items() if k not in ("epoch", "updates")}
         text = "  ".join(f"{k} {v:.4g}" for k, v in figures.items())
         typer.echo(f"epoch {int(row['epoch']) + 1}: {text}")
-    typer.echo(f"checkpoint: {folder / settings.run.checkpoint}")
+    typer.echo(f"checkpoint: {path}")
 
 
-def _check(settings: Config) -> None:
+def _check(settings: Config, model: str | None) -> None:
     """Before anything is read or built.
 
     Raises:
-        ConfigError: for a number below its least, or a device that is not there.
+        ConfigError: for a model or a device that is not there, or without videos to train on.
     """
-    least = {
-        "data": {"stride": 1, "size": 1, "batch": 1, "workers": 0},
-        "optim": {"lr": 0, "epochs": 1, "accumulate": 1, "keep": 1},
-    }
-    for section, keys in least.items():
-        for key, lowest in keys.items():
-            value = getattr(getattr(settings, section), key)
-            if not value >= lowest:
-                raise ConfigError(f"[{section}] {key}: expected at least {lowest}, got {value}")
+    if model is None and settings.model.name not in zoo.names():
+        raise ConfigError(
+            f"[model] name: {settings.model.name!r} is not in the zoo ({', '.join(zoo.names())}); "
+            "a model of your own is named on the command line: --model package.module:factory"
+        )
     name = settings.run.device
     try:
         torch.empty(1, device=torch.device(name)).cpu()
     except Exception as error:  # torch raises as many kinds as there are devices
         why = str(error).partition("\n")[0]
         raise ConfigError(f"[run] device: {name!r} can't be used here: {why}") from error
-
-
-def _build(
-    settings: Config, folder: Path, name: str | None, schedule: Any
-) -> tuple[pgt_fx.Progressive, VideoFolder, VideoFolder | None]:
-    """The progressive model with a head for the classes found, and the data sets."""
-    s, d = settings, settings.data
-    if not d.train:
+    if not settings.data.train:
         raise ConfigError("[data] train: expected the folder of the training videos")
-    if name is None and s.model.name not in zoo.names():
+
+
+def _videos(settings: Config, folder: Path) -> tuple[VideoFolder, VideoFolder | None]:
+    """The data sets, every video of them looked at; how it is sampled is said later."""
+    d = settings.data
+    how: dict[str, Any] = {"frames": 1, "stride": d.stride, "size": d.size}
+    training = VideoFolder(folder / d.train, train=True, seed=settings.run.seed, **how)
+    validation = VideoFolder(folder / d.validation, train=False, **how) if d.validation else None
+    check_classes(training, validation)
+    with spinner("opening the videos") as step:
+        splits = [split for split in (training, validation) if split is not None]
+        check_videos(splits, lambda done, of: step("opening the videos", done, of))
+    return training, validation
+
+
+def _sample(
+    training: VideoFolder, validation: VideoFolder | None, schedule: Any, ratio: tuple[int, ...]
+) -> None:
+    """As many frames of each video as the schedule takes, at the stride of the model's paths.
+
+    Raises:
+        ConfigError: for a stride of the slow path that is no whole number of the fast one's.
+    """
+    dense = max(ratio) // min(ratio)
+    if training.stride % dense:
         raise ConfigError(
-            f"[model] name: {s.model.name!r} is not in the zoo ({', '.join(zoo.names())}); a model "
-            "of your own is named on the command line: --model package.module:factory"
+            f"[data] stride: expected a multiple of {dense}, as the model's fast path has {dense} "
+            f"frames for each of the slow one's, got {training.stride}"
         )
-    classes = classes_of(folder / d.train)
-    module, example = load(name or s.model.name, d.size, pretrained=s.model.pretrained)
-    _fit_head(module, len(classes), own=name is not None)
-    prog = pgt_fx.transform(
-        module,
-        example,
-        operator=s.model.operator,
-        pooling=s.model.pooling,
-        future=s.model.future,
-        clip_pools=s.model.clip_pools,
-        strict=False,
-    )
-    ratio = prog.clip_ratio
-    how: dict[str, Any] = {
-        "frames": schedule.frames * max(ratio),
-        "stride": max(1, d.stride // max(ratio)),  # of the slow path; the fast one is denser
-        "size": d.size,
-    }
-    training = VideoFolder(folder / d.train, train=True, seed=s.run.seed, **how)
-    validation = None
-    if d.validation:
-        validation = VideoFolder(folder / d.validation, train=False, **how)
-        if validation.classes != training.classes:
-            raise ConfigError(
-                f"[data] validation: expected the classes of the training set "
-                f"{training.classes}, got {validation.classes}"
-            )
-    return prog.to(s.run.device), training, validation
+    for split in (training, validation):
+        if split is not None:
+            split.frames, split.stride = schedule.frames * max(ratio), split.stride // dense
+
+
+def _look(
+    settings: Config,
+    prog: pgt_fx.Progressive,
+    splits: list[VideoFolder],
+    schedule: Any,
+    precision: dict[str, Any],
+) -> None:
+    """Decode a first clip of each split, and run it through the model."""
+    collate = _collate(prog)
+    with spinner("a first clip through the model"):
+        batches = [(str(split.root), collate([split[0]])) for split in splits]
+        classes = len(splits[0].classes)
+        check_model(prog, batches, classes, schedule, precision["autocast"])
+
+
+def _build(settings: Config, name: str | None, training: VideoFolder) -> pgt_fx.Progressive:
+    """The progressive model, with a head for the classes found."""
+    s = settings
+    try:
+        module, example = load(name or s.model.name, s.data.size, pretrained=s.model.pretrained)
+        _fit_head(module, len(training.classes), own=name is not None)
+        prog = pgt_fx.transform(
+            module,
+            example,
+            operator=s.model.operator,
+            pooling=s.model.pooling,
+            future=s.model.future,
+            clip_pools=s.model.clip_pools,
+            strict=False,
+        )
+    except (CaptureError, ValueError) as error:
+        if isinstance(error, ConfigError) or name is not None:
+            raise
+        raise ConfigError(
+            f"[model] name = {s.model.name!r}, [data] size = {s.data.size}: {error}"
+        ) from error
+    return prog.to(s.run.device)
 
 
 def _fit_head(model: nn.Module, classes: int, *, own: bool) -> None:
@@ -164,14 +226,18 @@ def _fit_head(model: nn.Module, classes: int, *, own: bool) -> None:
 def _loader(
     settings: Config, data: VideoFolder, prog: pgt_fx.Progressive, *, shuffle: bool
 ) -> DataLoader[Any]:
+    d, collate = settings.data, _collate(prog)
+    return DataLoader(data, d.batch, shuffle=shuffle, num_workers=d.workers, collate_fn=collate)
+
+
+def _collate(prog: pgt_fx.Progressive) -> Any:
     ratio = prog.clip_ratio
 
     def collate(items: list[tuple[Tensor, int]]) -> tuple[Any, Tensor]:
         videos = torch.stack([video for video, _ in items])
         return as_model_takes_it(videos, ratio), torch.tensor([label for _, label in items])
 
-    d = settings.data
-    return DataLoader(data, d.batch, shuffle=shuffle, num_workers=d.workers, collate_fn=collate)
+    return collate
 
 
 def _precision(settings: Config) -> dict[str, Any]:

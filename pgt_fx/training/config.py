@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import tomllib
 from dataclasses import dataclass, field, fields, is_dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from pgt_fx.errors import PgtError
+from pgt_fx.errors import OptionError, PgtError
+from pgt_fx.options import OPERATORS
 from pgt_fx.schedule import DPR, Schedule
 
 
@@ -96,9 +98,50 @@ class Config:
 
 
 CHOICES = {
+    ("model", "operator"): tuple(OPERATORS),
+    ("model", "pooling"): ("step", "running", "markov"),
+    ("model", "future"): ("zero", "wait"),
+    ("model", "clip_pools"): ("auto", "window", "global"),
     ("schedule", "kind"): ("fixed", "DPR-A", "DPR-B"),
+    ("schedule", "order"): ("random", "cycle"),
     ("run", "precision"): ("float32", "bf16", "fp16"),
     ("optim", "gradient"): ("truncated", "exact"),
+}
+
+
+@dataclass(frozen=True)
+class Range:
+    """Numbers that are allowed, in words; NaN and infinity never are."""
+
+    words: str
+    least: float
+    below: float = math.inf
+    without_least: bool = False
+
+    def allows(self, value: Any) -> bool:
+        above = value > self.least if self.without_least else value >= self.least
+        return math.isfinite(value) and above and value < self.below
+
+
+_COUNT = Range("at least 1", 1)
+_NONE_OR_MORE = Range("at least 0", 0)
+RANGES = {
+    ("schedule", "length"): _COUNT,
+    ("schedule", "steps"): _COUNT,
+    ("schedule", "overlap"): _NONE_OR_MORE,
+    ("data", "stride"): _COUNT,
+    ("data", "size"): _COUNT,
+    ("data", "batch"): _COUNT,
+    ("data", "workers"): _NONE_OR_MORE,
+    ("optim", "lr"): Range("a number above 0", 0, without_least=True),
+    ("optim", "momentum"): Range("a number from 0 up to below 1", 0, 1),
+    ("optim", "weight_decay"): Range("a number from 0 on", 0),
+    ("optim", "warm_up"): Range("a number of epochs from 0 on", 0),
+    ("optim", "epochs"): _COUNT,
+    ("optim", "accumulate"): _COUNT,
+    ("optim", "keep"): _COUNT,
+    ("run", "seed"): Range("a whole number from 0 up to below 2^63", 0, 2**63),
+    ("run", "threads"): Range("a whole number from 0 (torch's own choice) to 1024", 0, 1025),
 }
 
 
@@ -106,7 +149,8 @@ def read_config(path: str | Path) -> Config:
     """A config from a TOML file.
 
     Raises:
-        ConfigError: saying which key or value, what was expected, and what was given.
+        ConfigError: for all that is wrong with it, each time saying which key or value, what was
+            expected, and what was given.
     """
     path = Path(path)
     try:
@@ -115,10 +159,19 @@ def read_config(path: str | Path) -> Config:
         raise ConfigError(f"no config file {path}") from error
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"{path} can't be read as TOML: {error}") from error
-    return _read(Config, data, "")
+    faults: list[str] = []
+    config = _read(Config, data, "", faults)
+    faults = faults or _at_odds(config)
+    if len(faults) == 1:
+        raise ConfigError(faults[0])
+    if faults:
+        lines = "\n".join(f"  {fault}" for fault in faults)
+        raise ConfigError(f"{path} has {len(faults)} faults:\n{lines}")
+    return config
 
 
-def _read(kind: Any, data: dict[str, Any], section: str) -> Any:
+def _read(kind: Any, data: dict[str, Any], section: str, faults: list[str]) -> Any:
+    """A section; what is wrong is added to ``faults``, and has the default's value."""
     known = {f.name: f for f in fields(kind)}
     types = get_type_hints(kind)
     values = {}
@@ -127,21 +180,72 @@ def _read(kind: Any, data: dict[str, Any], section: str) -> Any:
         if key not in known:
             near = get_close_matches(key, known, 1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise ConfigError(f"{where}: unknown key{hint} There are: {', '.join(known)}")
+            faults.append(f"{where}: unknown key{hint} There are: {', '.join(known)}")
+            continue
         expected = types[key]
         if is_dataclass(expected):
-            if not isinstance(value, dict):
-                raise ConfigError(f"{where}: expected a section, got {value!r}")
-            values[key] = _read(expected, value, key)
+            if isinstance(value, dict):
+                values[key] = _read(expected, value, key, faults)
+            else:
+                faults.append(f"{where}: expected a section, got {value!r}")
             continue
         if expected is float and type(value) is int:
             value = float(value)
-        if type(value) is not expected:
-            raise ConfigError(
-                f"{where}: expected {expected.__name__}, got {type(value).__name__} {value!r}"
-            )
-        allowed = CHOICES.get((section, key))
-        if allowed and value not in allowed:
-            raise ConfigError(f"{where}: expected one of {', '.join(allowed)}, got {value!r}")
-        values[key] = value
+        fault = _fault(section, key, value, expected)
+        if fault:
+            faults.append(f"{where}: {fault}")
+        else:
+            values[key] = value
     return kind(**values)
+
+
+def _fault(section: str, key: str, value: Any, expected: type) -> str:
+    """What was expected of a value, and what was given; nothing for one that is allowed."""
+    if type(value) is not expected:  # a flag is no number
+        return f"expected {expected.__name__}, got {type(value).__name__} {value!r}"
+    allowed = CHOICES.get((section, key))
+    if allowed and value not in allowed:
+        return f"expected one of {', '.join(allowed)}, got {value!r}"
+    numbers = RANGES.get((section, key))
+    if numbers and not numbers.allows(value):
+        return f"expected {numbers.words}, got {value!r}"
+    return ""
+
+
+def _at_odds(config: Config) -> list[str]:
+    """Values that are allowed each, and don't go together."""
+    o, s = config.optim, config.schedule
+    found: list[str] = []
+    if s.overlap >= s.length:
+        found.append(f"[schedule] overlap: expected less than length = {s.length}, got {s.overlap}")
+    else:
+        try:
+            s.build(config.run.seed, o.epochs)
+        except OptionError as error:
+            found.append(f"[schedule] {error}")
+    if o.warm_up >= o.epochs:
+        found.append(
+            f"[optim] warm_up: expected fewer epochs than epochs = {o.epochs}, got {o.warm_up:g}"
+        )
+    if o.gradient == "exact" and o.keep != 1:
+        found.append(
+            f'[optim] keep: is for gradient = "truncated"; expected 1 with "exact", got {o.keep}'
+        )
+    return found
+
+
+def defining(config: Config) -> dict[str, Any]:
+    """Values that define what is trained, by the name that they have in the file; those are left
+    out that may change when a training goes on."""
+    free = {
+        *("[model] name", "[model] pretrained", "[data] train", "[data] validation"),
+        *("[data] workers", "[run] device", "[run] threads", "[run] checkpoint"),
+    }
+    if config.schedule.kind == "fixed":
+        free.add("[schedule] order")
+    pairs = (
+        (f"[{section.name}] {key.name}", getattr(getattr(config, section.name), key.name))
+        for section in fields(config)
+        for key in fields(getattr(config, section.name))
+    )
+    return {name: value for name, value in pairs if name not in free}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,29 @@ class VideoFolder(Dataset[tuple[Tensor, int]]):
     def set_epoch(self, epoch: int) -> None:
         """Draw anew; called by :func:`pgt_fx.training.fit`."""
         self.epoch = epoch
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What is given, wherever the folder lies: how videos are cut, and their names and sizes.
+
+        Raises:
+            FolderError: for a video that is gone, or can't be looked at.
+        """
+        listed = hashlib.sha256()
+        for path, label in self.items:
+            try:
+                size = path.stat().st_size
+            except OSError as error:
+                raise FolderError(f"{path} can't be read: {error.strerror}") from error
+            listed.update(f"{label} {path.relative_to(self.root).as_posix()} {size}\n".encode())
+        return {
+            "frames": self.frames,
+            "stride": self.stride,
+            "size": self.size,
+            "seed": self.seed if self.train else None,
+            "train": self.train,
+            "classes": self.classes,
+            "videos": f"{len(self.items)} by name and size, sha256 {listed.hexdigest()[:12]}",
+        }
 
     def __len__(self) -> int:
         return len(self.items)

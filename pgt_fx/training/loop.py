@@ -28,11 +28,14 @@ from pgt_fx.inference import predict
 from pgt_fx.progressive import Progressive
 from pgt_fx.schedule import DPR, PerStep, Schedule
 from pgt_fx.training import checkpoint as files
+from pgt_fx.training import identity
 from pgt_fx.training.gradients import Loss, backward
-from pgt_fx.training.metrics import observe, several, video_scores
-from pgt_fx.training.parallel import reduce_gradients, unwrapped
+from pgt_fx.training.metrics import figures, observe, several, video_scores
+from pgt_fx.training.optim import check_updates
+from pgt_fx.training.parallel import check_one_training, of_rank_0, reduce_gradients, unwrapped
 from pgt_fx.training.targets import PerFrame
 
+_EMPTY = "it gave no batch; expected at least one"
 Report = Callable[[int, int, float, dict[str, Any]], None]
 
 
@@ -65,6 +68,28 @@ class Training:
     def device(self) -> torch.device:
         return next(self.inner.parameters()).device
 
+    def about(self, loader: Any, settings: dict[str, Any]) -> dict[str, Any]:
+        """What defines this training, for a checkpoint: "start" and "now" are alike at first."""
+        now = {
+            **{name: identity.plain(value) for name, value in settings.items()},
+            "schedule": identity.schedule_of(self.schedule),
+            "options": str(self.inner.options),
+            "gradient": self.gradient,
+            "keep": self.keep,
+            "on": self.on,
+            "accumulate": self.accumulate,
+            "freeze_norms": self.freeze_norms,
+            "loss_fn": identity.function_of(self.loss_fn),
+            "device": self.device.type,
+            "ranks": dist.get_world_size() if dist.is_initialized() else 1,
+            **identity.optimizer_of(self.optimizer, self.scheduler),
+            **identity.precision_of(self.autocast, self.scaler),
+            **identity.data_of(loader),
+            **identity.model_of(self.inner._source.model),
+        }
+        about = {"start": now, "now": now, "environment": identity.environment_of(self.device)}
+        return of_rank_0(about)  # the others differ in their share of the data
+
     def schedule_of(self, epoch: int) -> Schedule | None:
         """The schedule of the coming iteration; the same on every rank."""
         if isinstance(self.schedule, DPR):
@@ -92,7 +117,10 @@ def fit(
     freeze_norms: bool = False,
     checkpoint: str | Path | None = None,
     resume: bool = False,
+    init: str | Path | None = None,
+    settings: dict[str, Any] | None = None,
     progress: bool = True,
+    dry_run: bool = False,
 ) -> list[dict[str, float]]:
     """Train a progressive model on long videos.
 
@@ -109,30 +137,47 @@ def fit(
         accumulate: batches per update; what is left at the end of an epoch is one more.
         metrics: name -> torchmetrics metric of (N, classes) scores and targets; see
             :func:`pgt_fx.training.metrics`.
-        validation: as ``loader``; each video in the progressive long view.
+        validation: as ``loader``; each video in the progressive long view. It draws no random
+            number of the training's: with it and without, the weights are the same.
         freeze_norms: keep batch norms in eval mode: their statistics are those of pretraining.
-        checkpoint: written after each epoch.
+        checkpoint: written after each epoch, in one move. No other training may write to it.
         resume: go on from ``checkpoint``; the result is, to the last bit, that of never having
-            stopped (given a loader that shuffles by torch's generator, and deterministic kernels).
+            stopped (given a loader that shuffles by torch's generator or one of its own, and
+            deterministic kernels). What defines the training has to be the same: see
+            "Resuming" in docs/training.md.
+        init: a checkpoint of which the weights alone are taken, to begin a new training.
+        settings: name -> number or text, what else defines this training and can't be seen here
+            (how videos are augmented); it is saved, and compared when resuming.
         progress: show a bar with loss and metrics (rank 0 only).
+        dry_run: check all this, and train nothing.
 
     Returns:
-        one row per epoch: "epoch", "loss" (mean per batch, summed over steps), "lr", "seconds",
-        and metrics, those of the validation with the prefix "val_".
+        one row per epoch: "epoch", "loss" (mean per batch, summed over steps), "lr", "updates",
+        "seconds", and metrics, those of the validation with the prefix "val_".
 
     Raises:
-        OptionError, ClipError: as :func:`backward`.
-        CheckpointError: when there is nothing to resume from, or it is another training's; or
-            where none can be written.
+        OptionError, ClipError: as :func:`backward`; and when several processes were launched
+            without ``DistributedDataParallel`` around ``prog``.
+        CheckpointError: when there is nothing to resume from, or it is another training's, with
+            what differs; where none can be written, or another training is writing to it.
     """
-    if accumulate < 1 or epochs < 1:
-        raise OptionError(f"accumulate, epochs: expected at least 1, got {accumulate}, {epochs}")
+    check_one_training(prog)
+    for name, value in (("accumulate", accumulate), ("epochs", epochs), ("keep", keep)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise OptionError(f"{name}: expected a whole number from 1 on, got {value!r}")
     if resume and checkpoint is None:
         raise OptionError("resume: from which checkpoint? pass checkpoint=")
-    if checkpoint is not None:
-        files.check(Path(checkpoint))
+    if resume and init is not None:
+        raise OptionError("init: begins a new training, and resume goes on with one; pass one")
+    for name, batches in (("loader", loader), ("validation", validation)):
+        if isinstance(batches, Sized) and _length(batches) == 0 and _knows_length(batches):
+            raise OptionError(f"{name}: {_EMPTY}")
+    check_updates(scheduler, epochs * -(-_length(loader) // accumulate), resume=resume)
+    path = None if checkpoint is None else Path(checkpoint)
+    if path is not None:
+        files.check(path)
     main = not dist.is_initialized() or dist.get_rank() == 0
-    with _bar(progress and main) as report:
+    with files.alone(path), _bar(progress and main and not dry_run) as report:
         work = Training(
             prog, optimizer, scheduler, schedule, loss_fn, gradient, keep, on, accumulate,
             autocast, scaler, metrics or {}, freeze_norms, report,
@@ -143,10 +188,17 @@ def fit(
             "scheduler": scheduler,
             "scaler": scaler,
         }
-        about = {"schedule": str(schedule), "options": str(work.inner.options)}
+        if init is not None:
+            files.load_weights(Path(init), work.inner)
+        about = {} if path is None else work.about(loader, settings or {})
         if resume:
-            work.history = files.load(Path(str(checkpoint)), parts, about)
+            found = files.read(Path(str(path)), parts, about)
+            about["start"], work.history = found["about"]["start"], list(found["history"])
             work.updates = int(work.history[-1]["updates"]) if work.history else 0
+        if dry_run:
+            return work.history
+        if resume:
+            files.load(found, parts, loader)
         for epoch in range(len(work.history), epochs):
             for one in (getattr(loader, "sampler", None), getattr(loader, "dataset", None)):
                 if hasattr(one, "set_epoch"):
@@ -154,10 +206,13 @@ def fit(
             start = time.perf_counter()
             row = {"epoch": float(epoch)} | _epoch(work, loader, epoch)
             if validation is not None:
+                drawn = files.random_state(loader)
                 row |= evaluate(work.inner, validation, work.metrics, work.schedule)
+                files.set_random_state(drawn, loader)
             work.history.append(row | {"seconds": time.perf_counter() - start})
-            if checkpoint is not None:
-                files.save(Path(checkpoint), parts, about, work.history)
+            if path is not None:
+                about["now"] = work.about(loader, settings or {})["now"]
+                files.save(path, parts, about, work.history, loader=loader)
     return work.history
 
 
@@ -201,10 +256,17 @@ def _epoch(work: Training, loader: Iterable[tuple[Any, Any]], epoch: int) -> dic
         reduce_gradients(work.prog)
         _update(work)
     if not batches:
-        raise OptionError("the loader gave no batch")
-    values = {n: float(m.compute()) for n, m in work.metrics.items() if m.update_called}
+        raise OptionError(f"loader: {_EMPTY}")
+    values = figures(work.metrics)
     lr = float(work.optimizer.param_groups[0]["lr"])
     return {"loss": total / batches, "lr": lr, "updates": float(work.updates)} | values
+
+
+def _knows_length(loader: Sized) -> bool:
+    try:
+        return len(loader) >= 0
+    except TypeError:
+        return False
 
 
 def _length(loader: Iterable[Any]) -> int:
@@ -235,19 +297,27 @@ def evaluate(
     metrics: dict[str, Any],
     schedule: Schedule | DPR | None = None,
 ) -> dict[str, float]:
-    """Metrics over a loader, each video in the progressive long view: "val_" + name."""
+    """Metrics over a loader, each video in the progressive long view: "val_" + name.
+
+    Raises:
+        OptionError: for a loader without a batch.
+    """
     base = schedule.base if isinstance(schedule, DPR) else schedule
     device = next(prog.parameters()).device
     for metric in metrics.values():
         metric.reset()
+    batches = 0
     for video, target in loader:
+        batches += 1
         video, target = to(video, device), to(target, device)
         args = video if isinstance(video, tuple) else (video,)
         kind = "sigmoid" if several(target) else "auto"
         scores = predict(prog, *args, schedule=base, activation=kind, cost=False).scores
         if isinstance(target, Tensor):  # labels per step or frame are none of the whole video
             observe(metrics, scores, target)
-    return {f"val_{n}": float(m.compute()) for n, m in metrics.items() if m.update_called}
+    if not batches:
+        raise OptionError(f"validation: {_EMPTY}")
+    return figures(metrics, "val_")
 
 
 def to(value: Any, device: torch.device) -> Any:

@@ -1,4 +1,4 @@
-"""Metrics of the paper's tables, by torchmetrics: top-1 and top-5 accuracy, mean AP."""
+"""Metrics of the paper's tables, on torchmetrics: top-1 and top-5 accuracy, mean AP."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from pgt_fx.errors import PgtError
+from pgt_fx.errors import OptionError, PgtError
 
 
 class MissingMetricsError(PgtError, ImportError):
@@ -16,23 +16,39 @@ class MissingMetricsError(PgtError, ImportError):
 
 
 def metrics(classes: int, *, multilabel: bool = False) -> dict[str, Any]:
-    """ "top1" and "top5" (where there are more than five classes), or "mAP" for several labels.
+    """The metrics of one label per video, or of several.
+
+    - "top1", and where there are more than five classes "top5": videos whose class is among the
+      best one or five scores, divided by all videos (Kinetics' protocol). With five classes or
+      fewer every video would be among the five.
+    - "mAP", for several labels: the mean over classes of the average precision, which is the area
+      under the steps of precision and recall, without interpolation. Classes without a positive
+      have none and are left out of the mean, and :func:`fit` reports their number as
+      "mAP_left_out" (the protocol of Charades, as PySlowFast and scikit-learn compute it).
+
+    All videos of an epoch count alike, however they are batched. A score that is NaN makes its
+    metric NaN, and so does a mAP without any positive.
+
+    Args:
+        classes: their number.
+        multilabel: labels are 0 or 1 for each class, (N, classes).
 
     Raises:
         MissingMetricsError: torchmetrics is not installed.
+        OptionError: fewer than two classes where each video has one, or none at all.
     """
+    least = 1 if multilabel else 2
+    if isinstance(classes, bool) or not isinstance(classes, int) or classes < least:
+        raise OptionError(f"classes: expected a whole number from {least} on, got {classes!r}")
     try:
-        from torchmetrics import classification
+        import torchmetrics  # noqa: F401
     except ModuleNotFoundError as error:
         raise MissingMetricsError(
             "metrics are torchmetrics', which is not installed: pip install 'pgt_fx[train]'"
         ) from error
-    if multilabel:
-        return {"mAP": classification.MultilabelAveragePrecision(classes, average="macro")}
-    out = {"top1": classification.MulticlassAccuracy(classes, average="micro")}
-    if classes > 5:
-        out["top5"] = classification.MulticlassAccuracy(classes, average="micro", top_k=5)
-    return out
+    from pgt_fx.training.measures import metrics_of
+
+    return metrics_of(classes, multilabel=multilabel)
 
 
 def several(target: Any) -> bool:
@@ -54,6 +70,21 @@ def video_scores(outputs: list[Any], target: Any) -> Tensor | None:
 
 
 def observe(metrics: dict[str, Any], scores: Tensor, target: Tensor) -> None:
-    """Add a batch to all metrics; they take whole numbers as labels."""
+    """Add a batch to all metrics; they take whole numbers as labels. Labels between 0 and 1 (mixed
+    videos) name no class: such a batch is not counted."""
+    if target.is_floating_point() and bool((target != target.round()).any()):
+        return
     for metric in metrics.values():
         metric.to(scores.device).update(scores, target.long())
+
+
+def figures(metrics: dict[str, Any], prefix: str = "") -> dict[str, float]:
+    """Values of the metrics that have seen a batch, each with the classes that it left out."""
+    found: dict[str, float] = {}
+    for name, metric in metrics.items():
+        if metric.update_called:
+            found[prefix + name] = float(metric.compute())
+            left_out = getattr(metric, "left_out", None)
+            if left_out is not None:
+                found[f"{prefix}{name}_left_out"] = float(left_out)
+    return found

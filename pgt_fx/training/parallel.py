@@ -7,6 +7,7 @@ steps are run on the module inside, where no hook is armed, and the sums are ave
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import torch
@@ -31,6 +32,57 @@ def unwrapped(prog: nn.Module) -> Progressive:
             f"around one, got {type(inner).__name__}"
         )
     return inner
+
+
+#: What launchers tell each of the processes that they start: how many there are. (SLURM_NTASKS is
+#: not among them: a batch script that is one process has it as well.)
+_LAUNCHERS = (
+    *("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE", "PMI_SIZE"),
+    "SLURM_STEP_NUM_TASKS",
+)
+REMEDY = (
+    "each would train a whole model of its own, on all of the data. To train one model on several "
+    "devices, call pgt_fx.training.fit, or backward in a loop of your own, with "
+    "torch.nn.parallel.DistributedDataParallel(prog) and a DistributedSampler, after "
+    "torch.distributed.init_process_group()"
+)
+
+
+def check_one_training(prog: nn.Module | None) -> None:
+    """Whether the processes that run this train one model, if they are several.
+
+    Args:
+        prog: what is trained; None: a training that can't be spread over processes.
+
+    Raises:
+        OptionError: when each of them would train a model of its own.
+    """
+    world = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+    if isinstance(prog, DistributedDataParallel):
+        if dist.get_world_size(prog.process_group) != world:
+            raise OptionError(
+                f"prog: averages its gradients over {dist.get_world_size(prog.process_group)} of "
+                f"{world} processes; expected DistributedDataParallel over all of them"
+            )
+        return
+    if world > 1:
+        raise OptionError(f"torch.distributed runs {world} processes, and {REMEDY}")
+    for name in _LAUNCHERS:
+        value = os.environ.get(name, "")
+        if value.isdecimal() and int(value) > 1:
+            raise OptionError(
+                f"{name}={value} in the environment: a launcher started {value} processes, and "
+                f"{REMEDY}. If this is one process alone, start it without {name}"
+            )
+
+
+def of_rank_0(value: Any) -> Any:
+    """Plain data of the first rank, for all."""
+    if not dist.is_initialized():
+        return value
+    box = [value]
+    dist.broadcast_object_list(box, 0)
+    return box[0]
 
 
 def broadcast_buffers(prog: nn.Module) -> None:
