@@ -403,7 +403,7 @@ def test_counters_relative_to_the_length_are_made_for_each_step() -> None:
             return x * (torch.arange(x.shape[2]) / x.shape[2])
 
     x = video(10)
-    prog = pgt_fx.transform(Ramp(), x[:, :, :CLIP])
+    prog = pgt_fx.transform(Ramp(), x[:, :, :CLIP], time_dim=2)
     expected = torch.cat([Ramp()(x[:, :, :6]), Ramp()(x[:, :, 6:])], 2)
     assert relative_error(in_steps(prog, x, [6, 4]), expected) < EXACT
     assert prog.exact_frames([6, 4]) == [False] * 10

@@ -297,17 +297,18 @@ def test_train_mode_with_a_branch_on_training() -> None:
     assert relative_error(stitch(prog.run(x, schedule=CHUNKS)), model.a(x)) <= EXACT
 
 
-def test_where_time_was_guessed_between_two_axes_the_error_says_so() -> None:
-    class PerFrame(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.conv = nn.Conv2d(3, 4, 3)
+class PerFrame(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
 
-        def forward(self, x: Tensor) -> Tensor:
-            return self.conv(x.flatten(0, 1)).unflatten(0, x.shape[:2]).mean(1)
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x.flatten(0, 1)).unflatten(0, x.shape[:2]).mean(1)
 
+
+def test_of_two_axes_that_look_alike_the_one_that_may_grow_is_time() -> None:
     clip = torch.zeros(1, 4, 3, 8, 8)
+    assert pgt_fx.transform(PerFrame(), clip)._source.spec.times == (1,)
     with pytest.raises(CaptureError, match=r"if it is axis 1, pass time_dim=1") as caught:
-        pgt_fx.transform(PerFrame(), clip)
+        pgt_fx.transform(PerFrame(), clip, time_dim=2)
     assert caught.value.place is not None and "self.conv" in caught.value.place.line
-    assert pgt_fx.transform(PerFrame(), clip, time_dim=1).clip_ratio == (1,)
