@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import torch
 import typer
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import DataLoader
 
 import pgt_fx
@@ -18,7 +18,7 @@ from pgt_fx.cli.talk import HOLDS, out, refusals, set_threads
 from pgt_fx.schedule import DPR
 from pgt_fx.training import fit, half_cosine, metrics, sgd
 from pgt_fx.training.config import Config, ConfigError, read_config
-from pgt_fx.training.folder import VideoFolder, as_model_takes_it, classes_of
+from pgt_fx.training.folder import VideoFolder, VideoLoader, classes_of
 
 
 def train(
@@ -82,7 +82,7 @@ def _check(settings: Config) -> None:
         ConfigError: for a number below its least, or a device that is not there.
     """
     least = {
-        "data": {"stride": 1, "size": 1, "batch": 1, "workers": 0},
+        "data": {"stride": 1, "fps": 0, "size": 1, "batch": 1, "workers": 0},
         "optim": {"lr": 0, "epochs": 1, "accumulate": 1, "keep": 1},
     }
     for section, keys in least.items():
@@ -127,6 +127,8 @@ def _build(
         "frames": schedule.frames * max(ratio),
         "stride": max(1, d.stride // max(ratio)),  # of the slow path; the fast one is denser
         "size": d.size,
+        "fps": d.fps or None,
+        "short": d.short,
     }
     training = VideoFolder(folder / d.train, train=True, seed=s.run.seed, **how)
     validation = None
@@ -164,14 +166,8 @@ def _fit_head(model: nn.Module, classes: int, *, own: bool) -> None:
 def _loader(
     settings: Config, data: VideoFolder, prog: pgt_fx.Progressive, *, shuffle: bool
 ) -> DataLoader[Any]:
-    ratio = prog.clip_ratio
-
-    def collate(items: list[tuple[Tensor, int]]) -> tuple[Any, Tensor]:
-        videos = torch.stack([video for video, _ in items])
-        return as_model_takes_it(videos, ratio), torch.tensor([label for _, label in items])
-
     d = settings.data
-    return DataLoader(data, d.batch, shuffle=shuffle, num_workers=d.workers, collate_fn=collate)
+    return VideoLoader(data, d.batch, ratio=prog.clip_ratio, shuffle=shuffle, num_workers=d.workers)
 
 
 def _precision(settings: Config) -> dict[str, Any]:

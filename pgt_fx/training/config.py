@@ -48,11 +48,15 @@ class Steps:
 
 @dataclass(frozen=True)
 class Data:
-    """Folders of videos (``train/CLASS/*.mp4``), sampled at stride τ; ``size`` in pixels."""
+    """Folders of videos (``train/CLASS/*.mp4``), sampled at stride τ; ``size`` in pixels. ``fps``:
+    frames a second that τ counts, whatever a file's rate; 0: the file's own frames. ``short``:
+    "repeat" the last frame of a video that is too short, or "refuse" it."""
 
     train: str = ""
     validation: str = ""
     stride: int = 8
+    fps: float = 0.0
+    short: str = "repeat"
     size: int = 224
     batch: int = 8
     workers: int = 2
@@ -97,6 +101,7 @@ class Config:
 
 CHOICES = {
     ("schedule", "kind"): ("fixed", "DPR-A", "DPR-B"),
+    ("data", "short"): ("repeat", "refuse"),
     ("run", "precision"): ("float32", "bf16", "fp16"),
     ("optim", "gradient"): ("truncated", "exact"),
 }
