@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from fractions import Fraction
 from itertools import chain
 from pathlib import Path
@@ -105,7 +106,7 @@ class VideoFile:
                 near = index.pts[min(at + _NEAR, len(index.pts) - 1)]
                 frame = None
                 if at >= 0 and (key < 0 or index.keys[key].pts <= near):
-                    frame = _until(running, index.pts[number])
+                    frame, _ = _until(running, index.pts[number])
                 if frame is None:
                     frame, running = self._sought(decoder, number, key)
                 at = number
@@ -113,14 +114,14 @@ class VideoFile:
 
     def _counted(self, decoder: _Decoder, numbers: Sequence[int]) -> Iterator[tuple[int, Any]]:
         """Of a stream whose frames have no time: by decoding all in front of them."""
-        running = enumerate(_frames(decoder.packets(None)))
-        at, frame = -1, None
+        running = (_Numbered(*pair) for pair in enumerate(_frames(decoder.packets(None))))
+        one: _Numbered | None = None
         for number in numbers:
-            while at < number:
-                at, frame = next(running, (len(self.index.pts), None))
-                if frame is None:
-                    raise self._lost(number)
-            yield number, frame
+            if one is None or one.pts != number:
+                one, failure = _until(running, number)
+                if one is None:
+                    raise self._lost(number, failure)
+            yield number, one.frame
 
     def _sought(self, decoder: _Decoder, number: int, key: int) -> tuple[Any, Iterator[Any]]:
         """One frame, and those behind it, decoded from a key frame before it.
@@ -129,16 +130,17 @@ class VideoFile:
         out what it can't make from there: then from one further back, at last from the beginning.
         """
         wanted = self.index.pts[number]
+        failure: Exception | None = None
         for back in _backwards(self.index, key):
             packets = decoder.packets(back)
             first = next(packets, None)
             if first is None or (back is not None and not self._reaches(first, key)):
                 continue
             running = _frames(chain([first], packets))
-            found = _until(running, wanted)
+            found, failure = _until(running, wanted)
             if found is not None:
                 return found, running
-        raise self._lost(number)
+        raise self._lost(number, failure)
 
     def _reaches(self, packet: Any, number: int) -> bool:
         """Whether a packet comes before that of a key frame, or is it."""
@@ -147,12 +149,15 @@ class VideoFile:
             return bool(packet.pts <= key.pts)
         return key.dts is not None and packet.dts is not None and bool(packet.dts <= key.dts)
 
-    def _lost(self, number: int) -> VideoError:
-        return VideoError(
+    def _lost(self, number: int, failure: Exception | None) -> VideoError:
+        error = VideoError(
             f"{self._where(number)} can't be decoded: expected {len(self.index.pts)} frames, as "
-            f"its {self.index.counted} say; the file is damaged there",
+            f"its {self.index.counted} say, got {failure or 'none of that time'}; the file is "
+            "damaged",
             self.path,
         )
+        error.__cause__ = failure
+        return error
 
     def _where(self, number: int) -> str:
         at = float((self.index.pts[number] - self.index.pts[0]) * self.index.unit)
@@ -173,12 +178,25 @@ def rate(fps: float | Fraction | None) -> Fraction | None:
     return Fraction(fps).limit_denominator(1_000_000)
 
 
-def _until(running: Iterator[Any], wanted: int) -> Any:
-    """The frame of that moment; None when a later one or the end comes first."""
-    for frame in running:
-        if frame.pts is not None and frame.pts >= wanted:
-            return frame if frame.pts == wanted else None
-    return None
+def _until(running: Iterator[Any], wanted: int) -> tuple[Any, Exception | None]:
+    """The frame of that moment; None when a later one, the end, or an error comes first."""
+    import av
+
+    try:
+        for frame in running:
+            if frame.pts is not None and frame.pts >= wanted:
+                return (frame if frame.pts == wanted else None), None
+    except av.FFmpegError as error:
+        return None, error
+    return None, None
+
+
+@dataclass(frozen=True)
+class _Numbered:
+    """A frame whose time is its number."""
+
+    pts: int
+    frame: Any
 
 
 def _frames(packets: Iterable[Any]) -> Iterator[Any]:
