@@ -218,6 +218,7 @@ def run(
         pixels = video_file.read(
             path,
             size=size or entry.space,
+            crop=size or entry.space,
             frames=wanted,
             progress=lambda n, of: progress.update(task, completed=n, total=of),
         )
@@ -227,6 +228,10 @@ def run(
         backbone = zoo.build(model, space=size, redraw_norms=True)
         tap = last_module(zoo.features(model, backbone))
         alpha = max(entry.clip) // min(entry.clip)
+        repeated = 0
+        if wanted is None or wanted >= max(entry.clip):  # as for training and testing
+            repeated = max(0, max(entry.clip) - pixels.shape[1])
+            pixels = video_file.lengthened(pixels, max(entry.clip), 1)
         decoded = pixels.shape[1]
         usable = decoded - decoded % alpha
         if usable < max(entry.clip):
@@ -272,7 +277,8 @@ def run(
 
     found = Findings(
         model=model,
-        source=f"{path.name}, cut to {size or entry.space}×{size or entry.space} pixels",
+        source=f"{path.name}, cut to {size or entry.space}×{size or entry.space} pixels"
+        + (f", its last frame repeated {repeated} times" if repeated else ""),
         total=decoded,
         used=used,
         why_part=why,

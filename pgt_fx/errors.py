@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 
 class PgtError(Exception):
@@ -43,6 +44,21 @@ class CompileError(PgtError, RuntimeError):
 
 class VerificationError(PgtError, AssertionError):
     """A verification did not hold."""
+
+
+class VideoError(PgtError, RuntimeError):
+    """A video file can't be read.
+
+    Attributes:
+        path: the file; None where no file was looked at.
+    """
+
+    def __init__(self, message: str, path: Path | None = None) -> None:
+        super().__init__(message)
+        self.path = path
+
+    def __reduce__(self) -> tuple[type[VideoError], tuple[str, Path | None]]:
+        return type(self), (str(self), self.path)  # it comes from a worker of a DataLoader
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import films
 import numpy as np
 import pytest
 import torch
@@ -13,7 +14,6 @@ from pgt_fx import demo, zoo
 from pgt_fx.cli import app
 from pgt_fx.demo_story import Pass
 
-av = pytest.importorskip("av")
 pytest.importorskip("pytorchvideo")
 
 FRAMES = 36
@@ -25,14 +25,7 @@ def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("demo") / "film.mp4"
     rng = np.random.default_rng(0)
     picture = rng.integers(0, 255, (6, 80, 3), dtype=np.uint8).repeat(16, 0)
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("mpeg4", rate=10)
-        stream.width, stream.height, stream.pix_fmt = 80, 96, "yuv420p"
-        for i in range(FRAMES):
-            frame = av.VideoFrame.from_ndarray(np.roll(picture, 7 * i, 1), format="rgb24")
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode(None))
-    return path
+    return films.encode(path, [np.roll(picture, 7 * i, 1) for i in range(FRAMES)])
 
 
 def said(film: Path, *args: str) -> str:
@@ -83,6 +76,12 @@ def test_squeeze_excitation_is_told(film: Path) -> None:
 def test_a_video_shorter_than_a_clip(film: Path) -> None:
     result = CliRunner().invoke(app, ["demo", "--video", str(film), "--frames", "3"])
     assert result.exit_code == 2 and "takes clips of 8" in " ".join(result.output.split())
+
+
+def test_the_last_frame_of_a_short_video_is_repeated(tmp_path: Path) -> None:
+    path = films.encode(tmp_path / "short.mp4", films.drifting(5))
+    text = said(path, "--size", "32", "--length", "4")
+    assert "short.mp4, cut to 32×32 pixels, its last frame repeated 3 times, all 8 frames" in text
 
 
 def test_two_paths_share_the_frames() -> None:

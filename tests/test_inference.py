@@ -225,8 +225,8 @@ def test_starts_hold_the_first_and_the_last_frame() -> None:
     assert starts(20, 8, 1) == [6]
     assert starts(20, 8, 2) == [0, 12]
     assert starts(20, 8, 4) == [0, 4, 8, 12]
-    assert starts(10, 8, 4) == [0, 1, 1, 2]
-    assert starts(8, 8, 3) == [0, 0, 0]
+    assert starts(10, 8, 4) == [0, 1, 2]  # there are no more
+    assert starts(8, 8, 3) == [0]
 
 
 def test_corners_lie_along_the_longer_side() -> None:
@@ -234,6 +234,13 @@ def test_corners_lie_along_the_longer_side() -> None:
     assert corners(9, 4, 4, 3) == [(0, 0), (2, 0), (5, 0)]
     assert corners(6, 9, 4, 3) == [(1, 0), (1, 2), (1, 5)]
     assert corners(6, 9, 4, 1) == [(1, 2)]
+
+
+def test_corners_differ() -> None:
+    assert corners(4, 4, 4, 3) == [(0, 0)]
+    assert corners(4, 5, 4, 3) == [(0, 0), (0, 1)]
+    assert corners(5, 4, 4, 3) == [(0, 0), (1, 0)]
+    assert corners(6, 6, 4, 3) == [(1, 0), (1, 1), (1, 2)]  # a square larger than the crop
 
 
 @pytest.mark.parametrize("how", ["mean", "max"])
@@ -286,7 +293,7 @@ def test_a_ragged_schedule_takes_a_shorter_video(prog: pgt_fx.Progressive) -> No
     assert same(found.scores, wanted)
     assert len(predict(prog, video(8), schedule=ragged).steps) == 3
     with pytest.raises(ClipError, match=r"7 frames.*needs 8"):
-        predict(prog, video(7), schedule=ragged)
+        predict(prog, video(7), schedule=ragged, short="refuse")
 
 
 @pytest.mark.parametrize(("height", "width"), [(4, 9), (9, 4)])
@@ -498,6 +505,7 @@ def test_cost_reads_as_in_the_tables() -> None:
         ({"temporal": 2.0}, "temporal: .*got 2.0"),
         ({"frames": 0}, "frames: .*at least 1"),
         ({"crop": -1}, "crop: .*at least 1"),
+        ({"short": "pad"}, "short: expected one of repeat, refuse, got 'pad'"),
         ({"spatial": 2}, r"spatial: expected 1 .* or 3 .*, got 2"),
         ({"view": "original", "schedule": Schedule(4)}, "schedule: view='original' is one step"),
         ({"schedule": 8}, "schedule: expected a Schedule or a list of lengths of steps, got 8"),
@@ -533,12 +541,89 @@ def test_videos_too_short_or_too_small(
     prog: pgt_fx.Progressive, options: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ClipError, match=message):
-        predict(prog, video(13), **options)
+        predict(prog, video(13), short="refuse", **options)
 
 
 def test_a_video_shorter_than_the_example_in_several_views(prog: pgt_fx.Progressive) -> None:
     with pytest.raises(ClipError, match="5 frames, but the example needs 8"):
-        predict(prog, video(5), view="original", temporal=2)
+        predict(prog, video(5), view="original", temporal=2, short="refuse")
+
+
+@pytest.mark.parametrize(
+    ("options", "frames"),
+    [
+        ({"frames": 14}, 14),
+        ({"schedule": Schedule(8, 2)}, 15),
+        ({"schedule": [7, 8], "temporal": 2}, 15),
+        ({"view": "original", "frames": 20, "temporal": 3}, 20),
+    ],
+)
+def test_the_last_frame_of_a_short_video_is_repeated_as_in_training(
+    prog: pgt_fx.Progressive, options: dict[str, Any], frames: int
+) -> None:
+    x = video(13)
+    longer = torch.cat([x, x[:, :, -1:].expand(-1, -1, frames - 13, -1, -1)], 2)
+    with pytest.warns(UserWarning, match=f"13 frames, but .* needs {frames}: its last frame is"):
+        found = predict(prog, x, **options)
+    schedule = options.get("schedule")
+    wanted = predict(prog, longer, view=options.get("view", "progressive"), schedule=schedule)
+    assert same(found.scores, wanted.scores)
+    assert (found.repeated, wanted.repeated) == (frames - 13, 0)
+    assert found.views == 1 and found.cost is not None and found.cost.views == 1
+
+
+def test_both_paths_of_a_short_video_are_made_longer(two: pgt_fx.Progressive) -> None:
+    paths = [video(5), video(20)]
+    longer = [
+        torch.cat([x, x[:, :, -1:].expand(-1, -1, n, -1, -1)], 2)
+        for x, n in zip(paths, (3, 12), strict=True)
+    ]
+    with pytest.warns(UserWarning, match="its last frame is repeated"):
+        found = predict(two, paths, view="original", frames=8)
+    assert same(found.scores, predict(two, longer, view="original").scores)
+    with pytest.raises(ClipError, match="5 and 19 frames"):
+        predict(two, [video(5), video(19)], frames=8)
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "crop", "crops"),
+    [(4, 4, None, 1), (4, 4, 4, 1), (4, 5, None, 2), (6, 6, 4, 3)],
+)
+def test_views_that_are_the_same_are_run_and_billed_once(
+    prog: pgt_fx.Progressive, height: int, width: int, crop: int | None, crops: int
+) -> None:
+    x = video(8, height, width)
+    options: dict[str, Any] = {"view": "original", "spatial": 3, "crop": crop}
+    if crops < 3:
+        with pytest.warns(UserWarning, match=rf"spatial=3, but .*{crops} of 3 views differ"):
+            found = predict(prog, x, **options)
+    else:
+        found = predict(prog, x, **options)
+    side, model = crop or min(height, width), prog._source.model
+    places = (
+        [(0, 0)] if crops == 1 else [(0, 0), (0, 1)] if crops == 2 else [(1, c) for c in range(3)]
+    )
+    cut = [x[..., t : t + side, c : c + side] for t, c in places]
+    assert same(found.scores, torch.stack([model(c).softmax(1) for c in cut]).mean(0))
+    assert found.views == crops and found.cost is not None and found.cost.views == crops
+    once = predict(prog, x, view="original", crop=side).cost
+    assert once is not None and found.cost.total == pytest.approx(crops * once.total)
+
+
+@pytest.mark.parametrize(("frames", "clips"), [(8, 1), (10, 3), (11, 4)])
+def test_clips_that_are_the_same_are_run_and_billed_once(
+    prog: pgt_fx.Progressive, frames: int, clips: int
+) -> None:
+    x, model = video(frames), prog._source.model
+    options: dict[str, Any] = {"view": "original", "frames": 8, "temporal": 4}
+    if clips < 4:
+        with pytest.warns(UserWarning, match=rf"temporal=4, but .*{clips} of 4 views differ"):
+            found = predict(prog, x, **options)
+    else:
+        found = predict(prog, x, **options)
+    each = [model(x[:, :, s : s + 8]).softmax(1) for s in range(clips)]
+    assert same(found.scores, torch.stack(each).mean(0))
+    assert found.views == clips and found.cost is not None and found.cost.views == clips
 
 
 def test_videos_unlike_the_example(prog: pgt_fx.Progressive, two: pgt_fx.Progressive) -> None:
@@ -559,7 +644,7 @@ def test_videos_unlike_the_example(prog: pgt_fx.Progressive, two: pgt_fx.Progres
 def test_a_sequence_without_space_has_no_crops() -> None:
     spec = pgt_fx.transform(nn.Conv1d(3, 4, 3), torch.randn(2, 3, 8))._source.spec
     with pytest.raises(ClipError, match="a crop needs videos"):
-        list(Views(1, 3).cut(spec, [torch.randn(2, 3, 8)], 8))
+        Views(1, 3).cut(spec, [torch.randn(2, 3, 8)], 8)
 
 
 def test_options_that_contradict_the_output(framed: pgt_fx.Progressive) -> None:

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from textwrap import dedent
 
+import films
 import pytest
 import torch
 from typer.testing import CliRunner
@@ -15,9 +16,7 @@ from pgt_fx import Schedule, video
 from pgt_fx.cli import app
 from pgt_fx.cli.train import _sample
 from pgt_fx.training.config import ConfigError, read_config
-from pgt_fx.training.folder import FolderError, VideoFolder, as_model_takes_it
-
-av = pytest.importorskip("av")
+from pgt_fx.training.folder import FolderError, VideoFolder, VideoLoader, as_model_takes_it
 
 FACTORY = '''
 import torch
@@ -59,18 +58,8 @@ def strict():
 
 def encode(path: Path, frames: int, shade: int) -> None:
     """A video of ``frames`` frames of 24 x 20 that get brighter."""
-    import numpy as np
-
     path.parent.mkdir(parents=True, exist_ok=True)
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("mpeg4", rate=10)
-        stream.width, stream.height, stream.pix_fmt = 24, 20, "yuv420p"
-        for i in range(frames):
-            image = np.full((20, 24, 3), min(255, shade + 6 * i), dtype=np.uint8)
-            for packet in stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")):
-                container.mux(packet)
-        for packet in stream.encode():
-            container.mux(packet)
+    films.encode(path, [films.grey(min(255, shade + 6 * i), 20, 24) for i in range(frames)])
 
 
 @pytest.fixture()
@@ -349,7 +338,7 @@ def test_the_videos_of_a_folder(project: Path) -> None:
     assert video.count(path) == every.shape[1] == 22
     some = video.read(path, size=16, start=3, stride=4, frames=3)
     assert torch.equal(some, every[:, [3, 7, 11]])
-    with pytest.raises(video.VideoError, match="no frame could be decoded behind its first 22"):
+    with pytest.raises(video.VideoError, match="22 frames: none is left behind its first 22"):
         video.read(path, size=16, start=22)
     long = VideoFolder(project / "train", train=False, **(how | {"frames": 30}))[0][0]
     assert long.shape[1] == 30 and torch.equal(long[:, -1], long[:, 11])  # 22 frames at stride 2
@@ -376,6 +365,92 @@ def test_a_stride_is_that_of_the_slow_path(project: Path) -> None:
     data = VideoFolder(project / "train", train=True, stride=6, **how)
     with pytest.raises(ConfigError, match=r"\[data\] stride: expected a multiple of 4"):
         _sample(data, None, Schedule(4, 3), (1, 4))
+
+
+def test_training_and_testing_read_by_one_rule(project: Path) -> None:
+    """Of turned films, of two rates and too short, the centre is what ``video.read`` gives."""
+    plain = project / "train" / "dark" / "0.mp4"
+    films.encode(plain, [films.grey(20 + 4 * i, 20, 48) for i in range(40)], rate=20)
+    films.with_matrix(plain, project / "train" / "dark" / "1.mp4", (0, 1, -1, 0))
+    how = {"frames": 8, "stride": 2, "size": 16}
+    data = VideoFolder(project / "train", train=False, fps=10, **how)
+    path = data.items[0][0]
+    assert video.count(path, fps=10) == 20
+    every = video.read(path, size=16, fps=10)
+    assert every.shape[2:] == (16, 38)
+    assert torch.equal(data[0][0], every[:, 2:18:2, :, 11:27])  # (20 - 15) // 2 from the start
+    turned = video.read(data.items[1][0], size=16, fps=10)
+    assert turned.shape[2:] == (38, 16)
+    assert torch.equal(data[1][0], turned[:, 2:18:2, 11:27])
+    for train in (True, False):
+        long = VideoFolder(project / "train", train=train, **(how | {"frames": 30}))[2][0]
+        assert long.shape[1] == 30 and torch.equal(long[:, -1], long[:, 11])
+        data = VideoFolder(project / "train", train=train, short="refuse", **(how | {"frames": 30}))
+        with pytest.raises(video.VideoError, match=r"too short: expected 59 frames .*, got 22"):
+            data[2]
+
+
+def test_a_square_is_drawn_from_the_whole_frame(project: Path) -> None:
+    path = project / "train" / "dark" / "0.mp4"
+    image = films.grey(0, 16, 96)
+    image[:, 48:] = 255
+    films.encode(path, [image] * 4)
+    data = VideoFolder(project / "train", train=True, frames=2, stride=1, size=16)
+    seen = []
+    for epoch in range(20):
+        data.set_epoch(epoch)
+        clip = data[0][0]
+        assert clip.shape == (3, 2, 16, 16)
+        seen.append(float(films.levels(clip)[0]))
+    assert min(seen) < 5 and max(seen) > 250, "left and right of the frame, not its centre alone"
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_broken_file_is_told_by_its_own_error(project: Path, workers: int) -> None:
+    path = project / "train" / "light" / "1.mp4"
+    path.write_bytes(path.read_bytes()[:-40])
+    data = VideoFolder(project / "train", train=False, frames=4, stride=1, size=16)
+    with pytest.raises(video.VideoError) as caught:
+        list(VideoLoader(data, 2, num_workers=workers))
+    assert caught.value.path == path
+    assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_loader_gives_what_the_model_takes(project: Path) -> None:
+    data = VideoFolder(project / "train", train=True, frames=8, stride=1, size=16)
+    for (slow, fast), labels in VideoLoader(data, 2, ratio=(1, 4)):
+        assert slow.shape == (2, 3, 2, 16, 16) and fast.shape == (2, 3, 8, 16, 16)
+        assert torch.equal(slow, fast[:, :, ::4]) and labels.shape == (2,)
+    loader = VideoLoader(data, 2)
+    loader.dataset.set_epoch(3)  # as fit does
+    assert data.epoch == 3
+
+
+@pytest.mark.parametrize("workers", ["0", "1"])
+def test_a_training_ends_with_the_name_of_a_broken_file(project: Path, workers: str) -> None:
+    path = project / "train" / "light" / "1.mp4"
+    path.write_bytes(b"no video" * 100)
+    config(project, change=f"workers = 0 -> workers = {workers}")
+    code, said = run("config.toml", "--model", "own_model:build")
+    assert code == 2
+    assert "1 of 8 videos can't be read" in said and "Traceback" not in said
+    assert str(path) in said.replace("\n", "")
+
+
+def test_time_and_short_videos_in_a_config(project: Path) -> None:
+    config(project, change='stride = 2 -> stride = 2\nfps = 5\nshort = "refuse"')
+    code, said = run("config.toml", "--model", "own_model:build")
+    # 22 frames at 10 a second are 11; ten at stride 2 need 19
+    assert code == 2 and "too short: expected 19 frames at 5 a second" in " ".join(said.split())
+    config(project, change="stride = 2 -> stride = 1\nfps = 5.0")
+    assert run("config.toml", "--model", "own_model:build")[0] == 0
+    for line, message in (
+        ("fps = -1.0", "[data] fps: expected a number from 0"),
+        ('short = "pad"', "[data] short: expected one of repeat, refuse, got 'pad'"),
+    ):
+        config(project, change=f"stride = 2 -> stride = 2\n{line}")
+        code, said = run("config.toml", "--model", "own_model:build")
+        assert code == 2 and message in " ".join(said.split())
 
 
 def test_two_paths_are_sampled_from_one_video() -> None:

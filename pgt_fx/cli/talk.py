@@ -13,7 +13,6 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 
 from pgt_fx import zoo
 from pgt_fx.errors import PgtError
-from pgt_fx.video import VideoError
 
 HOLDS, VIOLATED, UNCHECKED = 0, 1, 2
 
@@ -55,7 +54,7 @@ def refusals() -> Iterator[None]:
     """Errors that say themselves what is wrong: printed without a traceback."""
     try:
         yield
-    except (PgtError, VideoError, zoo.UnknownModelError, zoo.MissingPackageError) as error:
+    except (PgtError, zoo.UnknownModelError, zoo.MissingPackageError) as error:
         refuse(error)
     except ValueError as error:  # of the zoo: a space or a number of frames
         refuse(error)

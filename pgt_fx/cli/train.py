@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import torch
 import typer
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import DataLoader
 
 import pgt_fx
@@ -20,7 +20,7 @@ from pgt_fx.schedule import DPR
 from pgt_fx.training import fit, half_cosine, metrics, sgd
 from pgt_fx.training.checkpoint import check as check_checkpoint
 from pgt_fx.training.config import Config, ConfigError, defining, read_config
-from pgt_fx.training.folder import VideoFolder, as_model_takes_it
+from pgt_fx.training.folder import VideoFolder, VideoLoader, collate
 from pgt_fx.training.parallel import check_one_training
 from pgt_fx.training.ready import check_classes, check_model, check_videos
 
@@ -134,7 +134,13 @@ def _check(settings: Config, model: str | None) -> None:
 def _videos(settings: Config, folder: Path) -> tuple[VideoFolder, VideoFolder | None]:
     """The data sets, every video of them looked at; how it is sampled is said later."""
     d = settings.data
-    how: dict[str, Any] = {"frames": 1, "stride": d.stride, "size": d.size}
+    how: dict[str, Any] = {
+        "frames": 1,
+        "stride": d.stride,
+        "size": d.size,
+        "fps": d.fps or None,
+        "short": d.short,
+    }
     training = VideoFolder(folder / d.train, train=True, seed=settings.run.seed, **how)
     validation = VideoFolder(folder / d.validation, train=False, **how) if d.validation else None
     check_classes(training, validation)
@@ -171,9 +177,8 @@ def _look(
     precision: dict[str, Any],
 ) -> None:
     """Decode a first clip of each split, and run it through the model."""
-    collate = _collate(prog)
     with spinner("a first clip through the model"):
-        batches = [(str(split.root), collate([split[0]])) for split in splits]
+        batches = [(str(s.root), collate(prog.clip_ratio, [s[0]])) for s in splits]
         classes = len(splits[0].classes)
         check_model(prog, batches, classes, schedule, precision["autocast"])
 
@@ -226,18 +231,8 @@ def _fit_head(model: nn.Module, classes: int, *, own: bool) -> None:
 def _loader(
     settings: Config, data: VideoFolder, prog: pgt_fx.Progressive, *, shuffle: bool
 ) -> DataLoader[Any]:
-    d, collate = settings.data, _collate(prog)
-    return DataLoader(data, d.batch, shuffle=shuffle, num_workers=d.workers, collate_fn=collate)
-
-
-def _collate(prog: pgt_fx.Progressive) -> Any:
-    ratio = prog.clip_ratio
-
-    def collate(items: list[tuple[Tensor, int]]) -> tuple[Any, Tensor]:
-        videos = torch.stack([video for video, _ in items])
-        return as_model_takes_it(videos, ratio), torch.tensor([label for _, label in items])
-
-    return collate
+    d = settings.data
+    return VideoLoader(data, d.batch, ratio=prog.clip_ratio, shuffle=shuffle, num_workers=d.workers)
 
 
 def _precision(settings: Config) -> dict[str, Any]:

@@ -21,7 +21,7 @@ class Cost:
         gflops: 10⁹ multiply-adds of the costliest step: that of a clip of T' frames, since the
             first step shows T' new frames and the others fewer (T' - overlap).
         steps: P, steps of each view.
-        views: v, temporal × spatial.
+        views: v, temporal × spatial, as far as they differ.
         total: 10⁹ multiply-adds of all steps and views, as counted. It is less than the product:
             frames that steps share are not computed again.
     """

@@ -14,10 +14,19 @@ from torch.utils import _pytree as pytree
 from pgt_fx.errors import OptionError
 from pgt_fx.inference.cost import Cost, Meter
 from pgt_fx.inference.scores import Activation, Scoring
-from pgt_fx.inference.views import Steps, Views, clip_frames, frames_of, read_video, whole
+from pgt_fx.inference.views import (
+    Steps,
+    Views,
+    clip_frames,
+    frames_of,
+    read_video,
+    repeated,
+    whole,
+)
 from pgt_fx.options import _choice
 from pgt_fx.progressive import Progressive
 from pgt_fx.schedule import Schedule, check_lengths
+from pgt_fx.video import Short
 
 View = Literal["progressive", "original", "stream"]
 
@@ -35,11 +44,17 @@ class Prediction:
         steps: the same for each step alone, reduced over its frames and over views; None for a
             step that had no answer.
         cost: operations per video, or None with ``cost=False``.
+        views: how many were run, no two the same: fewer than ``temporal`` × ``spatial`` where the
+            video has no room for more.
+        repeated: how many frames were put behind a video that is too short, in the input path
+            with the fewest.
     """
 
     scores: Tensor
     steps: tuple[Tensor | None, ...]
     cost: Cost | None
+    views: int
+    repeated: int
 
 
 def predict(
@@ -51,6 +66,7 @@ def predict(
     spatial: int = 1,
     frames: int | None = None,
     crop: int | None = None,
+    short: Short = "repeat",
     over_steps: Literal["mean", "max", "last"] | None = None,
     over_frames: Literal["mean", "max"] | None = "mean",
     over_views: Literal["mean", "max"] = "mean",
@@ -75,12 +91,17 @@ def predict(
         schedule: as for :meth:`Progressive.run`; none with "original".
         temporal: number of clips, at even distances, the first and the last frame of the video
             included; a single one that is shorter than the video is its centre.
-        spatial: 1, or 3 crops along the longer side of the frames.
+        spatial: 1, or 3 crops along the longer side of the frames: the published protocol, for
+            frames whose shorter side was scaled to the crop's or a little more. Clips and crops
+            that would be the same are run and counted once, and a warning says so: a square of the
+            crop's size has one crop.
         frames: of a clip, in the input path with the fewest. None: as many as a schedule with a
             number of steps needs; else, for a single clip, the whole video; for several, the sum
             of the lengths listed in ``schedule``, or with "original" the example's length.
         crop: side of the square crops in pixels; None: the shorter side of the frames. They are
             not cropped at all with ``spatial=1`` and ``crop=None``.
+        short: what is done with a video of fewer frames than a clip needs: "repeat" its last one,
+            with a warning, as :class:`pgt_fx.training.folder.VideoFolder` does; or "refuse" it.
         over_steps: how the steps of "progressive" become one: "mean" (None means it), "max" or
             "last". Steps that have no answer are passed over. "stream" takes the last answer,
             which is pooled over the whole clip.
@@ -95,7 +116,8 @@ def predict(
 
     Raises:
         OptionError: for a value that is unknown, or that doesn't go with the others or the output.
-        ClipError: for a video that is unlike the example, or too short or small for the views.
+        ClipError: for a video that is unlike the example, too small for a crop, or under
+            ``short="refuse"`` too short.
         ExactnessError: when a model that no bounded state can reproduce is to be streamed.
     """
     if not isinstance(prog, Progressive):
@@ -106,9 +128,14 @@ def predict(
     scoring = Scoring(over_steps, over_frames, over_views, activation)
     views = Views(temporal, spatial, crop)
     _check(view, schedule, frames, over_steps)
+    _choice("short", short, ("repeat", "refuse"))
     spec = prog._source.spec
     leaves = read_video(spec, video)
-    size = clip_frames(view, schedule, temporal, frames, spec, frames_of(spec, leaves))
+    there = frames_of(spec, leaves)
+    size = clip_frames(view, schedule, temporal, frames, spec, there, short)
+    if size > there:
+        leaves = repeated(spec, leaves, size)
+    clips = views.cut(spec, leaves, size)
     meter = Meter() if cost else None
     with _evaluating(prog):
         # What is made once and kept is made here: a tensor made under inference_mode could not
@@ -118,7 +145,7 @@ def predict(
         scoring = _for_view(scoring, view, time, temporal)
         with torch.inference_mode():
             seen = []
-            for number, clip in enumerate(views.cut(spec, leaves, size)):
+            for number, clip in enumerate(clips):
                 counting = meter if number == 0 else None
                 call = pytree.tree_unflatten(clip, spec.spec)
                 outputs = _answers(runner, view, call, schedule, counting)
@@ -131,7 +158,9 @@ def predict(
         # Clones: tensors made under inference_mode can't be written to outside.
         scores.clone(),
         tuple(None if x is None else x.clone() for x in steps),
-        None if meter is None else meter.cost(views.count, rows),
+        None if meter is None else meter.cost(len(clips), rows),
+        len(clips),
+        max(0, size - there),
     )
 
 

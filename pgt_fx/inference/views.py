@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from torch.utils import _pytree as pytree
 
@@ -12,30 +13,40 @@ from pgt_fx.capture.inputs import ClipSpec
 from pgt_fx.cut import lengths_of
 from pgt_fx.errors import ClipError, OptionError
 from pgt_fx.schedule import Schedule
+from pgt_fx.video import lengthened
 
 Steps = Schedule | Sequence[int] | None
+_Place = TypeVar("_Place", int, tuple[int, int])
 
 
 def starts(video: int, frames: int, count: int) -> list[int]:
     """First frames of ``count`` clips at even distances, from the first frame to the last.
 
-    A single clip is the one at the centre.
+    A single clip is the one at the centre. There are fewer where the video has no more: no two
+    clips are the same.
     """
     spare = video - frames
     if count == 1:
         return [spare // 2]
     gaps = count - 1
-    return [(2 * i * spare + gaps) // (2 * gaps) for i in range(count)]
+    return _distinct([(2 * i * spare + gaps) // (2 * gaps) for i in range(count)])
 
 
 def corners(height: int, width: int, side: int, count: int) -> list[tuple[int, int]]:
-    """Top and left of the centre crop, or of three crops along the longer side, in pixels."""
+    """Top and left of the centre crop, or of three crops along the longer side, in pixels.
+
+    There are fewer where that side has no room: no two crops are the same.
+    """
     top, left = (height - side) // 2, (width - side) // 2
     if count == 1:
         return [(top, left)]
     if width >= height:
-        return [(top, 0), (top, left), (top, width - side)]
-    return [(0, left), (top, left), (height - side, left)]
+        return _distinct([(top, 0), (top, left), (top, width - side)])
+    return _distinct([(0, left), (top, left), (height - side, left)])
+
+
+def _distinct(items: list[_Place]) -> list[_Place]:
+    return list(dict.fromkeys(items))
 
 
 def read_video(spec: ClipSpec, video: tuple[Any, ...]) -> list[Any]:
@@ -85,13 +96,12 @@ class Views:
         if self.crop is not None:
             whole("crop", self.crop)
 
-    @property
-    def count(self) -> int:
-        """v, views in all."""
-        return self.temporal * self.spatial
-
-    def cut(self, spec: ClipSpec, leaves: Sequence[Any], frames: int) -> Iterator[list[Any]]:
+    def cut(self, spec: ClipSpec, leaves: Sequence[Any], frames: int) -> list[list[Any]]:
         """Leaves of each view, clip after clip and crop after crop; views of the video's memory.
+
+        No two views are the same: there are fewer than ``temporal`` × ``spatial`` where the video
+        has no room for more (one crop of a square frame that is as large as the crop), and a
+        warning says so.
 
         Args:
             frames: of a clip, in the input path with the fewest; the others are cut at the same
@@ -102,14 +112,33 @@ class Views:
         """
         video = frames_of(spec, leaves)
         if frames == video:
-            clips = [list(leaves)] * self.temporal
+            clips = [list(leaves)]
         else:
             _check_ratio(spec, leaves, video)
             clips = [_clip(spec, leaves, s, frames) for s in starts(video, frames, self.temporal)]
         boxes = self._boxes(spec, leaves)
-        for clip in clips:
-            for box in boxes:
-                yield clip if box is None else _crop(spec, clip, *box)
+        fewer = []
+        if len(clips) < self.temporal:
+            fewer.append(
+                f"temporal={self.temporal}, but a video of {video} frames has "
+                f"{_many(len(clips), 'clip')} of {frames}"
+            )
+        if len(boxes) < self.spatial:
+            height, width = _space(spec, leaves)
+            side = min(height, width) if self.crop is None else self.crop
+            fewer.append(
+                f"spatial={self.spatial}, but frames of {height} × {width} have "
+                f"{_many(len(boxes), 'crop')} of {side}"
+                " pixels along their longer side (scale the shorter side to the crop and keep the "
+                "longer one, as pgt_fx.video.read does without crop=)"
+            )
+        if fewer:
+            warnings.warn(
+                f"{'; '.join(fewer)}: {len(clips) * len(boxes)} of {self.temporal * self.spatial} "
+                "views differ, and these are run and counted",
+                stacklevel=3,
+            )
+        return [clip if box is None else _crop(spec, clip, *box) for clip in clips for box in boxes]
 
     def _boxes(self, spec: ClipSpec, leaves: Sequence[Any]) -> list[tuple[int, int, int] | None]:
         if self.spatial == 1 and self.crop is None:
@@ -134,6 +163,19 @@ def whole(name: str, value: object) -> None:
         raise OptionError(f"{name}: expected a whole number of at least 1, got {value!r}")
 
 
+def _many(count: int, what: str) -> str:
+    return f"{count} different {what}s" if count > 1 else f"a single {what}"
+
+
+def repeated(spec: ClipSpec, leaves: Sequence[Any], frames: int) -> list[Any]:
+    """Leaves of a video of ``frames`` frames in the path with the fewest: its last are repeated."""
+    _check_ratio(spec, leaves, frames_of(spec, leaves))
+    out = list(leaves)
+    for i, r in zip(spec.paths, spec.ratio, strict=True):
+        out[i] = lengthened(leaves[i], frames * r, spec.times[i] or 0)
+    return out
+
+
 def frames_of(spec: ClipSpec, leaves: Sequence[Any]) -> int:
     """Frames of a video in the path with the fewest, as far as all paths go."""
     return min(n // r for n, r in zip(_lengths(spec, leaves), spec.ratio, strict=True))
@@ -146,6 +188,7 @@ def clip_frames(
     frames: int | None,
     spec: ClipSpec,
     video: int,
+    short: str,
 ) -> int:
     """Frames of each clip, of a video of ``video`` frames, in the path with the fewest.
 
@@ -154,7 +197,7 @@ def clip_frames(
 
     Raises:
         OptionError: when the length of a clip is not said, or some of it would not be shown.
-        ClipError: when the video is shorter.
+        ClipError: when the video is shorter, under ``short="refuse"``.
     """
     needed = _needed(schedule, video)
     if frames is None:
@@ -180,10 +223,10 @@ def clip_frames(
                 "or use more steps"
             )
     if frames > video:
-        raise ClipError(
-            f"the video has {video} frames, but {what} needs {frames}; use a longer video, or "
-            "fewer frames"
-        )
+        said = f"the video has {video} frames, but {what} needs {frames}"
+        if short == "refuse":
+            raise ClipError(f"{said}; use a longer video, or fewer frames, or short='repeat'")
+        warnings.warn(f"{said}: its last frame is repeated", stacklevel=3)
     return frames
 
 

@@ -50,11 +50,15 @@ class Steps:
 
 @dataclass(frozen=True)
 class Data:
-    """Folders of videos (``train/CLASS/*.mp4``), sampled at stride τ; ``size`` in pixels."""
+    """Folders of videos (``train/CLASS/*.mp4``), sampled at stride τ; ``size`` in pixels. ``fps``:
+    frames a second that τ counts, whatever a file's rate; 0: the file's own frames. ``short``:
+    "repeat" the last frame of a video that is too short, or "refuse" it."""
 
     train: str = ""
     validation: str = ""
     stride: int = 8
+    fps: float = 0.0
+    short: str = "repeat"
     size: int = 224
     batch: int = 8
     workers: int = 2
@@ -104,6 +108,7 @@ CHOICES = {
     ("model", "clip_pools"): ("auto", "window", "global"),
     ("schedule", "kind"): ("fixed", "DPR-A", "DPR-B"),
     ("schedule", "order"): ("random", "cycle"),
+    ("data", "short"): ("repeat", "refuse"),
     ("run", "precision"): ("float32", "bf16", "fp16"),
     ("optim", "gradient"): ("truncated", "exact"),
 }
@@ -130,6 +135,7 @@ RANGES = {
     ("schedule", "steps"): _COUNT,
     ("schedule", "overlap"): _NONE_OR_MORE,
     ("data", "stride"): _COUNT,
+    ("data", "fps"): Range("a number from 0 (the file's own frames) on", 0),
     ("data", "size"): _COUNT,
     ("data", "batch"): _COUNT,
     ("data", "workers"): _NONE_OR_MORE,

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 
 from pgt_fx import video as files
-from pgt_fx.errors import PgtError
+from pgt_fx.errors import PgtError, VideoError
+from pgt_fx.options import _choice
 
 KINDS = frozenset({".mp4", ".avi", ".mkv", ".webm", ".mov"})
+
+_PARTS = 1 << 20  # places of a crop: more than a frame has pixels along a side
 
 
 class FolderError(PgtError, ValueError):
@@ -35,31 +41,47 @@ def classes_of(root: Path) -> list[str]:
 
 
 class VideoFolder(Dataset[tuple[Tensor, int]]):
-    """Each video as (3, T, size, size) float32, normalised as :mod:`pgt_fx.video` does, with the
-    number of its class. A video that is too short repeats its last frame.
+    """Each video as (3, T, size, size) float32, read by :func:`pgt_fx.video.read`, with the number
+    of its class.
 
     Args:
         root: folder with one folder per class, whose names are sorted.
         frames: T.
         stride: τ, take every τ-th frame.
         size: height and width in pixels.
-        train: a random start, a random square of 7/8 to 1 of the short side, and a mirror image
-            every second time, drawn from (seed, epoch, index): alike for any number of workers.
-            Otherwise the centre, in time and space.
+        train: a random start, a shorter side of 1 to 8/7 times ``size``, a random square in the
+            frame, and a mirror image every second time, drawn from (seed, epoch, index): alike for
+            any number of workers. Otherwise the centre, in time and space.
+        fps: frames a second, which T and τ count, whatever a file's own rate; None: its own frames.
+        short: "repeat" the last frame of a video that is too short; "refuse" it.
 
     Attributes:
         classes: names of the classes.
 
     Raises:
         FolderError: no such folder, no class in it, or no video in a class.
+        OptionError: for an unknown ``short`` or an ``fps`` that makes no sense.
+        VideoError: from an item whose file can't be read. A plain ``DataLoader`` buries it in the
+            traceback of a worker; :class:`VideoLoader` doesn't.
     """
 
     def __init__(
-        self, root: str | Path, *, frames: int, stride: int, size: int, train: bool, seed: int = 0
+        self,
+        root: str | Path,
+        *,
+        frames: int,
+        stride: int,
+        size: int,
+        train: bool,
+        seed: int = 0,
+        fps: float | Fraction | None = None,
+        short: files.Short = "repeat",
     ) -> None:
+        _choice("short", short, ("repeat", "refuse"))
         self.root = Path(root)
         self.frames, self.stride, self.size = frames, stride, size
         self.train, self.seed, self.epoch = train, seed, 0
+        self.fps, self.short = files.rate(fps), short
         self.classes = classes_of(self.root)
         self.items: list[tuple[Path, int]] = []
         for number, name in enumerate(self.classes):
@@ -90,6 +112,8 @@ class VideoFolder(Dataset[tuple[Tensor, int]]):
             "frames": self.frames,
             "stride": self.stride,
             "size": self.size,
+            "fps": None if self.fps is None else str(self.fps),
+            "short": self.short,
             "seed": self.seed if self.train else None,
             "train": self.train,
             "classes": self.classes,
@@ -107,20 +131,81 @@ class VideoFolder(Dataset[tuple[Tensor, int]]):
         def draw(below: int) -> int:
             return int(torch.randint(max(1, below), (), generator=generator, device="cpu"))
 
-        spare = files.count(path) - (self.frames - 1) * self.stride - 1
+        spare = files.count(path, fps=self.fps) - (self.frames - 1) * self.stride - 1
         start = max(0, draw(spare + 1) if self.train else spare // 2)
         side = self.size + (draw(self.size // 7 + 1) if self.train else 0)
+        at = (draw(_PARTS + 1) / _PARTS, draw(_PARTS + 1) / _PARTS) if self.train else (0.5, 0.5)
         clip = files.read(
-            path, stride=self.stride, size=side, frames=self.frames, start=start
-        )  # (3, T, side, side)
-        if self.train:
-            top, left = draw(side - self.size + 1), draw(side - self.size + 1)
-            clip = clip[:, :, top : top + self.size, left : left + self.size]
-            clip = clip.flip(3) if draw(2) else clip
-        missing = self.frames - clip.shape[1]
-        if missing:
-            clip = torch.cat([clip, clip[:, -1:].expand(-1, missing, -1, -1)], 1)
-        return clip.contiguous(), label
+            path,
+            stride=self.stride,
+            size=side,
+            crop=self.size,
+            at=at,
+            frames=self.frames,
+            start=start,
+            fps=self.fps,
+            short=self.short,
+        )  # (3, T, size, size)
+        if self.train and draw(2):
+            clip = clip.flip(3)
+        return clip, label
+
+
+class VideoLoader(DataLoader[Any]):
+    """A ``DataLoader`` of a :class:`VideoFolder`: batches as the model takes them, and labels.
+
+    A file that can't be read ends the loop with its own :class:`VideoError`, whether workers read
+    or not.
+
+    Args:
+        data: the videos.
+        batch: how many make a batch.
+        ratio: frames of the model's paths to one another (``Progressive.clip_ratio``).
+        options: of ``DataLoader``.
+    """
+
+    def __init__(
+        self, data: VideoFolder, batch: int, *, ratio: tuple[int, ...] = (1,), **options: Any
+    ) -> None:
+        super().__init__(_Told(data), batch, collate_fn=partial(_batch, ratio), **options)
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        for batch in super().__iter__():
+            if isinstance(batch, VideoError):
+                raise batch
+            yield batch
+
+
+class _Told(Dataset[Any]):
+    """A folder whose errors are items: torch makes one text of what a worker raises."""
+
+    def __init__(self, data: VideoFolder) -> None:
+        self.data = data
+
+    def set_epoch(self, epoch: int) -> None:
+        self.data.set_epoch(epoch)
+
+    def fingerprint(self) -> dict[str, Any]:
+        return self.data.fingerprint()
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, index: int) -> Any:
+        try:
+            return self.data[index]
+        except VideoError as error:
+            return error
+
+
+def _batch(ratio: tuple[int, ...], items: list[Any]) -> Any:
+    return next((i for i in items if isinstance(i, VideoError)), None) or collate(ratio, items)
+
+
+def collate(ratio: tuple[int, ...], items: list[tuple[Tensor, int]]) -> tuple[Any, Tensor]:
+    """Videos of a :class:`VideoFolder` as one batch: the videos as the model takes them, labels."""
+    videos = torch.stack([video for video, _ in items])
+    return as_model_takes_it(videos, ratio), torch.tensor([label for _, label in items])
 
 
 def as_model_takes_it(videos: Tensor, ratio: tuple[int, ...]) -> Any:
