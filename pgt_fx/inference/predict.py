@@ -15,14 +15,14 @@ from pgt_fx.errors import OptionError
 from pgt_fx.inference.cost import Cost, Meter
 from pgt_fx.inference.scores import Activation, Scoring
 from pgt_fx.inference.views import Steps, Views, clip_frames, frames_of, read_video, whole
-from pgt_fx.options import _choice
+from pgt_fx.options import Changes, _choice
 from pgt_fx.progressive import Progressive
 from pgt_fx.schedule import Schedule, check_lengths
 
 View = Literal["progressive", "original", "stream"]
 
 #: The policies under which a model in steps answers as the original long view does (DESIGN §3).
-EXACT = {"future": "wait", "pooling": "running", "operator": "mco"}
+EXACT: Changes = {"future": "wait", "pooling": "running", "operator": "mco"}
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,16 @@ from pgt_fx.verification.redraw import redraw_norms, redraw_zeros, redrawn_in_wo
 from pgt_fx.verification.result import Check, Verification
 from pgt_fx.verification.subject import BOUNDS, OTHER_BOUNDS
 from pgt_fx.verification.videos import Video, Videos, device_of, first_line, measurable, short
+
+
+class Settings(TypedDict, total=False):
+    """Arguments of :func:`verify_causal` beside the model and its example."""
+
+    time_dim: TimeDim
+    seed: int
+    dtype: torch.dtype
+    redraw: bool
+    frames: int | None
 
 
 def verify_causal(
