@@ -11,12 +11,15 @@ import sysconfig
 import tarfile
 import venv
 import zipfile
-from collections.abc import Callable
-from importlib import import_module
+from collections.abc import Callable, Sequence
+from importlib import import_module, metadata
 from pathlib import Path
 from runpy import run_path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from test_workflow import run as run_workflow
 
 import pgt_fx
 
@@ -159,8 +162,15 @@ def test_the_users_script_runs() -> None:
     run_path(str(SCRIPTS / "user_script.py"), run_name="__main__")
 
 
-def in_a_wheel(checkout: Path, tmp_path: Path) -> Path:
-    """Python in an environment of its own: this project as a wheel, the others as they are here."""
+def test_an_extra_of_an_installed_one_is_asked_of_no_index(tmp_path: Path) -> None:
+    """As error messages about missing packages say it."""
+    command = ("-m", "pip", "install", "--dry-run", "--no-index", "--disable-pip-version-check")
+    assert "already satisfied: pgt_fx[plot]" in python(*command, "pgt_fx[plot]", cwd=tmp_path)
+
+
+def in_a_wheel(checkout: Path, tmp_path: Path, others: Sequence[Path] | None = None) -> Path:
+    """Python in an environment of its own: this project as a wheel, the others as they are here,
+    or those in ``others``."""
     made = tmp_path / "venv"
     venv.create(made, with_pip=False)
     names = {"base": str(made), "platbase": str(made)}
@@ -169,8 +179,8 @@ def in_a_wheel(checkout: Path, tmp_path: Path) -> Path:
         file.extractall(site)
     # A folder that a .pth names is not read for .pth files itself: no editable install of this
     # project comes through.
-    others = [p for p in sys.path if Path(p).name in ("site-packages", "dist-packages")]
-    (site / "others.pth").write_text("\n".join(others))
+    found = [p for p in sys.path if Path(p).name in ("site-packages", "dist-packages")]
+    (site / "others.pth").write_text("\n".join(map(str, others or found)))
     return Path(sysconfig.get_path("scripts", vars=names)) / "python"
 
 
@@ -200,3 +210,64 @@ def test_mypy_knows_the_types(checkout: Path, tmp_path: Path, cache: Path, insta
         if "# expect: " in line:
             expected.append((names[1], str(number), line.partition("# expect: ")[2]))
     assert expected and errors == expected, done.stdout + done.stderr
+
+
+def needed(extra: str = "") -> set[str]:
+    """Distributions that an install of this project brings, and what these need in turn."""
+    found: set[str] = set()
+    todo = [("pgt_fx", extra)]
+    while todo:
+        name, extra = todo.pop()
+        for text in metadata.requires(name) or ():
+            wanted = Requirement(text)
+            kept = wanted.marker is None or wanted.marker.evaluate({"extra": extra})
+            key = canonicalize_name(wanted.name)
+            if not kept or key in found:
+                continue
+            try:
+                metadata.distribution(key)
+            except metadata.PackageNotFoundError:  # of CUDA: not with the build for the CPU
+                continue
+            found.add(key)
+            todo += [(key, "")] + [(key, e) for e in wanted.extras]
+    return found
+
+
+def alone(folder: Path, names: set[str]) -> Path:
+    """A folder with links to the files of these distributions, and to nothing else."""
+    folder.mkdir()
+    for name in names:
+        files = metadata.distribution(name).files or ()
+        tops = {f.parts[0] for f in files if f.parts[0] not in ("..", "__pycache__")}
+        for top in tops:
+            at = Path(str(metadata.distribution(name).locate_file(top)))
+            if not (folder / top).exists() and not top.endswith(".pth"):
+                (folder / top).symlink_to(at)
+    return folder
+
+
+@pytest.mark.slow
+def test_the_workflow_runs_on_a_wheel_without_extras(checkout: Path, tmp_path: Path) -> None:
+    """torch, networkx, rich and typer are there, with what they need, and nothing else."""
+    packages = alone(tmp_path / "packages", needed())
+    by = in_a_wheel(checkout, tmp_path, [packages])
+    code = (
+        "import importlib.util as u\n"
+        "print([n for n in ('numpy', 'torchvision', 'pytest', 'av') if u.find_spec(n)])"
+    )
+    assert python("-c", code, cwd=tmp_path, by=by) == "[]\n"
+    script = by.with_name("pgt-fx")
+    script.write_text(f"#!{by}\nfrom pgt_fx.cli import main\nmain()\n")
+    script.chmod(0o755)
+    folder = tmp_path / "project"
+    folder.mkdir()
+    assert run_workflow(folder, "shop:both_ways", by.parent) == {"verify": 0, "summary": 0}
+    for args in (
+        ("verify", "--certificate", "certificate.json"),
+        ("verify", "shop:causal", "--causal", "--save", "causal.json"),
+        ("verify", "--certificate", "causal.json"),
+        ("analyze", "shop:both_ways"),
+        ("doctor", "shop:both_ways", "--html", "page.html"),
+        ("zoo",),
+    ):
+        python(str(script), *args, cwd=folder, by=by)
