@@ -10,13 +10,26 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pgt_fx import errors
-    from pgt_fx.compiler import analyze, transform
-    from pgt_fx.options import AttentionMemory, MarkovOperator
-    from pgt_fx.progressive import Progressive
-    from pgt_fx.report import Report
-    from pgt_fx.schedule import DPR, PerStep, Schedule
-    from pgt_fx.verification.contract import verify
+    # What __getattr__ below fetches, for those who read Python without running it: the same names.
+    from pgt_fx import doctor as doctor
+    from pgt_fx import erf as erf
+    from pgt_fx import errors as errors
+    from pgt_fx import inference as inference
+    from pgt_fx import rules as rules
+    from pgt_fx import testing as testing
+    from pgt_fx import training as training
+    from pgt_fx import video as video
+    from pgt_fx import zoo as zoo
+    from pgt_fx.compiler import analyze as analyze
+    from pgt_fx.compiler import transform as transform
+    from pgt_fx.options import AttentionMemory as AttentionMemory
+    from pgt_fx.options import MarkovOperator as MarkovOperator
+    from pgt_fx.progressive import Progressive as Progressive
+    from pgt_fx.report import Report as Report
+    from pgt_fx.schedule import DPR as DPR
+    from pgt_fx.schedule import PerStep as PerStep
+    from pgt_fx.schedule import Schedule as Schedule
+    from pgt_fx.verification.contract import verify as verify
 
 __version__ = "0.1.0"
 
@@ -49,17 +62,19 @@ _FROM = {
     "verify": "pgt_fx.verification.contract",
 }
 #: Parts of the library with names of their own, ``pgt_fx.erf.measure``: imported when first used.
-_PARTS = ("erf", "errors", "inference", "rules", "testing", "training", "video", "zoo")
+_PARTS = ("doctor", "erf", "errors", "inference", "rules", "testing", "training", "video", "zoo")
 
 
-def __getattr__(name: str) -> Any:
-    if name in _PARTS:
-        return import_module(f"pgt_fx.{name}")
-    if name not in _FROM:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(_FROM[name]), name)
-    globals()[name] = value
-    return value
+if not TYPE_CHECKING:  # else any name at all would be one of the package, and an Any
+
+    def __getattr__(name: str) -> Any:
+        if name in _PARTS:
+            return import_module(f"pgt_fx.{name}")
+        if name not in _FROM:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = getattr(import_module(_FROM[name]), name)
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from pgt_fx.capture.lines import OURS, short
+from pgt_fx.capture.lines import is_ours, short
 from pgt_fx.cut import CLOCK
 from pgt_fx.errors import CompileError, StateError
 from pgt_fx.markov.step import Step
@@ -216,7 +216,7 @@ def _refused(error: Exception) -> CompileError | None:
         )
     if not isinstance(error, Unsupported):
         return None
-    lines = [f for f in error.real_stack or () if not f.filename.startswith(OURS)]
+    lines = [f for f in error.real_stack or () if not is_ours(f.filename)]
     lines = [f for f in lines if not f.filename.startswith("<")]
     at = f"{short(lines[-1].filename)}:{lines[-1].lineno}: {lines[-1].line}" if lines else "a step"
     text = str(error)

@@ -10,7 +10,17 @@ from torch import Tensor, nn
 from pgt_fx.capture.guess import guess_example
 from pgt_fx.capture.inputs import TimeDim, read_example
 from pgt_fx.capture.time_axis import ask_for_time
-from pgt_fx.options import Options, check_clip_pools
+from pgt_fx.options import (
+    Attention,
+    AttentionMemory,
+    ClipPools,
+    Future,
+    MarkovOperator,
+    Operator,
+    Options,
+    Pooling,
+    check_clip_pools,
+)
 from pgt_fx.progressive import Progressive, Source
 from pgt_fx.report import Report
 
@@ -19,13 +29,13 @@ def transform(
     model: nn.Module,
     example: Any = None,
     *,
-    operator: Any = "mco",
-    future: str = "zero",
-    pooling: str = "step",
+    operator: Operator | MarkovOperator = "mco",
+    future: Future = "zero",
+    pooling: Pooling = "step",
     time_dim: TimeDim = None,
-    clip_pools: str = "auto",
+    clip_pools: ClipPools = "auto",
     strict: bool = True,
-    attention: Any = "step",
+    attention: Attention | AttentionMemory = "step",
 ) -> Progressive:
     """Turn a video model into a progressive one. The model is not changed; weights are shared.
 
@@ -60,7 +70,7 @@ def transform(
         ExactnessError: ``future="wait"`` with operators that no bounded state reproduces.
         OptionError, ClipError: for bad arguments, and where the time axis can't be told.
     """
-    options = Options(operator, future, pooling, strict, attention)  # type: ignore[arg-type]
+    options = Options(operator, future, pooling, strict, attention)
     source = capture_source(model, example, time_dim, clip_pools)
     prog = Progressive(source, options)
     prog._captured()  # capture
@@ -71,14 +81,20 @@ def transform(
 
 
 def analyze(
-    model: nn.Module, example: Any = None, *, time_dim: TimeDim = None, clip_pools: str = "auto"
+    model: nn.Module,
+    example: Any = None,
+    *,
+    time_dim: TimeDim = None,
+    clip_pools: ClipPools = "auto",
 ) -> Report:
     """The report of a model, nothing rewritten; arguments and errors as :func:`transform`."""
     source = capture_source(model, example, time_dim, clip_pools)
     return Progressive(source, Options(strict=False)).report
 
 
-def capture_source(model: nn.Module, example: Any, time_dim: TimeDim, clip_pools: str) -> Source:
+def capture_source(
+    model: nn.Module, example: Any, time_dim: TimeDim, clip_pools: ClipPools
+) -> Source:
     """The model with the structure of its clip; the capture itself is made when needed."""
     check_clip_pools(clip_pools)
     if example is None:

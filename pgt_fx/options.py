@@ -5,13 +5,16 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict, Unpack
 
 from pgt_fx.errors import OptionError
 
+Operator = Literal["mco", "cmco-avg", "cmco-max", "pmco"]
+Aggregate = Literal["none", "avg", "max"]
 Future = Literal["zero", "wait"]
 Pooling = Literal["step", "running", "markov"]
 ClipPools = Literal["auto", "window", "global"]
+Attention = Literal["step", "memory"]
 
 
 def _choice(name: str, value: Any, allowed: tuple[str, ...]) -> None:
@@ -35,7 +38,7 @@ class MarkovOperator:
         OptionError: for an unknown aggregate or a momentum outside [0, 1).
     """
 
-    aggregate: Literal["none", "avg", "max"] = "none"
+    aggregate: Aggregate = "none"
     momentum: float = 0.0
 
     def __post_init__(self) -> None:
@@ -51,7 +54,7 @@ class MarkovOperator:
 
 #: The paper's operators by name; its momentum is 0.25 in the authors' code (0.1 on AVA). Others,
 #: such as Charades' max with momentum, are written ``MarkovOperator("max", 0.25)``.
-OPERATORS = {
+OPERATORS: dict[Operator, MarkovOperator] = {
     "mco": MarkovOperator(),
     "cmco-avg": MarkovOperator("avg"),
     "cmco-max": MarkovOperator("max"),
@@ -84,15 +87,25 @@ class AttentionMemory:
         return max(1, math.ceil(self.clips * clip))
 
 
+class Changes(TypedDict, total=False):
+    """Arguments of :meth:`pgt_fx.Progressive.replace`."""
+
+    operator: Operator | MarkovOperator
+    future: Future
+    pooling: Pooling
+    strict: bool
+    attention: Attention | AttentionMemory
+
+
 @dataclass(frozen=True)
 class Options:
     """The policies of one progressive model; see :func:`pgt_fx.transform`."""
 
-    operator: str | MarkovOperator = "mco"
+    operator: Operator | MarkovOperator = "mco"
     future: Future = "zero"
     pooling: Pooling = "step"
     strict: bool = True
-    attention: str | AttentionMemory = "step"
+    attention: Attention | AttentionMemory = "step"
     markov: MarkovOperator = field(init=False, repr=False)
     memory: AttentionMemory | None = field(init=False, repr=False)
 
@@ -115,7 +128,7 @@ class Options:
             memory = AttentionMemory() if self.attention == "memory" else None
         object.__setattr__(self, "memory", memory)
 
-    def replace(self, **changes: Any) -> Options:
+    def replace(self, **changes: Unpack[Changes]) -> Options:
         """These options with some changed.
 
         Raises:
@@ -127,10 +140,11 @@ class Options:
                 near = get_close_matches(name, known, 1)
                 hint = f" (did you mean {near[0]!r}?)" if near else ""
                 raise OptionError(f"unknown option {name!r}{hint}; options: {', '.join(known)}")
-        return Options(**{name: changes.get(name, getattr(self, name)) for name in known})
+        kept: dict[str, Any] = {name: getattr(self, name) for name in known}
+        return Options(**{**kept, **changes})
 
 
-def check_clip_pools(value: str) -> str:
+def check_clip_pools(value: ClipPools) -> ClipPools:
     """Validate the ``clip_pools`` option of :func:`pgt_fx.transform`."""
     _choice("clip_pools", value, ("auto", "window", "global"))
     return value

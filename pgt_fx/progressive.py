@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +22,7 @@ from pgt_fx.frames import exact_frames, lengths_per_path
 from pgt_fx.guards import Guard, guards_of
 from pgt_fx.hooks import Watch, check_backward
 from pgt_fx.listing import listing
-from pgt_fx.options import Options
+from pgt_fx.options import Changes, Options
 from pgt_fx.program import Program
 from pgt_fx.report import Report, make_report
 from pgt_fx.schedule import Schedule, check_lengths
@@ -98,7 +98,11 @@ class Progressive(nn.Module):
 
     # -- one step ------------------------------------------------------------------------------
 
-    def forward(self, *clip: Any, last: bool = False, **named: Any) -> Any:
+    if TYPE_CHECKING:
+        # nn.Module says Any: nobody would be told that an answer may be None.
+        def __call__(self, *clip: Any, last: bool = False, **named: Any) -> Any | None: ...
+
+    def forward(self, *clip: Any, last: bool = False, **named: Any) -> Any | None:
         """One progressive step; the state is kept inside.
 
         Args:
@@ -123,7 +127,7 @@ class Progressive(nn.Module):
         last: bool = False,
         detach: bool = True,
         **named: Any,
-    ) -> tuple[Any, State]:
+    ) -> tuple[Any | None, State]:
         """One step as a pure function: ``(output, next state)``; see :meth:`forward`.
 
         Args:
@@ -216,7 +220,7 @@ class Progressive(nn.Module):
 
     def run(
         self, *video: Any, schedule: Schedule | Sequence[int] | None = None, **named: Any
-    ) -> list[Any]:
+    ) -> list[Any | None]:
         """The whole video in the steps of a schedule (progressive long view).
 
         Args:
@@ -252,7 +256,7 @@ class Progressive(nn.Module):
 
     # -- policies and what is known of them ----------------------------------------------------
 
-    def replace(self, **changes: Any) -> Progressive:
+    def replace(self, **changes: Unpack[Changes]) -> Progressive:
         """The same weights under other options (``operator``, ``future``, ``pooling``, ``strict``).
 
         Raises:

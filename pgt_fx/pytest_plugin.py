@@ -7,12 +7,22 @@ that are meant to be causal as they are. Options may stand in the project's conf
     [tool.pytest.ini_options]
     pgt_models = ["package.module:factory"]
 
+The id of a test says by itself what it is of, and can be given to pytest again. It begins with the
+file in which the model is made; that of a model of the zoo, or of no file that is found, does not:
+
+    pytest package/module.py::pgt-model:package.module:factory::exact-wait
+    pytest pgt-model:x3d_s::exact-wait
+
 Nothing here imports torch before a model was asked for.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import importlib.util
+import os
+import sys
+from collections.abc import Generator, Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -51,15 +61,102 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addini("pgt_causal", "models to test as --pgt-causal does", type="linelist", default=[])
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Give ids without a file one, as pytest looks for files."""
+    for number, arg in enumerate(config.args):
+        name = Path(str(arg).partition("::")[0]).name
+        if name.startswith(PREFIXES):
+            names = [name, *str(arg).split("::")[1:]]
+            config.args[number] = "::".join([os.path.abspath(__file__), *names])
+
+
 def pytest_collection_modifyitems(
     session: pytest.Session, config: pytest.Config, items: list[pytest.Item]
 ) -> None:
-    models = [*config.getini("pgt_models"), *config.getoption("--pgt-model")]
-    causal = [*config.getini("pgt_causal"), *config.getoption("--pgt-causal")]
-    for name in dict.fromkeys(models):
-        items += Progressive.from_parent(session, name=f"pgt-model:{name}", model=name).collect()
-    for name in dict.fromkeys(causal):
-        items += Causal.from_parent(session, name=f"pgt-causal:{name}", model=name).collect()
+    """Add the tests of the models that options name; ids name theirs by themselves."""
+    ids = asked_by_id(config)
+    names = [f"pgt-model:{model}" for model in config.getoption("--pgt-model")]
+    names += [f"pgt-causal:{model}" for model in config.getoption("--pgt-causal")]
+    if not any("::" in str(arg) for arg in config.args):
+        # Who asks for single tests doesn't want all that stand in the configuration.
+        names = [f"pgt-model:{model}" for model in config.getini("pgt_models")] + names
+        names += [f"pgt-causal:{model}" for model in config.getini("pgt_causal")]
+    known = {name for found in ids.values() for name in found}
+    by_file: dict[Path, list[str]] = {}
+    for name in dict.fromkeys(names):
+        if name not in known:
+            by_file.setdefault(file_of(name.partition(":")[2]), []).append(name)
+    for path, found in by_file.items():
+        for tests in ModelFile.from_parent(session, path=path, names=found).collect():
+            items += tests.collect()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collect_file(
+    file_path: Path, parent: pytest.Collector
+) -> Generator[None, list[pytest.Collector], list[pytest.Collector]]:
+    """The tests of models of which ids were given; their file may be one of tests as well."""
+    others = yield
+    names = asked_by_id(parent.config).get(file_path)
+    if names is None:
+        return others
+    if all(name.startswith(PREFIXES) for name in names):
+        others = []  # else pytest would import the file as one of tests
+    own = [name for name in names if name.startswith(PREFIXES)]
+    return [*others, ModelFile.from_parent(parent, path=file_path, names=own)]
+
+
+#: How the names of the tests of a model begin; the model follows.
+PREFIXES = ("pgt-model:", "pgt-causal:")
+#: Stands for the file of models that have none; ids are without it.
+NO_FILE = Path(os.path.abspath(__file__))
+
+
+def asked_by_id(config: pytest.Config) -> dict[Path, list[str]]:
+    """Files of which ids of models' tests were given, with the names behind the files; "" stands
+    for all of a file."""
+    found: dict[Path, list[str]] = {}
+    for arg in config.args:
+        file, *names = str(arg).split("::")
+        path = Path(os.path.abspath(config.invocation_params.dir / file))
+        found.setdefault(path, []).append(names[0] if names else "")
+    return {
+        path: list(dict.fromkeys(names))
+        for path, names in found.items()
+        if any(name.startswith(PREFIXES) for name in names)
+    }
+
+
+def file_of(model: str) -> Path:
+    """The file of a model's module; :data:`NO_FILE` for a model of the zoo, and for a module that
+    is not found, which its tests say."""
+    module, colon, _ = model.partition(":")
+    if colon and str(Path.cwd()) not in sys.path:  # as when the model is made
+        sys.path.insert(0, str(Path.cwd()))
+    try:
+        spec = importlib.util.find_spec(module) if colon else None
+    except Exception:  # of the package around it
+        spec = None
+    if spec is None or not spec.has_location or not spec.origin:
+        return NO_FILE
+    return Path(os.path.abspath(spec.origin))
+
+
+class ModelFile(pytest.File):
+    """The file in which models are made, with their tests."""
+
+    def __init__(self, *, names: Sequence[str], **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.names = names
+
+    def collect(self) -> list[ModelTests]:
+        kinds: dict[str, type[ModelTests]] = {"pgt-model": Progressive, "pgt-causal": Causal}
+        out = []
+        for name in self.names:
+            kind, _, model = name.partition(":")
+            options = {"nodeid": name} if self.path == NO_FILE else {}
+            out.append(kinds[kind].from_parent(self, name=name, model=model, **options))
+        return out
 
 
 class ModelTests(pytest.Collector):
@@ -118,11 +215,25 @@ class ModelTests(pytest.Collector):
         import typer
 
         from pgt_fx.cli.models import load
+        from pgt_fx.zoo import MissingPackageError, UnknownModelError
 
+        self._find()
         try:
             return load(self.model, None)
-        except typer.BadParameter as error:
+        except (typer.BadParameter, MissingPackageError, UnknownModelError) as error:
             raise PromiseError(str(error)) from None
+
+    def _find(self) -> None:
+        """Make the module of an id the one in its file, whatever the current folder is."""
+        if self.path in (NO_FILE, file_of(self.model)):
+            return
+        module = self.model.partition(":")[0].split(".")
+        parts = self.path.with_suffix("").parts
+        if parts[-1] == "__init__":
+            parts = parts[:-1]
+        root = str(Path(*parts[: -len(module)]))
+        if list(parts[-len(module) :]) == module:
+            sys.path.insert(0, root)
 
     def settings(self) -> dict[str, Any]:
         import torch
@@ -188,7 +299,10 @@ class PromiseTest(pytest.Item):
         try:
             found = self.parent.check(self.name)
         except PromiseError:
-            pytest.skip(f"see {self.parent.name}::{self.parent.opening}")
+            told = f"{self.parent.nodeid}::{self.parent.opening}"
+            if all(item.nodeid != told for item in self.session.items):
+                raise  # nobody else says it
+            pytest.skip(f"see {told}")
         self.user_properties += _properties(found)
         if found.ok is False:
             raise PromiseError(str(found))
@@ -204,8 +318,9 @@ class PromiseTest(pytest.Item):
             return str(excinfo.value)
         return super().repr_failure(excinfo, style)
 
-    def reportinfo(self) -> tuple[str, None, str]:
-        return self.parent.name, None, f"{self.parent.name}::{self.name}"
+    def reportinfo(self) -> tuple[Path, None, str]:
+        # Not the end of the id: pytest would print that with `::` for every dot in it.
+        return self.path, None, f"{self.name} of {self.parent.name}"
 
 
 def _properties(found: Check) -> Iterator[tuple[str, object]]:

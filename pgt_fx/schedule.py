@@ -105,8 +105,11 @@ class Schedule:
         return out
 
 
+Kind = Literal["A", "B"]
+Order = Literal["random", "cycle"]
+
 #: The paper's two ranges of lengths, as multiples of T' (section 3.3).
-_RANGES = {
+_RANGES: dict[Kind, tuple[Fraction, Fraction, Fraction]] = {
     "A": (Fraction(3, 4), Fraction(1), Fraction(5, 4)),
     "B": (Fraction(1, 2), Fraction(3, 4), Fraction(1)),
 }
@@ -133,12 +136,12 @@ class DPR:
         OptionError: when a figure makes no sense.
     """
 
-    kind: Literal["A", "B"] = "B"
+    kind: Kind = "B"
     length: int = 8
     steps: int = 5
     overlap: int = 1
     seed: int = 0
-    order: Literal["random", "cycle"] = "random"
+    order: Order = "random"
     epochs: int | None = None
     lengths: tuple[int, ...] = ()
 

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 from blockers import BLOCKERS, Blocker, Net, T
-from torch import Tensor
+from torch import Tensor, nn
 
 import pgt_fx
+from pgt_fx import zoo
 from pgt_fx.errors import BlockedError, CaptureError, Place
 
 CLIP = torch.zeros(1, 3, T)
@@ -68,3 +69,14 @@ def test_a_map_of_frames_by_frames_is_computed_within_the_step() -> None:
     assert not any(prog.exact_frames([8, 8]))
     found = pgt_fx.verify(prog)
     assert found.ok and found["full-equals-model"].ok, str(found)
+
+
+def test_the_line_of_a_model_of_the_zoo_is_named_in_either_install() -> None:
+    """Its file lies in the package's own folder, as a wheel has it and as a link leads to it."""
+    image = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    model = zoo.frame_wise(image, "bilstm", classes=2, width=4, features=3).eval()
+    with pytest.raises(BlockedError) as caught:
+        pgt_fx.transform(model, torch.zeros(1, 3, 8, 4, 4))
+    place = caught.value.blockers[0].place
+    assert place.source.startswith("zoo/temporal_heads.py:") and "self.rnn(" in place.line
+    assert Path(inspect.getfile(type(model))).parent.parent.name == "pgt_fx"

@@ -8,9 +8,14 @@ from typing import Any
 
 import pytest
 import torch
+from models_for_ci import CLIP as CAUSAL_CLIP
+from models_for_ci import Leaky
 from mutants import CLIP, MUTANTS, Subject
 
 import pgt_fx
+from pgt_fx.errors import OptionError
+from pgt_fx.testing import assert_causal
+from pgt_fx.verification.causal import verify_causal
 from pgt_fx.verification.certificate import CertificateError, _digest, load
 
 CHECKS = {"full-equals-model", "exact-wait", "exact-zero", "one-way-forward", "context"}
@@ -147,3 +152,71 @@ def test_a_verification_made_by_hand_has_no_certificate(tmp_path: Path) -> None:
     bare = type(found)(found.model, found.setting, found.checks)
     with pytest.raises(CertificateError, match="no record"):
         bare.save(tmp_path / "c.json")
+
+
+# -- of models that are causal as they are --------------------------------------------------------
+
+
+def leaky(kind: str = "", seed: int = 0) -> torch.nn.Module:
+    torch.manual_seed(seed)
+    return Leaky(kind).eval()
+
+
+@pytest.fixture
+def causal(tmp_path: Path) -> Path:
+    path = tmp_path / "causal.json"
+    assert_causal(leaky(), CAUSAL_CLIP, time_dim=2, seed=5).save(path)
+    return path
+
+
+def test_a_causal_model_has_one_too(causal: Path) -> None:
+    data = json.loads(causal.read_text())
+    assert data["kind"] == "causal" and data["settings"]["seed"] == 5
+    assert data["settings"]["checks"] == ["time-sensitive", "no-future", "prefix"]
+    certificate = load(causal)
+    found, contradictions, notes = certificate.recheck(leaky(), CAUSAL_CLIP)
+    assert certificate.causal and found.ok and not contradictions and not notes
+    assert found.checks == certificate.verification.checks  # to the last figure
+    with pytest.raises(OptionError, match="causal as it is, got a progressive one"):
+        certificate.recheck(transformed())
+
+
+@pytest.mark.parametrize(
+    "kind, line",
+    [("pad", "(1, 1)"), ("norm", "self.norm(x)"), ("gate", "x.mean("), ("roll", "torch.roll(x")],
+)
+def test_what_is_not_causal_any_more_is_told_with_its_line(
+    causal: Path, kind: str, line: str
+) -> None:
+    _, contradictions, _ = load(causal).recheck(leaky(kind), CAUSAL_CLIP)
+    told = next(c for c in contradictions if c.startswith("no-future held, and now: VIOLATED"))
+    assert "look at " in told and line in told and "models_for_ci.py:" in told
+
+
+def test_what_else_has_changed_of_a_causal_model(causal: Path, tmp_path: Path) -> None:
+    """Weights and the clip are noted; layers of other settings contradict; a model that was not
+    causal, and is, contradicts as well."""
+    certificate = load(causal)
+    _, contradictions, notes = certificate.recheck(leaky(seed=1), torch.zeros(1, 3, 9))
+    assert not contradictions and "the weights are others than those certified" in notes
+    assert "the clip's sizes were [[1, 3, 8]], and are [[1, 3, 9]]" in notes
+    wider = leaky()
+    wider.last = torch.nn.Conv1d(4, 4, 3, stride=1)
+    _, contradictions, _ = certificate.recheck(wider, CAUSAL_CLIP)
+    assert contradictions == ["the model is built in another way than the Leaky certified"]
+    path = tmp_path / "leaks.json"
+    verify_causal(leaky("roll"), CAUSAL_CLIP, time_dim=2, checks={"no-future"}).save(path)
+    found, contradictions, _ = load(path).recheck(leaky(), CAUSAL_CLIP)
+    assert [c.id for c in found.checks] == ["time-sensitive", "no-future"]
+    assert [c.partition(", and now")[0] for c in contradictions] == ["no-future was violated"]
+
+
+def test_the_kind_of_a_certificate_is_checked(written: Path, causal: Path) -> None:
+    with pytest.raises(OptionError, match=r"of a progressive model, got Subject"):
+        load(written).recheck(model())
+    data = json.loads(written.read_text())
+    assert "kind" not in data  # as all that were written before there were two
+    with pytest.raises(CertificateError, match="kind: expected progressive or causal, found 'x'"):
+        load(edited(causal, lambda d: d.update(kind="x"), signed=True))
+    with pytest.raises(CertificateError, match=r"settings.chunkings: expected int"):
+        load(edited(causal, lambda d: d.pop("kind"), signed=True))

@@ -229,12 +229,27 @@ def test_verify_causal(here: str) -> None:
     assert run("verify", f"{here}:blind", "--causal").exit_code == 2
 
 
+def test_verify_causal_writes_a_certificate_and_reads_it_again(here: str) -> None:
+    """Told when a model is not causal any more, with its line; one promise alone may be chosen."""
+    saved = run("verify", "models_for_ci:causal", "--causal", "--save", "c.json", "--seed", "3")
+    assert saved.exit_code == 0, saved.output
+    again = run("verify", "--certificate", "c.json")
+    assert again.exit_code == 0 and "still holds" in again.output, again.output
+    leaks = run("verify", "models_for_ci:both_ways", "--certificate", "c.json")
+    assert leaks.exit_code == 1, leaks.output
+    assert "contradicts the certificate: no-future held, and now: VIOLATED" in said(leaks)
+    assert "self.conv(F.pad(x, self.pad))" in said(leaks)
+    alone = run("verify", "models_for_ci:causal", "--causal", "--check", "prefix", "--json")
+    assert [c["id"] for c in json.loads(alone.stdout)["checks"]] == ["time-sensitive", "prefix"]
+    assert run("verify", "models_for_ci:causal", "--causal", "--check", "reset").exit_code == 2
+
+
 @pytest.mark.parametrize(
     "args, words",
     [
         (("--certificate", "none.json"), "No such file"),
         ((), "which model?"),
-        (("r3d_18", "--causal", "--save", "c.json"), "--save: certificates are"),
+        (("r3d_18", "--causal", "--save", "no/c.json"), "there is no folder no"),
         (("r3d_18", "--certificate", "c.json", "--causal"), "goes with none of"),
         (("r3d_18", "--output", "nowhere/a.xml"), "there is no folder"),
     ],

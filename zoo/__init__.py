@@ -12,6 +12,10 @@ built, not before; :class:`MissingPackageError` says what to install.
     torch.Size([1, 400])
 """
 
+if __name__ == "zoo":
+    # An editable install puts the checkout on the path of imports, and a wheel knows no such name.
+    raise ModuleNotFoundError("No module named 'zoo'; the backbones are pgt_fx.zoo", name="zoo")
+
 from .cost import gflops
 from .entry import Entry, MissingPackageError, UnknownModelError
 from .features import FeaturesError, dense_features

@@ -10,6 +10,10 @@ from torch import Tensor
 
 from .entry import Entry
 
+#: A tensor, one for each path of a model with several, or either beside the boxes of a detection
+#: model.
+Clip = Tensor | list[Tensor] | tuple[Tensor | list[Tensor], Tensor]
+
 # Every model here that is built for one height and width divides them by this.
 SPATIAL_STRIDE = 32
 
@@ -40,7 +44,7 @@ def make_clip(
     dtype: torch.dtype,
     generator: torch.Generator | None,
     device: torch.device | str | None = None,
-) -> Any:
+) -> Clip:
     """A random clip; see :func:`pgt_fx.zoo.clip`."""
     lengths = _lengths(entry, frames)
 
@@ -55,7 +59,9 @@ def make_clip(
     return (video, _boxes(entry.boxes, batch, size, draw)) if entry.boxes else video
 
 
-def _paths(lengths: tuple[int, ...], batch: int, channels: int, size: int, draw: Any) -> list[Any]:
+def _paths(
+    lengths: tuple[int, ...], batch: int, channels: int, size: int, draw: Any
+) -> list[Tensor]:
     video = draw(batch, channels, max(lengths), size, size)
     if len(lengths) == 1:
         return [video]

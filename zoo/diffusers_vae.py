@@ -11,7 +11,7 @@ diffusers is imported when it is needed, not before.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -21,6 +21,8 @@ from .entry import MissingPackageError
 from .norms import redraw_norms
 from .svd_vae import TemporalDecoder, TemporalEncoder
 from .wan_vae import WanDecoder, WanEncoder, redraw_gammas
+
+Kind = Literal["wan", "wan22", "cogvideox", "svd"]
 
 
 def whole_encoder(vae: nn.Module) -> nn.Module:
@@ -60,7 +62,7 @@ def whole_decoder(vae: nn.Module) -> nn.Module:
     return _forms(vae)[1](vae)
 
 
-def small(kind: str, seed: int | None = 0) -> nn.Module:
+def small(kind: Kind, seed: int | None = 0) -> nn.Module:
     """A small autoencoder of diffusers with random weights, in eval mode, float32, on the CPU.
 
     Args:
@@ -81,7 +83,7 @@ def small(kind: str, seed: int | None = 0) -> nn.Module:
         return _built(kind)
 
 
-def _built(kind: str) -> nn.Module:
+def _built(kind: Kind) -> nn.Module:
     classes = _diffusers()
     match kind:
         case "wan" | "wan22":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import Any
+from typing import Any, Literal, get_args
 
 from torch import Tensor, nn
 
@@ -53,16 +53,24 @@ class FrameWiseVideo(nn.Module):
         return self.classifier(x if x.ndim == 2 else x.transpose(1, 2))
 
 
+Head = Literal[
+    "mean",
+    "tcn",
+    "ms-tcn",
+    "gru",
+    "lstm",
+    "bilstm",
+    "transformer",
+    "transformer-causal",
+    "transformer-learned",
+]
 #: Names of the temporal models that :func:`frame_wise` makes.
-HEADS = (
-    *("mean", "tcn", "ms-tcn", "gru", "lstm", "bilstm"),
-    *("transformer", "transformer-causal", "transformer-learned"),
-)
+HEADS: tuple[Head, ...] = get_args(Head)
 
 
 def frame_wise(
     image: str | nn.Module,
-    head: str = "mean",
+    head: Head = "mean",
     *,
     classes: int = 400,
     width: int = 64,

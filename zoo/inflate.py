@@ -14,7 +14,7 @@ from torch import Tensor, fx, nn
 
 from .entry import MissingPackageError, UnknownModelError
 from .image_layers import choose, read
-from .temporal import InflationError, Temporal, settings
+from .temporal import InflationError, Preset, Temporal, settings
 from .temporal_conv import TemporalConv, over_time
 from .time_graph import fold, trace, with_time
 
@@ -60,7 +60,7 @@ class Inflated(nn.Module):
 
 def inflate(
     model: nn.Module | str,
-    temporal: Temporal | str = "slowonly",
+    temporal: Temporal | Preset = "slowonly",
     *,
     image: Tensor | None = None,
     pretrained: bool = False,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
-from typing import Any
+from typing import TypedDict, Unpack
 
 import torch
 from torch import nn
@@ -17,7 +17,7 @@ from . import (
     video_vaes,
     written_here,
 )
-from .clips import make_clip, space_of
+from .clips import Clip, make_clip, space_of
 from .entry import Entry, MissingPackageError, UnknownModelError
 from .features import dense_features
 from .norms import redraw_norms as _redraw_norms
@@ -100,7 +100,7 @@ def clip(
     batch: int = 1,
     dtype: torch.dtype = torch.float32,
     generator: torch.Generator | None = None,
-) -> Any:
+) -> Clip:
     """A random clip (standard normal) as the model takes it.
 
     Args:
@@ -126,7 +126,16 @@ def clip(
     return make_clip(entry, space_of(entry, space), frames, batch, dtype, generator)
 
 
-def features(name: str, model: nn.Module | None = None, **options: Any) -> nn.Module:
+class Built(TypedDict, total=False):
+    """Arguments of :func:`build` beside the name."""
+
+    space: int | None
+    seed: int
+    redraw_norms: bool
+    pretrained: bool
+
+
+def features(name: str, model: nn.Module | None = None, **options: Unpack[Built]) -> nn.Module:
     """Stem and stages of a backbone: its output has a time axis, dim 2.
 
     Args:

@@ -6,6 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+Where = Literal["first", "spatial"]
+Weights = Literal["mean", "centre"]
+Ends = Literal["replicate", "zeros"]
+
 
 class InflationError(ValueError):
     """The image model can't be inflated; the message names the module and says what to do."""
@@ -43,14 +47,14 @@ class Temporal:
             is left over at the end, short of a whole pool, is dropped.
     """
 
-    where: Literal["first", "spatial"] = "first"
+    where: Where = "first"
     kernel: int = 3
     stem: int = 1
     last: int | None = None
     every: int = 1
     factorised: bool = False
-    weights: Literal["mean", "centre"] = "mean"
-    ends: Literal["replicate", "zeros"] = "replicate"
+    weights: Weights = "mean"
+    ends: Ends = "replicate"
     stride: Mapping[int, int] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
@@ -84,10 +88,11 @@ I3D = Temporal(where="first", stem=5, every=2)
 #: not let a still video through unchanged.
 R2PLUS1D = Temporal(where="spatial", stem=3, factorised=True)
 
-PRESETS = {"slowonly": SLOWONLY, "i3d": I3D, "r2plus1d": R2PLUS1D}
+Preset = Literal["slowonly", "i3d", "r2plus1d"]
+PRESETS: dict[Preset, Temporal] = {"slowonly": SLOWONLY, "i3d": I3D, "r2plus1d": R2PLUS1D}
 
 
-def settings(temporal: Temporal | str) -> Temporal:
+def settings(temporal: Temporal | Preset) -> Temporal:
     """The settings themselves, or those of a preset; ValueError where there is none of the name."""
     if isinstance(temporal, Temporal):
         return temporal

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
 from .entry import Entry
+
+if TYPE_CHECKING:
+    from .frame_wise_video import Head
 
 FRAMES, SPACE = 16, 224
 
@@ -37,7 +40,7 @@ ENTRIES = (
 )
 
 #: Name in the zoo -> image model of timm, and the temporal model behind it.
-_PARTS = {
+_PARTS: dict[str, tuple[str, Head]] = {
     "resnet18_mean": ("resnet18", "mean"),
     "mobilenetv3_small_ms_tcn": ("mobilenetv3_small_100", "ms-tcn"),
     "regnetx_002_tcn": ("regnetx_002", "tcn"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 from torch import nn
 
 from .entry import Entry
@@ -116,7 +118,7 @@ def load(entry: Entry, space: int, pretrained: bool) -> nn.Module:
 
         make = Encoder if part == "encoder" else Decoder
         return make(causal=kind == "vae_causal", latent=4)
-    from .diffusers_vae import small, whole_decoder, whole_encoder
+    from .diffusers_vae import Kind, small, whole_decoder, whole_encoder
 
-    vae = small(kind, seed=None)  # the caller has seeded
+    vae = small(cast(Kind, kind), seed=None)  # the caller has seeded
     return whole_encoder(vae) if part == "encoder" else whole_decoder(vae)

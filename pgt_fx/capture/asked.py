@@ -25,7 +25,7 @@ from torch.fx.experimental.sym_node import SymNode
 from torch.utils import _pytree as pytree
 
 from pgt_fx.capture.calls import call_stack, place
-from pgt_fx.capture.lines import OURS, calling_place, short
+from pgt_fx.capture.lines import calling_place, is_ours, short
 from pgt_fx.capture.schema import schema_name
 
 
@@ -115,7 +115,7 @@ def listening(model: nn.Module, running: Sequence[str]) -> Iterator[Questions]:
         if frame.f_code.co_filename == torch.__file__ and frame.f_back is not None:
             frame = frame.f_back  # bool(size) asks whether it is 0
         file, line = frame.f_code.co_filename, frame.f_lineno
-        if file.startswith(OURS) or not getattr(expr, "free_symbols", None):
+        if is_ours(file) or not getattr(expr, "free_symbols", None):
             return told
         key = (expr, told, file, line, tuple(running))
         if key not in known:

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor, fx, nn
 
-from pgt_fx.capture.lines import OURS, short
+from pgt_fx.capture.lines import is_ours, short
 from pgt_fx.errors import Place
 
 
@@ -103,7 +103,7 @@ def place(node: fx.Node) -> Place:
     for frame in reversed(frames):
         head, _, line = frame.partition("\n")
         file, _, rest = head.strip().strip('"').partition('", line ')
-        if file.startswith(OURS):
+        if is_ours(file):
             continue
         number = rest.split(",")[0]
         return Place(

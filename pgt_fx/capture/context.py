@@ -21,7 +21,7 @@ import torch.compiler
 import torch.onnx
 from torch import nn
 
-from pgt_fx.capture.lines import OURS, calling_place
+from pgt_fx.capture.lines import calling_place, is_ours
 from pgt_fx.errors import Place
 
 #: Questions whose answers a capture freezes.
@@ -126,7 +126,7 @@ def surroundings() -> Iterator[Surroundings]:
 
 def _noting_seed(plain: Callable[..., Any], seeded: list[Place]) -> Callable[..., Any]:
     def noting(*args: Any, **kwargs: Any) -> Any:
-        if not sys._getframe(1).f_code.co_filename.startswith(OURS):
+        if not is_ours(sys._getframe(1).f_code.co_filename):
             where = calling_place(plain)
             seeded.extend([] if where in seeded else [where])
         return plain(*args, **kwargs)
@@ -140,7 +140,7 @@ def _noting(plain: Callable[..., Any], question: str, asked: set[str]) -> Callab
 
     def noting(*args: Any, **kwargs: Any) -> Any:
         found = plain(*args, **kwargs)
-        if sys._getframe(1).f_code.co_filename.startswith(OURS):
+        if is_ours(sys._getframe(1).f_code.co_filename):
             return found
         asked.add(question)
         # The model may switch it itself: then the answer is its own.
@@ -178,4 +178,4 @@ _PLAIN: dict[tuple[str, str], Callable[[], bool]] = {}
 
 def told_on(name: str, module: str) -> bool:
     """The answer on the line that asks: torch's own have to know."""
-    return sys._getframe(2).f_code.co_filename.startswith(OURS) and _PLAIN[name, module]()
+    return is_ours(sys._getframe(2).f_code.co_filename) and _PLAIN[name, module]()

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from pgt_fx.capture.asked import Asked
-from pgt_fx.capture.lines import OURS, short, taken_as_number
+from pgt_fx.capture.lines import is_ours, short, taken_as_number
 from pgt_fx.errors import CaptureError
 
 #: Periods that are tried, in frames.
@@ -143,9 +143,9 @@ def _conditions(program: Any, symbols: frozenset[sympy.Symbol]) -> Iterator[_Con
             continue
         file = getattr(frame, "filename", "")
         line = (getattr(frame, "line", "") or "").strip()
-        if file and not file.startswith(OURS):
+        if file and not is_ours(file):
             yield _Condition(guard.expr, f"{short(file)}:{frame.lineno}", line)
-        elif file.startswith(OURS) and isinstance(guard.expr, sympy.Eq):
+        elif is_ours(file) and isinstance(guard.expr, sympy.Eq):
             known = taken_as_number(sizes[0].node.shape_env)
             place = next((known[e] for e in guard.expr.args if e in known), None)
             if place is not None:

@@ -23,8 +23,14 @@ import pgt_fx
 from pgt_fx.capture.running import on_inside
 from pgt_fx.errors import Place
 
-# Frames of torch and of this package are not the model's own.
-OURS = tuple(os.path.dirname(f) + os.sep for f in (torch.__file__, pgt_fx.__file__))
+_PACKAGES = tuple(os.path.dirname(f) + os.sep for f in (torch.__file__, pgt_fx.__file__))
+_MODELS = os.path.join(os.path.dirname(pgt_fx.__file__), "zoo") + os.sep
+
+
+def is_ours(path: str) -> bool:
+    """Whether a source file is torch's or this package's, and so no part of a model; those of
+    ``pgt_fx.zoo`` are models."""
+    return path.startswith(_PACKAGES) and not path.startswith(_MODELS)
 
 
 def short(path: str) -> str:
@@ -62,7 +68,7 @@ def raised_at(error: BaseException) -> str:
 
 
 def _ours(path: str) -> bool:
-    return path.startswith(OURS) or path == "<string>"  # torch makes code of its own
+    return is_ours(path) or path == "<string>"  # torch makes code of its own
 
 
 class Lines(TorchFunctionMode):
@@ -196,7 +202,7 @@ def _all_frames() -> Iterator[None]:
         if "forward" not in names:
             return original(self, summary)
         inner = list(summary)[names.index("forward") :]
-        kept = [f for f in inner if f.name == "forward" or not f.filename.startswith(OURS)]
+        kept = [f for f in inner if f.name == "forward" or not is_ours(f.filename)]
         return traceback.StackSummary.from_list(kept)
 
     tracer._filter_traceback_frames = frames  # type: ignore[method-assign, assignment]

@@ -6,7 +6,7 @@ import json
 import re
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast
 
 import typer
 
@@ -15,6 +15,7 @@ from pgt_fx import erf as erf_job
 from pgt_fx.cli.models import load
 from pgt_fx.cli.talk import AsJson, Model, Space, Threads, out, refusals, set_threads, spinner
 from pgt_fx.erf import figure
+from pgt_fx.options import Operator
 
 
 def erf(
@@ -57,7 +58,7 @@ def erf(
         features = ":" not in model and not head
         module, example = load(model, space, features=features)
         step(f"turning {model} progressive")
-        prog = pgt_fx.transform(module, example, operator=operator)
+        prog = pgt_fx.transform(module, example, operator=cast(Operator, operator))
         found = erf_job.measure(
             prog,
             steps=steps,

@@ -96,8 +96,6 @@ def verify(
     form = Format.json if json_ else format_
     if certificate is not None and (causal or save is not None or check):
         raise typer.BadParameter("--certificate goes with none of --causal, --save, --check")
-    if causal and save is not None:
-        raise typer.BadParameter("--save: certificates are of progressive models, not of --causal")
     outputs = output or []
     for path in [*outputs, *([save] if save else [])]:
         if not path.parent.is_dir():
@@ -115,7 +113,14 @@ def verify(
         if causal:
             step(f"measuring {model}")
             with _told(model, outputs):
-                found = verify_causal(module, example, time_dim=time_dim, seed=seed, dtype=kind)
+                found = verify_causal(
+                    module,
+                    example,
+                    time_dim=time_dim,
+                    checks=check or None,
+                    seed=seed,
+                    dtype=kind,
+                )
         else:
             step(f"turning {model} progressive")
             with _told(model, outputs):
@@ -128,7 +133,7 @@ def verify(
                     dtype=kind,
                     progress=lambda what, n, of: step(f"measuring {what}", n, of),
                 )
-            found.record["model"]["given"] = given
+        found.record["model"]["given"] = given
         if save is not None:
             found.save(save)
     _show(found, form, outputs)
@@ -182,11 +187,12 @@ def _again(path: Path, model: str | None, form: Format, outputs: list[Path]) -> 
         except OSError as error:
             raise typer.BadParameter(f"--certificate: {error.strerror}: {path}") from None
         name, module, example = _certified(certificate, model)
-        given_dim = certificate.data["model"]["given"].get("time_dim")
-        step(f"turning {name} progressive")
-        prog = progressive(module, example, given_dim)
+        if not certificate.causal:
+            given_dim = certificate.data["model"]["given"].get("time_dim")
+            step(f"turning {name} progressive")
+            module, example = progressive(module, example, given_dim), None
         step(f"measuring {name}")
-        found, contradictions, notes = certificate.recheck(prog)
+        found, contradictions, notes = certificate.recheck(module, example)
     _show(found, form, outputs)
     told = [f"contradicts the certificate: {x}" for x in contradictions]
     told += [f"changed since: {x}" for x in notes]

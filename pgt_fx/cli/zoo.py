@@ -67,7 +67,7 @@ def zoo(
 
 def checkout() -> Path | None:
     """The folder of the zoo in a checkout of this project; None where it is installed."""
-    folder = Path(backbones.__file__).parent
+    folder = Path(backbones.__file__).resolve().parent  # pgt_fx/zoo is a link to it
     return folder if (folder.parent / "pyproject.toml").is_file() else None
 
 

@@ -19,7 +19,7 @@ from pgt_fx.doctor import advice
 from pgt_fx.doctor.delay import LookAhead, delay, look_aheads
 from pgt_fx.doctor.picture import Picture, picture
 from pgt_fx.errors import CaptureError, Place
-from pgt_fx.options import Options
+from pgt_fx.options import ClipPools, Options
 from pgt_fx.progressive import Progressive
 from pgt_fx.reach import reaches
 from pgt_fx.report import size
@@ -204,7 +204,11 @@ def _mixing_table(rows: tuple[Mixing, ...]) -> Table:
 
 
 def examine(
-    model: nn.Module, example: Any = None, *, time_dim: TimeDim = None, clip_pools: str = "auto"
+    model: nn.Module,
+    example: Any = None,
+    *,
+    time_dim: TimeDim = None,
+    clip_pools: ClipPools = "auto",
 ) -> Diagnosis:
     """Look at a model; nothing is converted and nothing raised for a model that can't be.
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import copy
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -27,7 +27,9 @@ from pgt_fx.schedule import Schedule
 from pgt_fx.verification.measure import leaves
 from pgt_fx.verification.redraw import redraw_norms
 
-__all__ = ["Curve", "Receptive", "measure"]
+__all__ = ["Curve", "Position", "Receptive", "measure"]
+
+Position = Literal["all", "centre"]
 
 
 def measure(
@@ -38,7 +40,7 @@ def measure(
     inputs: int = 8,
     seed: int = 0,
     output: int | None = None,
-    position: str = "all",
+    position: Position = "all",
     redraw: bool = True,
     progress: Callable[[str, int, int], object] | None = None,
 ) -> Receptive:

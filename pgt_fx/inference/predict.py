@@ -23,7 +23,7 @@ from pgt_fx.inference.views import (
     repeated,
     whole,
 )
-from pgt_fx.options import _choice
+from pgt_fx.options import Changes, _choice
 from pgt_fx.progressive import Progressive
 from pgt_fx.schedule import Schedule, check_lengths
 from pgt_fx.video import Short
@@ -31,7 +31,7 @@ from pgt_fx.video import Short
 View = Literal["progressive", "original", "stream"]
 
 #: The policies under which a model in steps answers as the original long view does (DESIGN §3).
-EXACT = {"future": "wait", "pooling": "running", "operator": "mco"}
+EXACT: Changes = {"future": "wait", "pooling": "running", "operator": "mco"}
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -13,7 +13,7 @@ from torch.utils import _pytree as pytree
 from pgt_fx.errors import ClipError, OptionError
 from pgt_fx.options import _choice
 
-Activation = str | Callable[[Tensor], Tensor] | None
+Activation = Literal["auto", "softmax", "sigmoid"] | Callable[[Tensor], Tensor] | None
 
 
 @dataclass(frozen=True)

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Unpack
 
 from torch import nn
 
+from pgt_fx.verification.causal import Settings as CausalSettings
 from pgt_fx.verification.causal import verify_causal
-from pgt_fx.verification.contract import verify
+from pgt_fx.verification.contract import Settings, verify
 from pgt_fx.verification.result import Verification
 
 
 def assert_progressive(
-    model_or_prog: nn.Module, example: Any = None, **kwargs: Any
+    model_or_prog: nn.Module, example: Any = None, **kwargs: Unpack[Settings]
 ) -> Verification:
     """Measure the promises of a progressive model; see :func:`pgt_fx.verify` for arguments.
 
@@ -28,7 +29,9 @@ def assert_progressive(
     return verification
 
 
-def assert_causal(model: nn.Module, example: Any = None, **kwargs: Any) -> Verification:
+def assert_causal(
+    model: nn.Module, example: Any = None, **kwargs: Unpack[CausalSettings]
+) -> Verification:
     """Measure that no output of a plain model knows a frame of its future; see
     :func:`pgt_fx.verification.causal.verify_causal` for arguments.
 

@@ -7,11 +7,12 @@ import tomllib
 from dataclasses import dataclass, field, fields, is_dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, Literal, cast, get_origin, get_type_hints
 
 from pgt_fx.errors import OptionError, PgtError
-from pgt_fx.options import OPERATORS
-from pgt_fx.schedule import DPR, Schedule
+from pgt_fx.options import OPERATORS, ClipPools, Future, Operator, Pooling
+from pgt_fx.schedule import DPR, Kind, Order, Schedule
+from pgt_fx.training.gradients import Gradient
 
 
 class ConfigError(PgtError, ValueError):
@@ -24,28 +25,27 @@ class Model:
 
     name: str = "slow_r50"
     pretrained: bool = False
-    operator: str = "mco"
-    pooling: str = "step"
-    future: str = "zero"
-    clip_pools: str = "auto"
+    operator: Operator = "mco"
+    pooling: Pooling = "step"
+    future: Future = "zero"
+    clip_pools: ClipPools = "auto"
 
 
 @dataclass(frozen=True)
 class Steps:
     """``kind``: "fixed", "DPR-A" or "DPR-B"; the others as :class:`Schedule` and :class:`DPR`."""
 
-    kind: str = "fixed"
+    kind: Literal["fixed", "DPR-A", "DPR-B"] = "fixed"
     length: int = 8
     steps: int = 5
     overlap: int = 1
-    order: str = "random"
+    order: Order = "random"
 
     def build(self, seed: int, epochs: int) -> Schedule | DPR:
         if self.kind == "fixed":
             return Schedule(self.length, self.steps, self.overlap)
-        order: Any = self.order
-        kind: Any = self.kind.removeprefix("DPR-")
-        return DPR(kind, self.length, self.steps, self.overlap, seed, order, epochs)
+        kind = cast(Kind, self.kind.removeprefix("DPR-"))
+        return DPR(kind, self.length, self.steps, self.overlap, seed, self.order, epochs)
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class Optim:
     warm_up: float = 0.0
     epochs: int = 10
     accumulate: int = 1
-    gradient: str = "truncated"
+    gradient: Gradient = "truncated"
     keep: int = 1
     freeze_norms: bool = False
 
@@ -86,7 +86,7 @@ class Run:
     seed: int = 0
     device: str = "cpu"
     threads: int = 0
-    precision: str = "float32"
+    precision: Literal["float32", "bf16", "fp16"] = "float32"
     checkpoint: str = "checkpoint.pt"
 
 
@@ -189,6 +189,8 @@ def _read(kind: Any, data: dict[str, Any], section: str, faults: list[str]) -> A
             faults.append(f"{where}: unknown key{hint} There are: {', '.join(known)}")
             continue
         expected = types[key]
+        if get_origin(expected) is Literal:  # its choices are told below, or by what takes them
+            expected = str
         if is_dataclass(expected):
             if isinstance(value, dict):
                 values[key] = _read(expected, value, key, faults)

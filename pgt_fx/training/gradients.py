@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,8 @@ from pgt_fx.training.replay import Replay
 from pgt_fx.training.targets import Labels, PerFrame
 
 Loss = Callable[[Any, Any], Tensor]
+Gradient = Literal["truncated", "exact"]
+On = Literal["every", "last"]
 Chunk = tuple[tuple[Any, ...], dict[str, Any]]
 
 
@@ -39,7 +41,7 @@ class Backward:
     """
 
     losses: list[Tensor | None] = field(default_factory=list)
-    outputs: list[Any] = field(default_factory=list)
+    outputs: list[Any | None] = field(default_factory=list)
 
     @property
     def loss(self) -> Tensor:
@@ -55,9 +57,9 @@ def backward(
     target: Any = None,
     *,
     schedule: Schedule | Sequence[int] | None = None,
-    gradient: str = "truncated",
+    gradient: Gradient = "truncated",
     keep: int = 1,
-    on: str = "every",
+    on: On = "every",
     scale: float = 1.0,
     scaler: torch.amp.GradScaler | None = None,
     autocast: AbstractContextManager[Any] | None = None,
@@ -131,7 +133,7 @@ class Run:
         chunks: list[Chunk],
         loss_fn: Loss,
         target: Any,
-        on: str,
+        on: On,
         scale: float,
         scaler: torch.amp.GradScaler | None,
         autocast: AbstractContextManager[Any],

@@ -25,11 +25,12 @@ from torch.utils import _pytree as pytree
 
 from pgt_fx.errors import OptionError
 from pgt_fx.inference import predict
+from pgt_fx.inference.scores import Activation
 from pgt_fx.progressive import Progressive
 from pgt_fx.schedule import DPR, PerStep, Schedule
 from pgt_fx.training import checkpoint as files
 from pgt_fx.training import identity
-from pgt_fx.training.gradients import Loss, backward
+from pgt_fx.training.gradients import Gradient, Loss, On, backward
 from pgt_fx.training.metrics import figures, observe, several, video_scores
 from pgt_fx.training.optim import check_updates
 from pgt_fx.training.parallel import check_one_training, of_rank_0, reduce_gradients, unwrapped
@@ -48,9 +49,9 @@ class Training:
     scheduler: LRScheduler | None
     schedule: Schedule | DPR | None
     loss_fn: Loss
-    gradient: str
+    gradient: Gradient
     keep: int
-    on: str
+    on: On
     accumulate: int
     autocast: AbstractContextManager[Any] | None
     scaler: torch.amp.GradScaler | None
@@ -106,9 +107,9 @@ def fit(
     scheduler: LRScheduler | None = None,
     schedule: Schedule | DPR | None = None,
     loss_fn: Loss = F.cross_entropy,
-    gradient: str = "truncated",
+    gradient: Gradient = "truncated",
     keep: int = 1,
-    on: str = "every",
+    on: On = "every",
     accumulate: int = 1,
     autocast: AbstractContextManager[Any] | None = None,
     scaler: torch.amp.GradScaler | None = None,
@@ -311,7 +312,7 @@ def evaluate(
         batches += 1
         video, target = to(video, device), to(target, device)
         args = video if isinstance(video, tuple) else (video,)
-        kind = "sigmoid" if several(target) else "auto"
+        kind: Activation = "sigmoid" if several(target) else "auto"
         scores = predict(prog, *args, schedule=base, activation=kind, cost=False).scores
         if isinstance(target, Tensor):  # labels per step or frame are none of the whole video
             observe(metrics, scores, target)

@@ -6,22 +6,34 @@ Works on the model as it is; nothing is captured or transformed.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 from torch import Tensor, nn
 
 from pgt_fx.capture.guess import guess_example
 from pgt_fx.capture.inputs import TimeDim, read_example
-from pgt_fx.errors import PgtError, VerificationError
+from pgt_fx.errors import OptionError, PgtError, VerificationError
 from pgt_fx.verification.calls import Call, calls_of
 from pgt_fx.verification.measure import error, leaves, same_bits
+from pgt_fx.verification.record import record_of_causal
 from pgt_fx.verification.redraw import redraw_norms, redraw_zeros, redrawn_in_words
 from pgt_fx.verification.result import Check, Verification
 from pgt_fx.verification.subject import BOUNDS, OTHER_BOUNDS
 from pgt_fx.verification.videos import Video, Videos, device_of, first_line, measurable, short
+
+
+class Settings(TypedDict, total=False):
+    """Arguments of :func:`verify_causal` beside the model and its example."""
+
+    time_dim: TimeDim
+    checks: Collection[str] | None
+    seed: int
+    dtype: torch.dtype
+    redraw: bool
+    frames: int | None
 
 
 def verify_causal(
@@ -29,6 +41,7 @@ def verify_causal(
     example: Any = None,
     *,
     time_dim: TimeDim = None,
+    checks: Collection[str] | None = None,
     seed: int = 0,
     dtype: torch.dtype = torch.float64,
     redraw: bool = True,
@@ -43,18 +56,25 @@ def verify_causal(
     Args:
         model: any module; it need not be one that can be transformed.
         example, time_dim: as for :func:`pgt_fx.transform`.
+        checks: ids of the checks to make; None: all. "time-sensitive" is always made.
         seed, dtype, frames: of the videos.
         redraw: give norm layers generic weights and statistics first, and parameters that are
             all zero some value.
 
     Returns:
-        a verification with the checks "time-sensitive", "no-future" and "prefix".
+        a verification with the checks "time-sensitive", "no-future" and "prefix"; its ``save``
+        writes a certificate.
 
     Raises:
         VerificationError: the model fails on a clip like the example.
-        OptionError, ClipError: for a bad dtype or example.
+        OptionError, ClipError: for a bad dtype or example, or a check that there isn't.
     """
     measurable(dtype)
+    known = [name for name, *_ in CHECKS]
+    if checks is not None and not set(checks) <= set(known):
+        raise OptionError(
+            f"checks: no {sorted(set(checks) - set(known))}; there are {', '.join(known)}"
+        )
     if example is None:
         example = guess_example(model)
     spec, clip = read_example(example, time_dim)
@@ -64,11 +84,23 @@ def verify_causal(
     ]
     videos = Videos(spec, given, device_of(model), seed, dtype, None, frames)
     subject = _Causal(copy.deepcopy(model).eval().to(dtype), videos, redraw)
-    checks = [
+    made = [
         _guarded(Check(name, sentence, None), measure, subject)
         for name, sentence, measure in CHECKS
+        if checks is None or name in {*checks, "time-sensitive"}
     ]
-    return Verification(type(model).__name__, subject.setting(), tuple(checks))
+    settings = {
+        "seed": seed,
+        "dtype": short(dtype),
+        "redraw_norms": redraw,
+        "frames": frames,
+        "time_dim": time_dim,
+        "device": str(device_of(model)),
+        "checks": [c.id for c in made],
+    }
+    sizes = [s for s in spec.shapes if s is not None]
+    record = record_of_causal(model, sizes, settings)
+    return Verification(type(model).__name__, subject.setting(), tuple(made), record)
 
 
 class _Causal:

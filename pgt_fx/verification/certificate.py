@@ -16,11 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
-from pgt_fx.errors import PgtError
+from pgt_fx.errors import OptionError, PgtError
 from pgt_fx.options import MarkovOperator
 from pgt_fx.progressive import Progressive
+from pgt_fx.verification.causal import verify_causal
 from pgt_fx.verification.contract import verify
+from pgt_fx.verification.record import CAUSAL, PROGRESSIVE
 from pgt_fx.verification.result import Check, Verification
 
 FORMAT, VERSION = "pgt_fx certificate", 1
@@ -40,14 +43,9 @@ _WHOLE = {
     "digest": str,
 }
 _MODEL = {"name": str, "given": dict, "structure": str, "weights": str}
-_SETTINGS = {
-    "chunkings": int,
-    "seed": int,
-    "dtype": str,
-    "redraw_norms": bool,
-    "checks": list,
-    "options": dict,
-}
+_SETTINGS = {"seed": int, "dtype": str, "redraw_norms": bool, "checks": list}
+#: The settings of each kind beside these.
+_KINDS = {PROGRESSIVE: {"chunkings": int, "options": dict}, CAUSAL: {}}
 _CHECK = {"id": str, "sentence": str, "detail": str, "where": str}
 
 
@@ -67,16 +65,58 @@ class Certificate:
     data: dict[str, Any]
     verification: Verification
 
-    def recheck(self, prog: Progressive) -> tuple[Verification, list[str], list[str]]:
+    @property
+    def causal(self) -> bool:
+        """Whether it is of a model that is causal as it is, and not of a progressive one."""
+        return _kind(self.data) == CAUSAL
+
+    def recheck(
+        self, model: nn.Module, example: Any = None
+    ) -> tuple[Verification, list[str], list[str]]:
         """Measure again what was measured, with the same seeds, cuts and dtype.
 
         Args:
-            prog: the model, transformed; its options are set to those of the certificate.
+            model: of a progressive model, what ``transform`` returned; its options are set to
+                those of the certificate. For a certificate of a causal model that model as it is.
+            example: of a causal model, as for :func:`~pgt_fx.verification.causal.verify_causal`.
 
         Returns:
-            the new verification; what contradicts the certificate (empty: it still holds); and
-            what else has changed: other weights, another version of torch.
+            the new verification; what contradicts the certificate (empty: it still holds), with
+            the line of the model where one was found; and what else has changed: other weights,
+            another version of torch.
+
+        Raises:
+            OptionError: for a model of the other kind, or an example of a progressive model.
         """
+        found = self._causal(model, example) if self.causal else self._progressive(model, example)
+        return found, self._contradictions(found), self._notes(found)
+
+    def _causal(self, model: nn.Module, example: Any) -> Verification:
+        if isinstance(model, Progressive):
+            raise OptionError(
+                "model: the certificate is of a model that is causal as it is, got a progressive "
+                "one; pass the model that was transformed"
+            )
+        settings = self.data["settings"]
+        return verify_causal(
+            model,
+            example,
+            time_dim=settings.get("time_dim"),
+            checks=settings["checks"],
+            seed=settings["seed"],
+            dtype=getattr(torch, settings["dtype"]),
+            redraw=settings["redraw_norms"],
+            frames=settings.get("frames"),
+        )
+
+    def _progressive(self, prog: nn.Module, example: Any) -> Verification:
+        if not isinstance(prog, Progressive):
+            raise OptionError(
+                f"model: the certificate is of a progressive model, got {type(prog).__name__}; use "
+                "pgt_fx.transform(model, example, strict=False)"
+            )
+        if example is not None:
+            raise OptionError("example: a progressive model has its example; pass it alone")
         settings = self.data["settings"]
         options = settings["options"]
         prog = prog.replace(
@@ -85,7 +125,7 @@ class Certificate:
             pooling=options["pooling"],
             strict=False,
         )
-        found = verify(
+        return verify(
             prog,
             checks=settings["checks"],
             chunkings=settings["chunkings"],
@@ -94,7 +134,6 @@ class Certificate:
             redraw_norms=settings["redraw_norms"],
             frames=settings.get("frames"),
         )
-        return found, self._contradictions(found), self._notes(found)
 
     def _contradictions(self, found: Verification) -> list[str]:
         out = []
@@ -118,6 +157,9 @@ class Certificate:
         before, now = (r["settings"].get("device") for r in (self.data, found.record))
         if before != now:
             out.append(f"it was measured on {before}, this time on {now}")
+        before, now = (r["model"].get("clip") for r in (self.data, found.record))
+        if before != now:
+            out.append(f"the clip's sizes were {before}, and are {now}")
         versions = found.record["versions"]
         for name, was in self.data["versions"].items():
             if versions.get(name) != was:
@@ -171,15 +213,23 @@ def load(path: str | os.PathLike[str]) -> Certificate:
         raise CertificateError(f"{path}: it was changed after it was written: its digest is wrong")
     _expect(path, "", data, _WHOLE)
     _expect(path, "model.", data["model"], _MODEL)
-    _expect(path, "settings.", data["settings"], _SETTINGS)
+    if _kind(data) not in _KINDS:
+        raise CertificateError(
+            f"{path}: kind: expected {' or '.join(_KINDS)}, found {_kind(data)!r}"
+        )
+    _expect(path, "settings.", data["settings"], _SETTINGS | _KINDS[_kind(data)])
     checks = tuple(_check(path, n, c) for n, c in enumerate(data["checks"]))
-    record = {k: data[k] for k in ("model", "settings", "versions")}
+    record = {k: data[k] for k in ("kind", "model", "settings", "versions") if k in data}
     found = Verification(data["model"]["name"], data["setting"], checks, record)
     if [c.id for c in checks] != data["settings"]["checks"]:
         raise CertificateError(f"{path}: contradicts itself: other checks than its settings name")
     if (found.ok, found.decided) != (data["ok"], data["decided"]):
         raise CertificateError(f"{path}: contradicts itself: its verdict is not that of its checks")
     return Certificate(data, found)
+
+
+def _kind(data: Mapping[str, Any]) -> Any:
+    return data.get("kind", PROGRESSIVE)
 
 
 def _digest(data: Mapping[str, Any]) -> str:

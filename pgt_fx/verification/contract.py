@@ -8,7 +8,7 @@ are disturbed, cut, and differentiated.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 from torch import nn
@@ -19,6 +19,19 @@ from pgt_fx.progressive import Progressive
 from pgt_fx.verification.promises import CHECKS
 from pgt_fx.verification.result import Verification
 from pgt_fx.verification.session import Session, settings_of
+
+
+class Settings(TypedDict, total=False):
+    """Arguments of :func:`verify` beside the model and its example."""
+
+    checks: Collection[str] | None
+    chunkings: int
+    seed: int
+    dtype: torch.dtype
+    redraw_norms: bool
+    video: Any
+    frames: int | None
+    progress: Callable[[str, int, int], object] | None
 
 
 def verify(

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from pgt_fx import __version__
 from pgt_fx.progressive import Progressive
+
+#: Kinds of certificates; one without a kind is of a progressive model.
+PROGRESSIVE, CAUSAL = "progressive", "causal"
 
 
 def record_of(
@@ -38,13 +42,51 @@ def record_of(
             **settings,
             "options": {"operator": markov, "future": options.future, "pooling": options.pooling},
         },
-        "versions": {
-            "pgt_fx": __version__,
-            "torch": torch.__version__,
-            "python": platform.python_version(),
-            "machine": platform.machine(),
-        },
+        "versions": _versions(),
     }
+
+
+def record_of_causal(
+    model: nn.Module, clip: Sequence[Sequence[int]], settings: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The same for a model that was measured as it is.
+
+    Args:
+        model: as the user has it.
+        clip: sizes of its inputs.
+        settings: arguments of ``verify_causal``.
+    """
+    return {
+        "kind": CAUSAL,
+        "model": {
+            "name": type(model).__name__,
+            "given": {},
+            "clip": [list(s) for s in clip],
+            "structure": modules(model),
+            "weights": weights(model),
+        },
+        "settings": dict(settings),
+        "versions": _versions(),
+    }
+
+
+def _versions() -> dict[str, str]:
+    return {
+        "pgt_fx": __version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+    }
+
+
+def modules(model: nn.Module) -> str:
+    """Digest of the modules with their settings, as far as they print them, and of names, shapes
+    and dtypes of parameters and buffers: of a model that is not captured. What its ``forward`` does
+    with them is measured."""
+    lines = [f"{name} {type(m).__qualname__} {m.extra_repr()}" for name, m in model.named_modules()]
+    for name, x in [*model.named_parameters(), *model.named_buffers()]:
+        lines.append(f"{name} {tuple(x.shape)} {x.dtype}")
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 def structure(prog: Progressive, evaluated: Progressive) -> str:
@@ -61,11 +103,18 @@ def structure(prog: Progressive, evaluated: Progressive) -> str:
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
+def _bytes(flat: Tensor) -> Any:
+    """The memory of a tensor of bytes on the CPU, as it is: torch's way there is through NumPy,
+    which may not be installed."""
+    return (ctypes.c_uint8 * flat.numel()).from_address(flat.data_ptr())
+
+
 def weights(model: nn.Module) -> str:
     """Digest of all parameters and buffers, bit by bit."""
     digest = hashlib.sha256()
     for name, x in sorted(model.state_dict().items()):
         digest.update(f"{name} {tuple(x.shape)} {x.dtype}\n".encode())
         flat = x.detach().cpu().contiguous().reshape(-1)
-        digest.update(flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b"")
+        if flat.numel():
+            digest.update(_bytes(flat.view(torch.uint8)))
     return digest.hexdigest()

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pgt_fx.errors import VerificationError
+from pgt_fx.options import Changes
 from pgt_fx.progressive import Progressive
 from pgt_fx.verification.measure import leaves, time_dims
 from pgt_fx.verification.redraw import redraw_norms, redraw_zeros, redrawn_in_words
@@ -87,8 +88,8 @@ class Subject(Videos):
         self.clip = self.video(self.length, salt=1)
         self.clip_output = self.plain(self.clip)
         self.answering = taken.replace(future="zero", strict=False).eval()
-        exact = {"operator": "mco", "future": "wait", "pooling": "running"}
-        self.waiting = taken.replace(**exact, strict=False).eval()
+        exact = Changes(operator="mco", future="wait", pooling="running", strict=False)
+        self.waiting = taken.replace(**exact).eval()
         self.main = self.video(self.frames, salt=2)
         self.reference, self.refusal = self._reference()
 
