@@ -34,6 +34,32 @@ def lengths_of(spec: ClipSpec, leaves: Sequence[Any]) -> tuple[int, ...]:
     return tuple(int(leaves[i].shape[spec.times[i] or 0]) for i in spec.paths)
 
 
+def check_ratio(ratio: Sequence[int], frames: Sequence[int]) -> None:
+    """The paths of a whole video show the same moments: each has as many frames for one of the
+    path with the fewest as in the example. Single chunks may be uneven, as long as the video ends
+    so.
+
+    Args:
+        ratio: frames of each path for one of that path, of the example.
+        frames: of each path, of the whole video.
+
+    Raises:
+        ClipError: when they have others.
+    """
+    shared = max(1, min(n // r for n, r in zip(frames, ratio, strict=True)))
+    expected = [shared * r for r in ratio]
+    if list(frames) != expected:
+        raise ClipError(
+            f"the video's paths have {_and(frames)} frames; expected {_and(ratio)} to one another, "
+            f"as in the example, so that they show the same moments: {_and(expected)}; cut the "
+            "longer one"
+        )
+
+
+def _and(numbers: Sequence[int]) -> str:
+    return " and ".join(map(str, numbers))
+
+
 def cut(
     spec: ClipSpec,
     video: tuple[Any, ...],
@@ -43,7 +69,8 @@ def cut(
     """See :meth:`pgt_fx.Progressive.chunks`."""
     leaves = spec.flatten(video, named)
     frames, ratio = lengths_of(spec, leaves), spec.ratio
-    base = ratio.index(min(ratio))
+    check_ratio(ratio, frames)
+    base = ratio.index(1)
     if schedule is None:
         schedule = Schedule(length=max(2, min(spec.lengths)))
     if isinstance(schedule, Schedule):
@@ -60,20 +87,12 @@ def cut(
             )
     pieces, start = [], 0
     for number, n in enumerate(lengths):
-        end = start + n
-        last = number == len(lengths) - 1
         piece = [x.targets[number] if isinstance(x, PerStep) else x for x in leaves]
         for path, leaf in enumerate(spec.paths):
-            a, b = start * ratio[path], end * ratio[path]
-            b = frames[path] if last and sum(lengths) == frames[base] else b
-            if b > frames[path]:
-                raise ClipError(
-                    f"input {path}: {frames[path]} frames beside {frames[base]} of the path with "
-                    f"the fewest; expected {ratio[path]} for each of them, as in the example"
-                )
-            piece[leaf] = leaves[leaf].narrow(spec.times[leaf] or 0, a, b - a)
+            time, each = spec.times[leaf] or 0, ratio[path]
+            piece[leaf] = leaves[leaf].narrow(time, start * each, n * each)
         pieces.append(pytree.tree_unflatten(piece, spec.spec))
-        start = end
+        start += n
     return pieces
 
 

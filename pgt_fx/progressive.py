@@ -15,7 +15,7 @@ from pgt_fx.analysis import Analysis, analyze_graph
 from pgt_fx.capture.export import Captured
 from pgt_fx.capture.lengths import Lengths
 from pgt_fx.compiled import CompiledSteps, plain_numbers
-from pgt_fx.cut import CLOCK, cut, lengths_of, moment
+from pgt_fx.cut import CLOCK, check_ratio, cut, lengths_of, moment
 from pgt_fx.emit import emit
 from pgt_fx.errors import BlockedError, ClipError, StateError
 from pgt_fx.frames import exact_frames, lengths_per_path
@@ -100,7 +100,8 @@ class Progressive(nn.Module):
             what the model returns, for the output elements that are due; None when none is.
 
         Raises:
-            ClipError: for an empty chunk, or one unlike the example or the video so far.
+            ClipError: for an empty chunk, or one unlike the example or the video so far; for a
+                video that ends with paths of other lengths to one another than the example's.
             StateError: after the last step, until :meth:`reset`.
         """
         out, self.__dict__["_state"] = self.step(self._state, *clip, last=last, **named)
@@ -131,6 +132,8 @@ class Progressive(nn.Module):
         if bool(state.get("clock.ended", False)):
             raise StateError("the video has ended (last=True); call reset() before the next one")
         lengths = mode.analysis.lengths
+        if last:
+            check_ratio(spec.ratio, after)
         if last and not lengths.allows(min(after)):
             raise ClipError(
                 f"this model takes videos of {lengths} frames, and this one ends at "
@@ -226,7 +229,8 @@ class Progressive(nn.Module):
         """A video cut along time: one ``(args, kwargs)`` per step, views of the video.
 
         Raises:
-            ClipError: when the lengths don't add up to the video.
+            ClipError: when the lengths don't add up to the video, or its paths don't have the
+                example's lengths to one another.
         """
         return cut(self._source.spec, video, named, schedule)
 
