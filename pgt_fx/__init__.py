@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pgt_fx.options import AttentionMemory, MarkovOperator
     from pgt_fx.progressive import Progressive
     from pgt_fx.report import Report
-    from pgt_fx.schedule import DPR, PerStep, Schedule
+    from pgt_fx.schedule import DPR, OverTime, PerStep, Schedule
     from pgt_fx.verification.contract import verify
 
 __version__ = "0.1.0"
@@ -24,6 +24,7 @@ __all__ = [
     "DPR",
     "AttentionMemory",
     "MarkovOperator",
+    "OverTime",
     "PerStep",
     "Progressive",
     "Report",
@@ -40,6 +41,7 @@ _FROM = {
     "AttentionMemory": "pgt_fx.options",
     "DPR": "pgt_fx.schedule",
     "MarkovOperator": "pgt_fx.options",
+    "OverTime": "pgt_fx.schedule",
     "PerStep": "pgt_fx.schedule",
     "Progressive": "pgt_fx.progressive",
     "Report": "pgt_fx.report",

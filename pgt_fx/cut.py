@@ -10,7 +10,7 @@ from torch.utils import _pytree as pytree
 
 from pgt_fx.capture.inputs import ClipSpec
 from pgt_fx.errors import ClipError, StateError
-from pgt_fx.schedule import PerStep, Schedule, check_lengths
+from pgt_fx.schedule import OverTime, PerStep, Schedule, check_lengths
 
 #: Entries of a state that say how far the video has come.
 CLOCK = ("clock.frames", "clock.sizes", "clock.ended")
@@ -79,6 +79,7 @@ def cut(
         lengths = check_lengths("schedule", schedule)
         if sum(lengths) != frames[base] or min(lengths, default=0) < 1:
             raise ClipError(f"chunks {lengths} don't make up the video's {frames[base]} frames")
+    leaves = [x.cut(lengths) if isinstance(x, OverTime) else x for x in leaves]
     for leaf in leaves:
         if isinstance(leaf, PerStep) and len(leaf) != len(lengths):
             raise ClipError(
@@ -117,8 +118,9 @@ def moment(
     new: list[int] = []
     sizes: list[int] = []
     for leaf, time in zip(leaves, spec.times, strict=True):
-        if isinstance(leaf, PerStep):
-            raise ClipError("a step takes its own value; PerStep is for run() and for training")
+        if isinstance(leaf, PerStep | OverTime):
+            kind = type(leaf).__name__
+            raise ClipError(f"a step takes its own value; {kind} is for run() and for training")
         if time is None:
             continue
         path, expected = len(new), spec.shapes[spec.paths[len(new)]] or ()

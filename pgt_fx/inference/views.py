@@ -11,7 +11,7 @@ from torch.utils import _pytree as pytree
 from pgt_fx.capture.inputs import ClipSpec
 from pgt_fx.cut import check_ratio, lengths_of
 from pgt_fx.errors import ClipError, OptionError
-from pgt_fx.schedule import Schedule
+from pgt_fx.schedule import OverTime, Schedule
 
 Steps = Schedule | Sequence[int] | None
 
@@ -208,7 +208,7 @@ def _clip(spec: ClipSpec, leaves: Sequence[Any], start: int, frames: int) -> lis
     out = list(leaves)
     for i, r in zip(spec.paths, spec.ratio, strict=True):
         out[i] = leaves[i].narrow(spec.times[i] or 0, start * r, frames * r)
-    return out
+    return [x.behind(start) if isinstance(x, OverTime) else x for x in out]
 
 
 def _space(spec: ClipSpec, leaves: Sequence[Any]) -> tuple[int, int]:

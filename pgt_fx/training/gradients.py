@@ -20,7 +20,7 @@ from pgt_fx.capture.inputs import as_call
 from pgt_fx.errors import ClipError, OptionError
 from pgt_fx.progressive import Progressive, State
 from pgt_fx.schedule import Schedule
-from pgt_fx.training.losses import IMPURE, Twice, check_loss
+from pgt_fx.training.losses import IMPURE, Twice, check_loss, is_empty, no_loss
 from pgt_fx.training.parallel import broadcast_buffers, reduce_gradients, unwrapped
 from pgt_fx.training.replay import Replay
 from pgt_fx.training.targets import Labels, PerFrame
@@ -36,10 +36,12 @@ class Backward:
     Attributes:
         losses: per step its loss as a detached scalar, None where it had no answer or no loss.
         outputs: per step its answer, detached; None where none was due.
+        targets: per step the labels that its loss was given; None where it had no answer.
     """
 
     losses: list[Tensor | None] = field(default_factory=list)
     outputs: list[Any] = field(default_factory=list)
+    targets: list[Any] = field(default_factory=list)
 
     @property
     def loss(self) -> Tensor:
@@ -71,9 +73,11 @@ def backward(
         loss_fn: ``loss_fn(output, target)`` -> scalar, called for each step that answers. Under
             "exact" it is called twice for a step, the second time from the last to the first: it
             has to be a function of its arguments alone (and of random numbers, which are replayed),
-            without memory of the steps before.
-        target: its second argument: the same for all steps, or :class:`PerStep`, or
-            :class:`PerFrame`.
+            without memory of the steps before. It is not called for a step whose answer, or whose
+            own labels, hold no element (no boxes): that has a loss of zero.
+        target: its second argument: the same for all steps; or :class:`PerStep`, one for each;
+            or :class:`OverTime`, one for each, made from the frames that the step covers, whatever
+            the schedule; or :class:`PerFrame`.
         schedule: as for :meth:`Progressive.run`.
         gradient: "truncated": none reaches an earlier step (the paper). "exact": the gradients of
             all steps in one graph, at the memory of one step: a sweep forward that keeps the
@@ -144,7 +148,8 @@ class Run:
         self.twice: list[tuple[int, Twice]] = []
         # Else a loss has a gradient through parameters of its own, or none.
         self.trained = bool(self.inputs) or any(p.requires_grad for p in prog.parameters())
-        self.labels, self.on = Labels(target, len(chunks)), on
+        lengths = [min(prog.lengths(*args, **kwargs)) for args, kwargs in chunks]
+        self.labels, self.on = Labels(target, lengths), on
         self.scale, self.scaler, self.autocast = scale, scaler, autocast
         self.found = Backward()
 
@@ -155,9 +160,10 @@ class Run:
         for number in range(len(self.chunks)):
             end = (number + 1) % keep == 0 or self._last(number)
             out, state = self._step(number, state, detach=end)
-            loss = self._loss(number, out, self._labels(number, out))
+            target = self._labels(number, out)
+            loss = self._loss(number, out, target)
             pending += [loss] if loss is not None and loss.requires_grad else []
-            self._note(out, loss)
+            self._note(out, loss, target)
             if end and pending:
                 torch.autograd.backward([self._scaled(loss) for loss in pending])
                 self.differentiated, pending = True, []
@@ -182,12 +188,13 @@ class Run:
             # As it will be called again: a loss may ask what has a gradient, or take one itself.
             loss = self._loss(number, pytree.tree_map_only(Tensor, self._afresh, out), targets[-1])
             states.append(state)
-            self._note(out, loss)
+            self._note(out, loss, targets[-1])
         # The last step is differentiated as it is run: nothing comes behind it.
         leaves = self._leaves(states[-1])
         out, _ = self._step(end, leaves, detach=True)
-        loss = self._loss(end, out, self._labels(end, out))
-        self._note(out, loss)
+        target = self._labels(end, out)
+        loss = self._loss(end, out, target)
+        self._note(out, loss, target)
         cotangents = self._pull(loss, {}, {}, leaves)
         del out, loss
         for number in reversed(range(end)):
@@ -249,6 +256,8 @@ class Run:
     def _loss(self, number: int, out: Any, target: Any) -> Tensor | None:
         if out is None or (self.on == "last" and not self._last(number)):
             return None
+        if is_empty(out) or (self.labels.own and is_empty(target)):
+            return no_loss(out)
         with self.autocast:
             loss = self.loss_fn(out, target)
         return check_loss(loss)
@@ -271,7 +280,8 @@ class Run:
     def _last(self, number: int) -> bool:
         return number == len(self.chunks) - 1
 
-    def _note(self, out: Any, loss: Tensor | None) -> None:
+    def _note(self, out: Any, loss: Tensor | None, target: Any) -> None:
+        self.found.targets.append(target)
         detached = pytree.tree_map_only(Tensor, Tensor.detach, out)
         self.found.outputs.append(detached)
         self.found.losses.append(None if loss is None else loss.detach())
