@@ -19,6 +19,7 @@ from pgt_fx.inference.views import Steps, Views, clip_frames, frames_of, read_vi
 from pgt_fx.options import _choice
 from pgt_fx.progressive import Progressive
 from pgt_fx.schedule import Schedule, check_lengths
+from pgt_fx.wrapped import stepped
 
 View = Literal["progressive", "original", "stream"]
 
@@ -235,7 +236,7 @@ def _answers(
     for number, (piece, keywords) in enumerate(pieces):
         last = number == len(pieces) - 1
         with meter.step() if meter else nullcontext():
-            output, state = prog.step(state, *piece, last=last, **keywords)
+            output, state = stepped(prog, None, state, *piece, last=last, **keywords)
         yield output
 
 

@@ -20,10 +20,13 @@ from pgt_fx.capture.inputs import as_call
 from pgt_fx.errors import ClipError, OptionError
 from pgt_fx.progressive import Progressive, State
 from pgt_fx.schedule import Schedule
+from pgt_fx.training.differentiated import Differentiated
 from pgt_fx.training.losses import IMPURE, Twice, check_loss, is_empty, no_loss
-from pgt_fx.training.parallel import broadcast_buffers, reduce_gradients, unwrapped
+from pgt_fx.training.parallel import broadcast_buffers, reduce_gradients
 from pgt_fx.training.replay import Replay
 from pgt_fx.training.targets import Labels, PerFrame
+from pgt_fx.training.wrappers import Around
+from pgt_fx.wrapped import stepped
 
 Loss = Callable[[Any, Any], Tensor]
 Chunk = tuple[tuple[Any, ...], dict[str, Any]]
@@ -35,6 +38,7 @@ class Backward:
 
     Attributes:
         losses: per step its loss as a detached scalar, None where it had no answer or no loss.
+            Their ``backward()``, and that of ``loss``, is an error that says why.
         outputs: per step its answer, detached; None where none was due.
         targets: per step the labels that its loss was given; None where it had no answer.
     """
@@ -67,8 +71,32 @@ def backward(
 ) -> Backward:
     """Run a video in steps, differentiate the summed losses, leave the sum in ``.grad``.
 
+    It calls ``backward()`` itself, in each step; what is left to do is the update. In a
+    ``LightningModule`` that is Lightning's manual optimization (in one process: Lightning averages
+    over several in a backward of its own)::
+
+        class Training(lightning.LightningModule):
+            def __init__(self, prog):
+                super().__init__()
+                self.prog, self.automatic_optimization = prog, False
+
+            def training_step(self, batch, index):
+                video, label = batch
+                optimizer = self.optimizers()
+                optimizer.zero_grad()
+                found = backward(self.prog, video, F.cross_entropy, label, schedule=Schedule(4, 3))
+                optimizer.step()
+                self.log("loss", found.loss)
+
+            def configure_optimizers(self):
+                return torch.optim.SGD(self.parameters(), lr=0.1)
+
+    A model that accelerate has prepared (``accelerator.prepare(prog)``), Lightning Fabric's module
+    (``fabric.setup(prog, optimizer)``) and ``fully_shard(prog)`` run each step as they run a call
+    of the model, in their precision; ``accelerator.backward`` and ``fabric.backward`` are left out.
+
     Args:
-        prog: a progressive model, or ``DistributedDataParallel`` around one.
+        prog: a progressive model, ``DistributedDataParallel`` or Fabric's module around one.
         video: as the model takes it: a tensor, list, tuple or dict of tensors.
         loss_fn: ``loss_fn(output, target)`` -> scalar, called for each step that answers. Under
             "exact" it is called twice for a step, the second time from the last to the first: it
@@ -87,14 +115,16 @@ def backward(
         keep: with "truncated", as many successive steps share a graph (k of TBPTT(k, k)).
         on: losses on "every" step that answers, or on the "last" alone.
         scale: factor on the loss, e.g. 1 / (number of accumulated batches).
-        scaler: multiplies the loss; call its ``step`` and ``update`` afterwards as usual.
+        scaler: multiplies the loss; call its ``step`` and ``update`` afterwards as usual. With
+            accelerate in float16 it is ``accelerator.scaler``; Fabric's is found.
         autocast: context of forward and loss, e.g. ``torch.autocast("cuda", torch.bfloat16)``.
         sync: with DistributedDataParallel, average the gradients over all ranks at the end, once;
             False for all but the last of several accumulated batches.
 
     Raises:
         OptionError: for an unknown option, labels that don't match the steps, a loss that is no
-            scalar tensor or that "exact" gets another value of, or where nothing has a gradient.
+            scalar tensor or that "exact" gets another value of, where nothing has a gradient, or
+            for a wrapper that steps can't go through, with what to do instead.
         ClipError: when the video is shorter than the schedule, or no step answered.
     """
     _choice("gradient", gradient, ("truncated", "exact"))
@@ -108,11 +138,13 @@ def backward(
             "backward: called under torch.no_grad() or torch.inference_mode(), where nothing has a "
             "gradient; call it outside, or prog.run(…) for the answers alone"
         )
-    inner = unwrapped(prog)
+    around = Around(prog)
+    inner, scaler = around.inner, around.scaler if scaler is None else scaler
+    around.check(gradient, scaler)
     args, kwargs = as_call(video)
     chunks = inner.chunks(*args, schedule=schedule, **kwargs)
     _check_length(inner, chunks)
-    run = Run(inner, chunks, loss_fn, target, on, scale, scaler, autocast or nullcontext())
+    run = Run(inner, chunks, loss_fn, target, on, scale, scaler, autocast or nullcontext(), around)
     run.labels.check(_answered(inner, chunks) if isinstance(target, PerFrame) else None)
     broadcast_buffers(prog)
     if gradient == "exact":
@@ -123,6 +155,7 @@ def backward(
     run.into_the_video()
     if sync:
         reduce_gradients(prog)
+    run.found.losses = [x if x is None else Differentiated.of(x) for x in run.found.losses]
     return run.found
 
 
@@ -139,8 +172,10 @@ class Run:
         scale: float,
         scaler: torch.amp.GradScaler | None,
         autocast: AbstractContextManager[Any],
+        around: Around | None = None,
     ) -> None:
         self.prog, self.loss_fn, self.chunks = prog, loss_fn, []
+        self.around = around or Around(prog)
         self.inputs: list[tuple[Tensor, Tensor]] = []
         for chunk in chunks:
             self.chunks.append(pytree.tree_map_only(Tensor, self._cut_off, chunk))
@@ -251,7 +286,10 @@ class Run:
             (args, kwargs),
         )
         with self.autocast:
-            return self.prog.step(state, *args, last=self._last(number), detach=detach, **kwargs)
+            return stepped(
+                self.prog, self.around.call, state, *args, last=self._last(number), detach=detach,
+                **kwargs,
+            )  # fmt: skip
 
     def _loss(self, number: int, out: Any, target: Any) -> Tensor | None:
         if out is None or (self.on == "last" and not self._last(number)):
@@ -304,7 +342,7 @@ class Run:
         """The loss of a step that is run a second time; what it is beside the first is noted."""
         then = self.found.losses[number]
         with self.autocast:
-            twice = Twice.of(self.found.outputs[number], out)
+            twice = Twice.of(self.found.outputs[number], out, rough=self.around.rough)
         loss = self._loss(number, out, target)
         if (then is None) != (loss is None):
             raise OptionError(_of_step(number, IMPURE))

@@ -68,10 +68,14 @@ class Twice:
     eps: float
 
     @classmethod
-    def of(cls, then: Any, now: Any) -> Twice:
-        """What an answer is beside the one of the first run; before a loss may write into it."""
+    def of(cls, then: Any, now: Any, *, rough: bool = False) -> Twice:
+        """What an answer is beside the one of the first run; before a loss may write into it.
+
+        Args:
+            rough: whether it was computed in low precision, whatever its type.
+        """
         pairs = [*zip(_numbers(then), _numbers(now), strict=True)]
-        bound, like = _bound(now), pairs[0][1] if pairs else torch.zeros(())
+        bound, like = ROUGH if rough else _bound(now), pairs[0][1] if pairs else torch.zeros(())
         differs, equal = like.new_zeros((), dtype=torch.bool), like.new_ones((), dtype=torch.bool)
         terms = like.new_zeros((), dtype=torch.float32)
         for a, b in pairs:

@@ -12,33 +12,19 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
-from pgt_fx.errors import OptionError
-from pgt_fx.progressive import Progressive
+from pgt_fx.training.wrappers import data_parallel, unwrapped
 
-
-def unwrapped(prog: nn.Module) -> Progressive:
-    """The progressive model itself.
-
-    Raises:
-        OptionError: for another kind of module.
-    """
-    inner = prog.module if isinstance(prog, DistributedDataParallel) else prog
-    if not isinstance(inner, Progressive):
-        raise OptionError(
-            f"expected a progressive model (pgt_fx.transform(model)) or DistributedDataParallel "
-            f"around one, got {type(inner).__name__}"
-        )
-    return inner
+__all__ = ["broadcast_buffers", "reduce_gradients", "unwrapped"]
 
 
 def broadcast_buffers(prog: nn.Module) -> None:
     """Rank 0's running statistics for all, as DistributedDataParallel does in its forward."""
-    if not isinstance(prog, DistributedDataParallel) or not prog.broadcast_buffers:
+    parallel = data_parallel(prog)
+    if parallel is None or not parallel.broadcast_buffers:
         return
-    group = prog.process_group
-    for buffer in prog.module.buffers():
+    group = parallel.process_group
+    for buffer in parallel.module.buffers():
         dist.broadcast(buffer, dist.get_global_rank(group, 0), group=group)
 
 
@@ -47,10 +33,11 @@ def reduce_gradients(prog: nn.Module) -> None:
 
     A parameter without gradient on every rank keeps none; without it on some, it counts as zero.
     """
-    if not isinstance(prog, DistributedDataParallel):
+    parallel = data_parallel(prog)
+    if parallel is None:
         return
-    group: Any = prog.process_group
-    parameters = [p for p in prog.module.parameters() if p.requires_grad]
+    group: Any = parallel.process_group
+    parameters = [p for p in parallel.module.parameters() if p.requires_grad]
     if not parameters:
         return
     has = torch.tensor([float(p.grad is not None) for p in parameters], device=parameters[0].device)
