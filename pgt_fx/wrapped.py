@@ -14,9 +14,9 @@ from torch import Tensor
 
 def is_wrapped(prog: Any) -> bool:
     """Whether a call of the module does more than its class says."""
-    hooks = (prog._forward_hooks, prog._forward_pre_hooks)
-    hooks += (prog._backward_hooks, prog._backward_pre_hooks)
-    return "forward" in vars(prog) or any(hooks)
+    own = vars(prog)
+    kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    return "forward" in own or any(own[kind] for kind in kinds)
 
 
 def stepped(
