@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from pgt_fx.progressive import Progressive as Progressive
     from pgt_fx.report import Report as Report
     from pgt_fx.schedule import DPR as DPR
+    from pgt_fx.schedule import OverTime as OverTime
     from pgt_fx.schedule import PerStep as PerStep
     from pgt_fx.schedule import Schedule as Schedule
     from pgt_fx.verification.contract import verify as verify
@@ -37,6 +38,7 @@ __all__ = [
     "DPR",
     "AttentionMemory",
     "MarkovOperator",
+    "OverTime",
     "PerStep",
     "Progressive",
     "Report",
@@ -53,6 +55,7 @@ _FROM = {
     "AttentionMemory": "pgt_fx.options",
     "DPR": "pgt_fx.schedule",
     "MarkovOperator": "pgt_fx.options",
+    "OverTime": "pgt_fx.schedule",
     "PerStep": "pgt_fx.schedule",
     "Progressive": "pgt_fx.progressive",
     "Report": "pgt_fx.report",

@@ -10,7 +10,7 @@ from torch.utils import _pytree as pytree
 
 from pgt_fx.capture.inputs import ClipSpec
 from pgt_fx.errors import ClipError, OtherClipError, StateError
-from pgt_fx.schedule import PerStep, Schedule, check_lengths
+from pgt_fx.schedule import OverTime, PerStep, Schedule, check_lengths
 
 #: Entries of a state that say how far the video has come.
 CLOCK = ("clock.frames", "clock.sizes", "clock.ended")
@@ -43,6 +43,32 @@ def sizes_of(spec: ClipSpec, leaves: Sequence[Any]) -> tuple[int, ...]:
     )
 
 
+def check_ratio(ratio: Sequence[int], frames: Sequence[int]) -> None:
+    """The paths of a whole video show the same moments: each has as many frames for one of the
+    path with the fewest as in the example. Single chunks may be uneven, as long as the video ends
+    so.
+
+    Args:
+        ratio: frames of each path for one of that path, of the example.
+        frames: of each path, of the whole video.
+
+    Raises:
+        ClipError: when they have others.
+    """
+    shared = max(1, min(n // r for n, r in zip(frames, ratio, strict=True)))
+    expected = [shared * r for r in ratio]
+    if list(frames) != expected:
+        raise ClipError(
+            f"the video's paths have {_and(frames)} frames; expected {_and(ratio)} to one another, "
+            f"as in the example, so that they show the same moments: {_and(expected)}; cut the "
+            "longer one"
+        )
+
+
+def _and(numbers: Sequence[int]) -> str:
+    return " and ".join(map(str, numbers))
+
+
 def cut(
     spec: ClipSpec,
     video: tuple[Any, ...],
@@ -52,7 +78,8 @@ def cut(
     """See :meth:`pgt_fx.Progressive.chunks`."""
     leaves = spec.flatten(video, named)
     frames, ratio = lengths_of(spec, leaves), spec.ratio
-    base = ratio.index(min(ratio))
+    check_ratio(ratio, frames)
+    base = ratio.index(1)
     if schedule is None:
         schedule = Schedule(length=max(2, min(spec.lengths)))
     if isinstance(schedule, Schedule):
@@ -61,6 +88,7 @@ def cut(
         lengths = check_lengths("schedule", schedule)
         if sum(lengths) != frames[base] or min(lengths, default=0) < 1:
             raise ClipError(f"chunks {lengths} don't make up the video's {frames[base]} frames")
+    leaves = [x.cut(lengths) if isinstance(x, OverTime) else x for x in leaves]
     for leaf in leaves:
         if isinstance(leaf, PerStep) and len(leaf) != len(lengths):
             raise ClipError(
@@ -69,20 +97,12 @@ def cut(
             )
     pieces, start = [], 0
     for number, n in enumerate(lengths):
-        end = start + n
-        last = number == len(lengths) - 1
         piece = [x.targets[number] if isinstance(x, PerStep) else x for x in leaves]
         for path, leaf in enumerate(spec.paths):
-            a, b = start * ratio[path], end * ratio[path]
-            b = frames[path] if last and sum(lengths) == frames[base] else b
-            if b > frames[path]:
-                raise ClipError(
-                    f"input {path}: {frames[path]} frames beside {frames[base]} of the path with "
-                    f"the fewest; expected {ratio[path]} for each of them, as in the example"
-                )
-            piece[leaf] = leaves[leaf].narrow(spec.times[leaf] or 0, a, b - a)
+            time, each = spec.times[leaf] or 0, ratio[path]
+            piece[leaf] = leaves[leaf].narrow(time, start * each, n * each)
         pieces.append(pytree.tree_unflatten(piece, spec.spec))
-        start = end
+        start += n
     return pieces
 
 
@@ -108,8 +128,9 @@ def moment(
     new: list[int] = []
     sizes: list[int] = []
     for leaf, time in zip(leaves, spec.times, strict=True):
-        if isinstance(leaf, PerStep):
-            raise ClipError("a step takes its own value; PerStep is for run() and for training")
+        if isinstance(leaf, PerStep | OverTime):
+            kind = type(leaf).__name__
+            raise ClipError(f"a step takes its own value; {kind} is for run() and for training")
         if time is None:
             continue
         path, expected = len(new), spec.shapes[spec.paths[len(new)]] or ()

@@ -34,6 +34,15 @@ class StateError(PgtError, RuntimeError):
     """A step was asked for that the state does not allow (video over, another batch size …)."""
 
 
+class StreamWarning(UserWarning):
+    """A stream is continued that was begun by another model: before an update, or in another mode.
+    Mostly :meth:`~pgt_fx.Progressive.reset` was forgotten before the next video."""
+
+
+class DifferentiatedError(PgtError, RuntimeError):
+    """A loss is to be differentiated that :func:`pgt_fx.training.backward` has differentiated."""
+
+
 class ExactnessError(PgtError, ValueError):
     """``future="wait"`` was asked of a model that no bounded state can reproduce."""
 

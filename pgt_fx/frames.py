@@ -13,6 +13,7 @@ from typing import Any
 from torch import fx
 
 from pgt_fx.analysis import Analysis, Operation, Value
+from pgt_fx.cut import check_ratio
 from pgt_fx.errors import ClipError
 from pgt_fx.options import Options
 from pgt_fx.rules import Concatenated, Reduced, Scanned, StepOnly, Windowed
@@ -29,7 +30,8 @@ def lengths_per_path(chunks: Any, ratio: tuple[int, ...]) -> list[tuple[int, ...
 
     Raises:
         OptionError: for what are no lengths.
-        ClipError: for lengths below 1, or of another number of paths.
+        ClipError: for lengths below 1, of another number of paths, or that add up to a video
+            whose paths don't have the example's lengths to one another.
     """
     given = chunks if isinstance(chunks, list | tuple) else check_lengths("chunks", chunks)
     lengths = [
@@ -45,6 +47,7 @@ def lengths_per_path(chunks: Any, ratio: tuple[int, ...]) -> list[tuple[int, ...
         )
     if not lengths or min(min(n) for n in lengths) < 1:
         raise ClipError(f"chunks: expected lengths of at least one frame, got {list(chunks)}")
+    check_ratio(ratio, [sum(n) for n in zip(*lengths, strict=True)])
     return lengths
 
 

@@ -15,7 +15,7 @@ from pgt_fx.analysis import Analysis, analyze_graph
 from pgt_fx.capture.export import Captured
 from pgt_fx.capture.lengths import Lengths
 from pgt_fx.compiled import CompiledSteps, plain_numbers
-from pgt_fx.cut import CLOCK, cut, lengths_of, moment, sizes_of
+from pgt_fx.cut import CLOCK, check_ratio, cut, lengths_of, moment, sizes_of
 from pgt_fx.emit import emit
 from pgt_fx.errors import BlockedError, ClipError, OtherClipError, PgtError, StateError
 from pgt_fx.frames import exact_frames, lengths_per_path
@@ -23,10 +23,12 @@ from pgt_fx.guards import Guard, guards_of
 from pgt_fx.hooks import Watch, check_backward
 from pgt_fx.listing import listing
 from pgt_fx.options import Changes, Options
+from pgt_fx.origin import Origin
 from pgt_fx.program import Program
 from pgt_fx.report import Report, make_report
 from pgt_fx.schedule import Schedule, check_lengths
 from pgt_fx.source import MOST_CAPTURED, Source
+from pgt_fx.wrapped import stepped
 
 State = dict[str, Tensor]
 #: Dictionaries of ``nn.Module`` that are the model's own: parts, and hooks on their names.
@@ -80,6 +82,8 @@ class Progressive(nn.Module):
     _sums: dict[str, str] | None
     _compile: dict[str, Any] | None
     _resized: dict[tuple[Any, ...], Progressive]
+    _origin: Origin | None
+    _lent: bool | None
 
     def __init__(self, source: Source, options: Options) -> None:
         super().__init__()
@@ -92,6 +96,8 @@ class Progressive(nn.Module):
         self.__dict__["_sums"] = None
         self.__dict__["_compile"] = None
         self.__dict__["_resized"] = {}
+        self.__dict__["_origin"] = None
+        self.__dict__["_lent"] = None  # else whether to cut off the state: see pgt_fx.wrapped
         for name in SHARED:
             self.__dict__[name] = source.model.__dict__[name]
         self._version = source.model._version
@@ -113,10 +119,22 @@ class Progressive(nn.Module):
             what the model returns, for the output elements that are due; None when none is.
 
         Raises:
-            ClipError: for an empty chunk, or one unlike the example or the video so far.
+            ClipError: for an empty chunk, or one unlike the example or the video so far; for a
+                video that ends with paths of other lengths to one another than the example's.
             StateError: after the last step, until :meth:`reset`.
+
+        Warns:
+            StreamWarning: when a video goes on though the parameters or the mode have changed
+                since its first step: probably :meth:`reset` was forgotten. Once for a stream.
         """
-        out, self.__dict__["_state"] = self.step(self._state, *clip, last=last, **named)
+        if self._lent is None and not torch.compiler.is_compiling():
+            if self._origin is None or not self._state:
+                self.__dict__["_origin"] = Origin(self._source.model)
+            else:
+                self._origin.check(self._source.model)
+        detach = self._lent is not False
+        out, state = self.step(self._state, *clip, last=last, detach=detach, **named)
+        self.__dict__["_state"] = state
         return out
 
     def step(
@@ -151,6 +169,8 @@ class Progressive(nn.Module):
         if bool(state.get("clock.ended", False)):
             raise StateError("the video has ended (last=True); call reset() before the next one")
         lengths = mode.analysis.lengths
+        if last:
+            check_ratio(spec.ratio, after)
         if last and not lengths.allows(min(after)):
             raise ClipError(
                 f"this model takes videos of {lengths} frames, and this one ends at "
@@ -191,7 +211,7 @@ class Progressive(nn.Module):
             if not isinstance(entry, Tensor):
                 kind = type(entry).__name__
                 raise StateError(f"state entry {name!r}: expected a tensor, got {kind}")
-        self.__dict__["_state"] = dict(value)
+        self.__dict__["_state"], self.__dict__["_origin"] = dict(value), None
 
     def init_state(self, *clip: Any, **named: Any) -> State:
         """The state before a video's first step, for clips of the sizes of ``clip``.
@@ -216,7 +236,7 @@ class Progressive(nn.Module):
 
     def full(self, *video: Any, **named: Any) -> Any:
         """The whole video in one step (the paper's original long view); the state is untouched."""
-        return self.step({}, *video, last=True, **named)[0]
+        return stepped(self, None, {}, *video, last=True, **named)[0]
 
     def run(
         self, *video: Any, schedule: Schedule | Sequence[int] | None = None, **named: Any
@@ -236,7 +256,7 @@ class Progressive(nn.Module):
         pieces = self.chunks(*video, schedule=schedule, **named)
         for number, (args, kwargs) in enumerate(pieces):
             last = number == len(pieces) - 1
-            out, state = self.step(state, *args, last=last, **kwargs)
+            out, state = stepped(self, None, state, *args, last=last, **kwargs)
             outs.append(out)
         return outs
 
@@ -246,7 +266,8 @@ class Progressive(nn.Module):
         """A video cut along time: one ``(args, kwargs)`` per step, views of the video.
 
         Raises:
-            ClipError: when the lengths don't add up to the video.
+            ClipError: when the lengths don't add up to the video, or its paths don't have the
+                example's lengths to one another.
         """
         return cut(self._source.spec, video, named, schedule)
 
@@ -486,26 +507,27 @@ class Progressive(nn.Module):
                 # Half precision has no room for what a long video adds up to.
                 state[name] = self._state[name].to(new.device, torch.float32)
                 state[kind] = new.new_empty(0)
-        self.__dict__["_state"] = state
+        self.__dict__["_state"], self.__dict__["_origin"] = state, None
         return self
+
+    def _replicate_for_data_parallel(self) -> Progressive:
+        raise StateError(
+            "nn.DataParallel copies the model for each call, and the state of a step is lost with "
+            "the copy; use torch.nn.parallel.DistributedDataParallel"
+        )
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Progressive:
         other = Progressive(copy.deepcopy(self._source, memo), self._options)
         memo[id(self)] = other
-        own = self.__dict__.keys() - {
-            "_source",
-            "_options",
-            "_modes",
-            "_compile",
-            "_resized",
-            *SHARED,
-        }
+        not_own = {"_source", "_options", "_modes", "_compile", "_resized", "_origin", *SHARED}
+        own = self.__dict__.keys() - not_own
         other.__dict__.update({name: copy.deepcopy(self.__dict__[name], memo) for name in own})
         return other
 
     def __getstate__(self) -> dict[str, Any]:
         # What was made of the graphs is made again; as of a copy, steps are compiled when asked.
-        return {**self.__dict__, "_modes": {}, "_compile": None, "_resized": {}}
+        made = {"_modes": {}, "_resized": {}, "_compile": None, "_origin": None}
+        return {**self.__dict__, **made}
 
     def __repr__(self) -> str:
         o = self._options

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from operator import index
@@ -25,6 +25,54 @@ class PerStep:
 
     def __len__(self) -> int:
         return len(self.targets)
+
+
+@dataclass(frozen=True)
+class OverTime:
+    """A value for each step, made from the frames that the step covers: labels, or an input
+    without time, such as boxes. For schedules whose steps aren't known beforehand, as those that a
+    :class:`DPR` draws; :class:`PerStep` has a fixed number of values.
+
+    Example: boxes and labels of AVA, which are annotated at some frames of a video::
+
+        seen = {12: (boxes, labels), 30: (boxes, labels)}  # by frame
+
+        def boxes_of(start: int, stop: int) -> Tensor:
+            here = [boxes for frame, (boxes, _) in seen.items() if start <= frame < stop]
+            return torch.cat(here) if here else torch.zeros(0, 5)
+
+        backward(prog, (video, OverTime(boxes_of)), loss_fn, OverTime(labels_of), schedule=drawn)
+
+    Attributes:
+        at: ``at(start, stop)`` gives the value of the step whose new frames are ``start`` …
+            ``stop - 1`` of the video (of the path with the fewest; a frame that a step shares with
+            the one before is the earlier one's). The steps cover each frame once. It may be asked
+            for a step more than once, and is to give the same again.
+
+    Raises:
+        OptionError: when ``at`` can't be called.
+    """
+
+    at: Callable[[int, int], Any]
+
+    def __post_init__(self) -> None:
+        if not callable(self.at):
+            raise OptionError(
+                "OverTime: expected a function of the first frame of a step and the one behind its "
+                f"last, got {self.at!r}; values that are one for each step are a PerStep"
+            )
+
+    def cut(self, lengths: Iterable[int]) -> PerStep:
+        """The values for steps of so many frames."""
+        values, start = [], 0
+        for length in lengths:
+            values.append(self.at(start, start + length))
+            start += length
+        return PerStep(values)
+
+    def behind(self, frames: int) -> OverTime:
+        """The same, of a video that begins so many frames later."""
+        return OverTime(lambda start, stop: self.at(start + frames, stop + frames))
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 import json
+import pickle
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -17,7 +19,9 @@ from oracles import pieces, relative_error, stitch
 from torch import Tensor, nn
 
 import pgt_fx
-from pgt_fx.errors import ClipError, OptionError, StateError
+from pgt_fx.errors import ClipError, OptionError, StateError, StreamWarning
+from pgt_fx.inference import predict
+from pgt_fx.training import backward
 
 EXACT = 1e-9
 
@@ -185,6 +189,115 @@ def test_rows_of_a_batch_never_mix(wait: Any) -> None:
     x[0, :, 3] = float("nan")
     dirty = stitch(run(wait, x, [5, 7]))
     assert dirty[0].isnan().any() and torch.equal(dirty[1], clean[1])
+
+
+# ----------------------------------------------------- a stream that is another model's
+
+
+def told(call: Callable[[], object]) -> list[str]:
+    """What it warns of about streams."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        call()
+    found = [w for w in caught if issubclass(w.category, StreamWarning)]
+    assert all(w.filename == __file__ for w in found), "at the line of the call"
+    return [str(w.message) for w in found]
+
+
+def update(prog: pgt_fx.Progressive, kind: type[torch.optim.Optimizer], **how: Any) -> None:
+    for p in prog.parameters():
+        p.grad = torch.ones_like(p)
+    kind(prog.parameters(), 1e-3, **how).step()  # type: ignore[call-arg]
+
+
+CHANGES: dict[str, Callable[[pgt_fx.Progressive], object]] = {
+    "sgd": lambda prog: update(prog, torch.optim.SGD),
+    "adam, foreach": lambda prog: update(prog, torch.optim.Adam, foreach=True),
+    "load_state_dict": lambda prog: prog.load_state_dict(net(5).state_dict()),
+    "one parameter": lambda prog: nn.init.zeros_(prog._source.model.short.bias),
+    "train": lambda prog: prog.train(),
+    "train of the model": lambda prog: prog._source.model.train(),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_stream_that_goes_on_with_a_changed_model_says_so_once(change: str) -> None:
+    prog, x = progressive(), video(4)
+    assert not told(lambda: (prog(x), prog(x)))
+    CHANGES[change](prog)
+    (message,) = told(lambda: prog(x))
+    expected = "set to train()" if "train" in change else "parameters were written to"
+    assert expected in message and "call reset() before another video" in message
+    assert not told(lambda: (prog(x), prog(x, last=True)))
+    prog.reset()  # another video, of the model as it is now
+    assert not told(lambda: (prog(x), prog(x)))
+    CHANGES["one parameter"](prog)
+    assert len(told(lambda: prog(x))) == 1
+
+
+def test_a_stream_of_the_same_model_says_nothing() -> None:
+    prog, x = progressive().train(), video(4)
+    head = nn.Linear(2, 2)
+
+    def stream() -> None:
+        prog(x)  # running statistics are written in each step
+        prog(x)
+        head.weight.data.zero_()
+        update(head, torch.optim.SGD)  # type: ignore[arg-type]
+        prog(x).sum().backward()
+        prog.zero_grad()
+        prog.requires_grad_(False)
+        prog.requires_grad_(True)
+        copy.deepcopy(prog)(x)
+        pickle.loads(pickle.dumps(prog))(x)
+        prog.float()
+        prog(x.float())
+        prog.double()
+        prog(x, last=True)
+        prog.reset()
+        CHANGES["sgd"](prog)
+        prog.eval()
+        prog(x)
+
+    assert not told(stream)
+
+
+def test_runs_that_keep_their_own_state_say_nothing() -> None:
+    prog, x = progressive(), video(12)
+    prog.register_forward_hook(lambda m, args, out: None)  # so that steps are calls of the module
+
+    def run() -> None:
+        for schedule in ([4, 8], [6, 6]):
+            backward(prog, x, lambda y, _: y.sum(), schedule=schedule)
+            CHANGES["sgd"](prog)
+            prog.run(x, schedule=schedule)
+            predict(prog, x, schedule=schedule, activation=None)
+            prog.full(x)
+            prog.train(not prog.training)
+
+    assert not told(lambda: (prog(x), run()))
+    assert len(told(lambda: prog(x))) == 1, "the stream in the middle of which it was"
+
+
+def test_a_state_that_is_given_is_its_givers_to_know() -> None:
+    prog, x = progressive(), video(4)
+    prog(x)
+    kept = prog.state
+    CHANGES["sgd"](prog)
+
+    def again() -> None:
+        prog.state = kept
+        prog(x)
+
+    assert not told(again)
+    CHANGES["sgd"](prog)
+    assert len(told(lambda: prog(x))) == 1
+
+
+def test_parameters_made_under_inference_mode_are_left_alone() -> None:
+    with torch.inference_mode():
+        prog = progressive(nn.Conv3d(3, 3, 3, padding=1).double().requires_grad_(False))
+        assert not told(lambda: (prog(video(4)), prog(video(4))))
 
 
 # ------------------------------------------------------------------------------- errors

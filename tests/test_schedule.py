@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -12,6 +13,8 @@ from torch import nn
 import pgt_fx
 from pgt_fx import DPR, Schedule
 from pgt_fx.errors import ClipError, OptionError
+from pgt_fx.inference import predict
+from pgt_fx.training import backward
 
 
 @pytest.mark.parametrize(
@@ -47,6 +50,57 @@ def test_two_paths_are_cut_together(length: int, frames: tuple[int, int]) -> Non
     rest = [length - 1, 4 * (length - 1)]
     assert found == [[length, 4 * length]] + [rest] * 4
     assert [sum(n) for n in zip(*found, strict=True)] == list(frames)
+
+
+@pytest.mark.parametrize(
+    ("frames", "expected"),
+    # The paper's other figure for the fast path beside 76 frames; a slow path that is too long;
+    # one frame too few, and fewer of them than of the slow path.
+    [
+        ((76, 316), (76, 304)),
+        ((79, 304), (76, 304)),
+        ((76, 303), (75, 300)),
+        ((76, 70), (17, 68)),
+    ],
+)
+def test_paths_of_another_ratio_are_refused_wherever_a_video_is_cut_or_ends(
+    frames: tuple[int, int], expected: tuple[int, int]
+) -> None:
+    clip = [torch.zeros(1, 3, 16 * alpha, 4, 4) for alpha in (1, 4)]
+    video = [torch.zeros(1, 3, n, 4, 4) for n in frames]
+    prog = pgt_fx.transform(TwoPaths(), clip)
+    seen = (
+        f"the video's paths have {frames[0]} and {frames[1]} frames; expected 1 and 4 to one "
+        f"another, as in the example, so that they show the same moments: {expected[0]} and "
+        f"{expected[1]}; cut the longer one"
+    )
+    how = {"schedule": Schedule(16, 5)}
+    first, rest = [video[0][:, :, :16], video[1][:, :, :64]], [video[0][:, :, 16:]]
+    rest.append(video[1][:, :, 64:])
+    prog(first)
+    calls: list[Callable[[], object]] = [
+        lambda: prog.full(video),
+        lambda: prog(rest, last=True),
+        lambda: prog.step(prog.step({}, first)[1], rest, last=True),
+        lambda: prog.exact_frames([(16, 64), (frames[0] - 16, frames[1] - 64)]),
+        lambda: predict(prog, video, view="original"),
+    ]
+    for options in ({}, how, {"schedule": [frames[0] - 8, 8]}):
+        calls += [
+            lambda options=options: prog.chunks(video, **options),
+            lambda options=options: prog.run(video, **options),
+            lambda options=options: predict(prog, video, **options),
+            lambda options=options: backward(prog, video, lambda y, _: y.sum(), **options),
+            lambda options=options: predict(prog, video, view="stream", **options),
+        ]
+    for number, call in enumerate(calls):
+        with pytest.raises(ClipError) as error:
+            call()
+        assert seen in str(error.value), number
+    assert all(p.grad is None for p in prog.parameters())
+    # The video goes on: steps may be uneven, as long as it ends in the example's ratio.
+    prog([x[:, :, :1] for x in rest])
+    prog([torch.zeros(1, 3, 4, 4, 4), torch.zeros(1, 3, 19, 4, 4)], last=True)
 
 
 def test_a_video_that_is_no_multiple() -> None:

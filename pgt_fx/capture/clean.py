@@ -37,6 +37,7 @@ def clean(captured: Captured, clip: int) -> Captured:
     lent_types(captured)
     adaptive_max_as_amax(captured)
     rows_at_hand(captured)
+    rows_made_flat(captured)
     # What nothing reads is nobody's business: attention weights that were asked for by default.
     captured.graph.eliminate_dead_code()
     mark_time_sizes(captured)
@@ -72,6 +73,24 @@ def adaptive_max_as_amax(captured: Captured) -> None:
         value = source.meta["val"]
         whole.meta = {**node.meta, "val": torch.ops.aten.amax.default(value, [dim], True)}
         node.args = (whole, *node.args[1:])
+
+
+def rows_made_flat(captured: Captured) -> None:
+    """``x.view(x.shape[0], -1)`` is ``x.flatten(1)``, which there is of no rows as well (a step
+    without boxes); what -1 means there, torch can't tell."""
+    views = (torch.ops.aten.view.default, torch.ops.aten.reshape.default)
+    for node in captured.graph.nodes:
+        if node.op != "call_function" or node.target not in views:
+            continue
+        source, wanted = node.args
+        sizes, rows = source.meta["val"].shape, len(wanted) - 1
+        open_last = rows > 0 and isinstance(wanted[-1], int) and wanted[-1] == -1
+        if not open_last or rows >= len(sizes) or any(map(captured.has_time, sizes)):
+            continue
+        kept = node.meta["val"].shape[:rows]
+        symbolic = any(isinstance(n, torch.SymInt) for n in kept)
+        if symbolic and [*map(str, kept)] == [*map(str, sizes[:rows])]:
+            node.target, node.args = torch.ops.aten.flatten.using_ints, (source, rows)
 
 
 def mark_time_sizes(captured: Captured) -> None:

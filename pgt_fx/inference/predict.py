@@ -13,6 +13,7 @@ from torch.utils import _pytree as pytree
 
 from pgt_fx.errors import OptionError
 from pgt_fx.inference.cost import Cost, Meter
+from pgt_fx.inference.rows import rows_of_steps
 from pgt_fx.inference.scores import Activation, Scoring
 from pgt_fx.inference.views import (
     Steps,
@@ -27,6 +28,7 @@ from pgt_fx.options import Changes, _choice
 from pgt_fx.progressive import Progressive
 from pgt_fx.schedule import Schedule, check_lengths
 from pgt_fx.video import Short
+from pgt_fx.wrapped import stepped
 
 View = Literal["progressive", "original", "stream"]
 
@@ -40,7 +42,8 @@ class Prediction:
 
     Attributes:
         scores: one row per video; the model's first output after activation, reduced over
-            frames, steps and views.
+            frames, steps and views. Of a detection model that is given boxes step by step: one
+            row per box, step after step.
         steps: the same for each step alone, reduced over its frames and over views; None for a
             step that had no answer.
         cost: operations per video, or None with ``cost=False``.
@@ -104,7 +107,9 @@ def predict(
             with a warning, as :class:`pgt_fx.training.folder.VideoFolder` does; or "refuse" it.
         over_steps: how the steps of "progressive" become one: "mean" (None means it), "max" or
             "last". Steps that have no answer are passed over. "stream" takes the last answer,
-            which is pooled over the whole clip.
+            which is pooled over the whole clip. Where each step has boxes of its own
+            (:class:`~pgt_fx.PerStep`, :class:`~pgt_fx.OverTime`) there is no mean of them: None
+            puts the steps' scores one after the other, and "last" takes the last step's.
         over_frames: the same for outputs with a time axis, within each step (in "stream", over
             all steps at once). None keeps the axis: steps are put one after the other.
         over_views: "mean" or "max".
@@ -137,11 +142,14 @@ def predict(
         leaves = repeated(spec, leaves, size)
     clips = views.cut(spec, leaves, size)
     meter = Meter() if cost else None
-    with _evaluating(prog):
+    with evaluating(prog):
         # What is made once and kept is made here: a tensor made under inference_mode could not
         # be used in training later.
         runner = _streaming(prog) if view == "stream" else prog
         time = runner.time_dims[0]
+        if rows_of_steps(runner, leaves):
+            scoring = replace(scoring, own_rows=True)
+            _check_rows(scoring, views, time)
         scoring = _for_view(scoring, view, time, temporal)
         with torch.inference_mode():
             seen = []
@@ -188,6 +196,26 @@ def _check(view: str, schedule: Steps, frames: int | None, over_steps: str | Non
         )
 
 
+def _check_rows(scoring: Scoring, views: Views, time: int | None) -> None:
+    """What has a meaning for scores of boxes that are each step's own."""
+    if scoring.over_steps in ("mean", "max"):
+        raise OptionError(
+            f"over_steps={scoring.over_steps!r}: each step scores boxes of its own, which have no "
+            f"{scoring.over_steps}; leave it out for the scores of all steps one after the other, "
+            "or use 'last'; .steps has them step by step"
+        )
+    if views != Views():
+        raise OptionError(
+            "temporal, spatial, crop: boxes that are given step by step are those of one clip and "
+            "of whole frames; leave these out, and call predict for each view with its own boxes"
+        )
+    if time is not None and scoring.over_frames is None:
+        raise OptionError(
+            "over_frames=None: the scores of boxes of several steps are put one after the other, "
+            "and can't keep a time axis each; use over_frames='mean' or 'max'"
+        )
+
+
 def _for_view(scoring: Scoring, view: str, time: int | None, temporal: int) -> Scoring:
     """The options under one view, checked against the output's time axis."""
     if time is not None and scoring.over_frames is None:
@@ -202,12 +230,14 @@ def _for_view(scoring: Scoring, view: str, time: int | None, temporal: int) -> S
                 "with a time axis are put one after the other; leave one of them out"
             )
     if view == "stream":
-        return replace(scoring, over_steps=None)
+        return replace(scoring, over_steps="last" if scoring.own_rows else None)
+    if scoring.own_rows:
+        return scoring
     return replace(scoring, over_steps=scoring.over_steps or "mean")
 
 
 @contextmanager
-def _evaluating(prog: Progressive) -> Iterator[None]:
+def evaluating(prog: Progressive) -> Iterator[None]:
     """Eval mode; afterwards every module has the mode that it had (some may be frozen)."""
     modes = [(m, m.training) for m in prog._source.model.modules()]
     prog.eval()
@@ -235,7 +265,7 @@ def _answers(
     for number, (piece, keywords) in enumerate(pieces):
         last = number == len(pieces) - 1
         with meter.step() if meter else nullcontext():
-            output, state = prog.step(state, *piece, last=last, **keywords)
+            output, state = stepped(prog, None, state, *piece, last=last, **keywords)
         yield output
 
 

@@ -26,6 +26,8 @@ class Scoring:
         over_frames: "mean" | "max"; None keeps the elements along time.
         over_views: "mean" | "max".
         activation: "auto" | "softmax" | "sigmoid" | None | a function of the output.
+        own_rows: each step scores rows of its own (boxes): None of ``over_steps`` puts them one
+            after the other.
 
     Raises:
         OptionError: for an unknown value, naming the nearest.
@@ -35,6 +37,7 @@ class Scoring:
     over_frames: str | None
     over_views: str
     activation: Activation
+    own_rows: bool = False
 
     def __post_init__(self) -> None:
         if self.over_steps is not None:
@@ -98,6 +101,8 @@ class Scoring:
                 f"none of {len(answers)} steps has an answer: the clip is shorter than the model "
                 "needs; use more frames"
             )
+        if self.own_rows and self.over_steps is None:
+            return torch.cat([self.frames(x, time) for x in due])
         if time is not None and (self.over_steps is None or self.over_frames is None):
             return self.frames(torch.cat(due, time), time)
         reduced = [self.frames(x, time) for x in due]
@@ -111,9 +116,19 @@ class Scoring:
 
 
 def reduce(scores: Sequence[Tensor], how: str | None) -> Tensor:
-    """The mean or the largest of scores of one shape; the only one as it is."""
+    """The mean or the largest of scores of one shape; the only one as it is.
+
+    Raises:
+        OptionError: when they have several.
+    """
     if len(scores) == 1:
         return scores[0]
+    shapes = [*dict.fromkeys(tuple(x.shape) for x in scores)]
+    if len(shapes) > 1:
+        raise OptionError(
+            f"over_steps, over_views: scores of shapes {' and '.join(map(str, shapes[:3]))} have "
+            f"no {how}; use over_steps='last', or let prog.run(…) give the answers of each step"
+        )
     together = torch.stack(list(scores))
     return together.amax(0) if how == "max" else together.mean(0)
 

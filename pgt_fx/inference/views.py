@@ -10,9 +10,9 @@ from typing import Any, TypeVar
 from torch.utils import _pytree as pytree
 
 from pgt_fx.capture.inputs import ClipSpec
-from pgt_fx.cut import lengths_of
+from pgt_fx.cut import check_ratio, lengths_of
 from pgt_fx.errors import ClipError, OptionError
-from pgt_fx.schedule import Schedule
+from pgt_fx.schedule import OverTime, Schedule
 from pgt_fx.video import lengthened
 
 Steps = Schedule | Sequence[int] | None
@@ -53,10 +53,11 @@ def read_video(spec: ClipSpec, video: tuple[Any, ...]) -> list[Any]:
     """Leaves of a video given as a clip is: tensors, lists, or one dict of keyword arguments.
 
     Raises:
-        ClipError: when it is not built like the example.
+        ClipError: when it is not built like the example, or its paths don't have the example's
+            lengths to one another.
     """
     leaves = _flat(spec, video)
-    lengths_of(spec, leaves)  # checks them
+    check_ratio(spec.ratio, lengths_of(spec, leaves))
     return leaves
 
 
@@ -108,13 +109,12 @@ class Views:
                 moments. Tensors without time are handed on as they are.
 
         Raises:
-            ClipError: when the paths' lengths don't go together, or a crop doesn't fit.
+            ClipError: when a crop doesn't fit.
         """
         video = frames_of(spec, leaves)
         if frames == video:
             clips = [list(leaves)]
         else:
-            _check_ratio(spec, leaves, video)
             clips = [_clip(spec, leaves, s, frames) for s in starts(video, frames, self.temporal)]
         boxes = self._boxes(spec, leaves)
         fewer = []
@@ -169,7 +169,6 @@ def _many(count: int, what: str) -> str:
 
 def repeated(spec: ClipSpec, leaves: Sequence[Any], frames: int) -> list[Any]:
     """Leaves of a video of ``frames`` frames in the path with the fewest: its last are repeated."""
-    _check_ratio(spec, leaves, frames_of(spec, leaves))
     out = list(leaves)
     for i, r in zip(spec.paths, spec.ratio, strict=True):
         out[i] = lengthened(leaves[i], frames * r, spec.times[i] or 0)
@@ -247,25 +246,11 @@ def _lengths(spec: ClipSpec, leaves: Sequence[Any]) -> list[int]:
     return [int(leaves[i].shape[spec.times[i] or 0]) for i in spec.paths]
 
 
-def _check_ratio(spec: ClipSpec, leaves: Sequence[Any], video: int) -> None:
-    found, expected = _lengths(spec, leaves), [video * r for r in spec.ratio]
-    if found != expected:
-        raise ClipError(
-            f"the input paths have {_and(found)} frames; expected {_and(spec.ratio)} to one "
-            f"another, as in the example, so that clips show the same moments: "
-            f"{_and(expected)}; cut the longer one"
-        )
-
-
-def _and(numbers: Sequence[int]) -> str:
-    return " and ".join(map(str, numbers))
-
-
 def _clip(spec: ClipSpec, leaves: Sequence[Any], start: int, frames: int) -> list[Any]:
     out = list(leaves)
     for i, r in zip(spec.paths, spec.ratio, strict=True):
         out[i] = leaves[i].narrow(spec.times[i] or 0, start * r, frames * r)
-    return out
+    return [x.behind(start) if isinstance(x, OverTime) else x for x in out]
 
 
 def _space(spec: ClipSpec, leaves: Sequence[Any]) -> tuple[int, int]:

@@ -20,10 +20,13 @@ from pgt_fx.capture.inputs import as_call
 from pgt_fx.errors import ClipError, OptionError
 from pgt_fx.progressive import Progressive, State
 from pgt_fx.schedule import Schedule
-from pgt_fx.training.losses import IMPURE, Twice, check_loss
-from pgt_fx.training.parallel import broadcast_buffers, reduce_gradients, unwrapped
+from pgt_fx.training.differentiated import Differentiated
+from pgt_fx.training.losses import IMPURE, Twice, check_loss, is_empty, no_loss
+from pgt_fx.training.parallel import broadcast_buffers, reduce_gradients
 from pgt_fx.training.replay import Replay
 from pgt_fx.training.targets import Labels, PerFrame
+from pgt_fx.training.wrappers import Around
+from pgt_fx.wrapped import stepped
 
 Loss = Callable[[Any, Any], Tensor]
 Gradient = Literal["truncated", "exact"]
@@ -37,11 +40,14 @@ class Backward:
 
     Attributes:
         losses: per step its loss as a detached scalar, None where it had no answer or no loss.
+            Their ``backward()``, and that of ``loss``, is an error that says why.
         outputs: per step its answer, detached; None where none was due.
+        targets: per step the labels that its loss was given; None where it had no answer.
     """
 
     losses: list[Tensor | None] = field(default_factory=list)
     outputs: list[Any | None] = field(default_factory=list)
+    targets: list[Any] = field(default_factory=list)
 
     @property
     def loss(self) -> Tensor:
@@ -67,15 +73,41 @@ def backward(
 ) -> Backward:
     """Run a video in steps, differentiate the summed losses, leave the sum in ``.grad``.
 
+    It calls ``backward()`` itself, in each step; what is left to do is the update. In a
+    ``LightningModule`` that is Lightning's manual optimization (in one process: Lightning averages
+    over several in a backward of its own)::
+
+        class Training(lightning.LightningModule):
+            def __init__(self, prog):
+                super().__init__()
+                self.prog, self.automatic_optimization = prog, False
+
+            def training_step(self, batch, index):
+                video, label = batch
+                optimizer = self.optimizers()
+                optimizer.zero_grad()
+                found = backward(self.prog, video, F.cross_entropy, label, schedule=Schedule(4, 3))
+                optimizer.step()
+                self.log("loss", found.loss)
+
+            def configure_optimizers(self):
+                return torch.optim.SGD(self.parameters(), lr=0.1)
+
+    A model that accelerate has prepared (``accelerator.prepare(prog)``), Lightning Fabric's module
+    (``fabric.setup(prog, optimizer)``) and ``fully_shard(prog)`` run each step as they run a call
+    of the model, in their precision; ``accelerator.backward`` and ``fabric.backward`` are left out.
+
     Args:
-        prog: a progressive model, or ``DistributedDataParallel`` around one.
+        prog: a progressive model, ``DistributedDataParallel`` or Fabric's module around one.
         video: as the model takes it: a tensor, list, tuple or dict of tensors.
         loss_fn: ``loss_fn(output, target)`` -> scalar, called for each step that answers. Under
             "exact" it is called twice for a step, the second time from the last to the first: it
             has to be a function of its arguments alone (and of random numbers, which are replayed),
-            without memory of the steps before.
-        target: its second argument: the same for all steps, or :class:`PerStep`, or
-            :class:`PerFrame`.
+            without memory of the steps before. It is not called for a step whose answer, or whose
+            own labels, hold no element (no boxes): that has a loss of zero.
+        target: its second argument: the same for all steps; or :class:`PerStep`, one for each;
+            or :class:`OverTime`, one for each, made from the frames that the step covers, whatever
+            the schedule; or :class:`PerFrame`.
         schedule: as for :meth:`Progressive.run`.
         gradient: "truncated": none reaches an earlier step (the paper). "exact": the gradients of
             all steps in one graph, at the memory of one step: a sweep forward that keeps the
@@ -85,14 +117,16 @@ def backward(
         keep: with "truncated", as many successive steps share a graph (k of TBPTT(k, k)).
         on: losses on "every" step that answers, or on the "last" alone.
         scale: factor on the loss, e.g. 1 / (number of accumulated batches).
-        scaler: multiplies the loss; call its ``step`` and ``update`` afterwards as usual.
+        scaler: multiplies the loss; call its ``step`` and ``update`` afterwards as usual. With
+            accelerate in float16 it is ``accelerator.scaler``; Fabric's is found.
         autocast: context of forward and loss, e.g. ``torch.autocast("cuda", torch.bfloat16)``.
         sync: with DistributedDataParallel, average the gradients over all ranks at the end, once;
             False for all but the last of several accumulated batches.
 
     Raises:
         OptionError: for an unknown option, labels that don't match the steps, a loss that is no
-            scalar tensor or that "exact" gets another value of, or where nothing has a gradient.
+            scalar tensor or that "exact" gets another value of, where nothing has a gradient, or
+            for a wrapper that steps can't go through, with what to do instead.
         ClipError: when the video is shorter than the schedule, or no step answered.
     """
     _choice("gradient", gradient, ("truncated", "exact"))
@@ -106,11 +140,13 @@ def backward(
             "backward: called under torch.no_grad() or torch.inference_mode(), where nothing has a "
             "gradient; call it outside, or prog.run(…) for the answers alone"
         )
-    inner = unwrapped(prog)
+    around = Around(prog)
+    inner, scaler = around.inner, around.scaler if scaler is None else scaler
+    around.check(gradient, scaler)
     args, kwargs = as_call(video)
     chunks = inner.chunks(*args, schedule=schedule, **kwargs)
     _check_length(inner, chunks)
-    run = Run(inner, chunks, loss_fn, target, on, scale, scaler, autocast or nullcontext())
+    run = Run(inner, chunks, loss_fn, target, on, scale, scaler, autocast or nullcontext(), around)
     run.labels.check(_answered(inner, chunks) if isinstance(target, PerFrame) else None)
     broadcast_buffers(prog)
     if gradient == "exact":
@@ -121,6 +157,7 @@ def backward(
     run.into_the_video()
     if sync:
         reduce_gradients(prog)
+    run.found.losses = [x if x is None else Differentiated.of(x) for x in run.found.losses]
     return run.found
 
 
@@ -137,8 +174,10 @@ class Run:
         scale: float,
         scaler: torch.amp.GradScaler | None,
         autocast: AbstractContextManager[Any],
+        around: Around | None = None,
     ) -> None:
         self.prog, self.loss_fn, self.chunks = prog, loss_fn, []
+        self.around = around or Around(prog)
         self.inputs: list[tuple[Tensor, Tensor]] = []
         for chunk in chunks:
             self.chunks.append(pytree.tree_map_only(Tensor, self._cut_off, chunk))
@@ -146,7 +185,8 @@ class Run:
         self.twice: list[tuple[int, Twice]] = []
         # Else a loss has a gradient through parameters of its own, or none.
         self.trained = bool(self.inputs) or any(p.requires_grad for p in prog.parameters())
-        self.labels, self.on = Labels(target, len(chunks)), on
+        lengths = [min(prog.lengths(*args, **kwargs)) for args, kwargs in chunks]
+        self.labels, self.on = Labels(target, lengths), on
         self.scale, self.scaler, self.autocast = scale, scaler, autocast
         self.found = Backward()
 
@@ -157,9 +197,10 @@ class Run:
         for number in range(len(self.chunks)):
             end = (number + 1) % keep == 0 or self._last(number)
             out, state = self._step(number, state, detach=end)
-            loss = self._loss(number, out, self._labels(number, out))
+            target = self._labels(number, out)
+            loss = self._loss(number, out, target)
             pending += [loss] if loss is not None and loss.requires_grad else []
-            self._note(out, loss)
+            self._note(out, loss, target)
             if end and pending:
                 torch.autograd.backward([self._scaled(loss) for loss in pending])
                 self.differentiated, pending = True, []
@@ -184,12 +225,13 @@ class Run:
             # As it will be called again: a loss may ask what has a gradient, or take one itself.
             loss = self._loss(number, pytree.tree_map_only(Tensor, self._afresh, out), targets[-1])
             states.append(state)
-            self._note(out, loss)
+            self._note(out, loss, targets[-1])
         # The last step is differentiated as it is run: nothing comes behind it.
         leaves = self._leaves(states[-1])
         out, _ = self._step(end, leaves, detach=True)
-        loss = self._loss(end, out, self._labels(end, out))
-        self._note(out, loss)
+        target = self._labels(end, out)
+        loss = self._loss(end, out, target)
+        self._note(out, loss, target)
         cotangents = self._pull(loss, {}, {}, leaves)
         del out, loss
         for number in reversed(range(end)):
@@ -246,11 +288,16 @@ class Run:
             (args, kwargs),
         )
         with self.autocast:
-            return self.prog.step(state, *args, last=self._last(number), detach=detach, **kwargs)
+            return stepped(
+                self.prog, self.around.call, state, *args, last=self._last(number), detach=detach,
+                **kwargs,
+            )  # fmt: skip
 
     def _loss(self, number: int, out: Any, target: Any) -> Tensor | None:
         if out is None or (self.on == "last" and not self._last(number)):
             return None
+        if is_empty(out) or (self.labels.own and is_empty(target)):
+            return no_loss(out)
         with self.autocast:
             loss = self.loss_fn(out, target)
         return check_loss(loss)
@@ -273,7 +320,8 @@ class Run:
     def _last(self, number: int) -> bool:
         return number == len(self.chunks) - 1
 
-    def _note(self, out: Any, loss: Tensor | None) -> None:
+    def _note(self, out: Any, loss: Tensor | None, target: Any) -> None:
+        self.found.targets.append(target)
         detached = pytree.tree_map_only(Tensor, Tensor.detach, out)
         self.found.outputs.append(detached)
         self.found.losses.append(None if loss is None else loss.detach())
@@ -296,7 +344,7 @@ class Run:
         """The loss of a step that is run a second time; what it is beside the first is noted."""
         then = self.found.losses[number]
         with self.autocast:
-            twice = Twice.of(self.found.outputs[number], out)
+            twice = Twice.of(self.found.outputs[number], out, rough=self.around.rough)
         loss = self._loss(number, out, target)
         if (then is None) != (loss is None):
             raise OptionError(_of_step(number, IMPURE))

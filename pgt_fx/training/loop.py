@@ -24,14 +24,13 @@ from torch.optim.lr_scheduler import LRScheduler
 from torch.utils import _pytree as pytree
 
 from pgt_fx.errors import OptionError
-from pgt_fx.inference import predict
-from pgt_fx.inference.scores import Activation
 from pgt_fx.progressive import Progressive
-from pgt_fx.schedule import DPR, PerStep, Schedule
+from pgt_fx.schedule import DPR, OverTime, PerStep, Schedule
 from pgt_fx.training import checkpoint as files
 from pgt_fx.training import identity
 from pgt_fx.training.gradients import Gradient, Loss, On, backward
-from pgt_fx.training.metrics import figures, observe, several, video_scores
+from pgt_fx.training.metrics import figures
+from pgt_fx.training.observed import observe_training, observe_validation
 from pgt_fx.training.optim import check_updates
 from pgt_fx.training.parallel import check_one_training, of_rank_0, reduce_gradients, unwrapped
 from pgt_fx.training.targets import PerFrame
@@ -128,7 +127,9 @@ def fit(
     Args:
         prog: a progressive model, or ``DistributedDataParallel`` around one.
         loader: gives ``(video, target)``: a batch as the model takes it, and the second argument
-            of ``loss_fn``, or :class:`PerStep`, :class:`PerFrame`.
+            of ``loss_fn``, or :class:`PerStep`, :class:`PerFrame`, :class:`OverTime`. Under a
+            :class:`DPR` the steps are drawn here: what differs by step, labels or boxes, is an
+            :class:`OverTime`.
         optimizer: e.g. :func:`pgt_fx.training.sgd`.
         epochs: in all, those before a resumption included.
         scheduler: its ``step()`` is called after each update; e.g. :func:`half_cosine`.
@@ -137,7 +138,8 @@ def fit(
         loss_fn, gradient, keep, on, autocast, scaler: as for :func:`backward`.
         accumulate: batches per update; what is left at the end of an epoch is one more.
         metrics: name -> torchmetrics metric of (N, classes) scores and targets; see
-            :func:`pgt_fx.training.metrics`.
+            :func:`pgt_fx.training.metrics`. Where boxes and labels are given step by step, each
+            step's are shown to them.
         validation: as ``loader``; each video in the progressive long view. It draws no random
             number of the training's: with it and without, the weights are the same.
         freeze_norms: keep batch norms in eval mode: their statistics are those of pretraining.
@@ -246,9 +248,7 @@ def _epoch(work: Training, loader: Iterable[tuple[Any, Any]], epoch: int) -> dic
             sync=update,
         )
         total, batches, pending = total + float(found.loss), batches + 1, pending + 1
-        scores = video_scores(found.outputs, target) if isinstance(target, Tensor) else None
-        if scores is not None:
-            observe(work.metrics, scores, target)
+        observe_training(work.metrics, work.inner, video, target, found)
         if update:
             _update(work)
             pending = 0
@@ -311,11 +311,7 @@ def evaluate(
     for video, target in loader:
         batches += 1
         video, target = to(video, device), to(target, device)
-        args = video if isinstance(video, tuple) else (video,)
-        kind: Activation = "sigmoid" if several(target) else "auto"
-        scores = predict(prog, *args, schedule=base, activation=kind, cost=False).scores
-        if isinstance(target, Tensor):  # labels per step or frame are none of the whole video
-            observe(metrics, scores, target)
+        observe_validation(metrics, prog, video, target, base)
     if not batches:
         raise OptionError(f"validation: {_EMPTY}")
     return figures(metrics, "val_")
@@ -329,6 +325,8 @@ def to(value: Any, device: torch.device) -> Any:
             return leaf.to(device, non_blocking=True)
         if isinstance(leaf, PerStep):
             return PerStep([to(x, device) for x in leaf.targets])
+        if isinstance(leaf, OverTime):
+            return OverTime(lambda start, stop: to(leaf.at(start, stop), device))
         if isinstance(leaf, PerFrame):
             return replace(leaf, target=move(leaf.target))
         return leaf

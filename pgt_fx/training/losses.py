@@ -37,6 +37,20 @@ def check_loss(loss: Any) -> Tensor | None:
     )
 
 
+def is_empty(value: Any) -> bool:
+    """Whether labels, or a model's answer, hold no element: of a step without boxes."""
+    leaves = [x for x in pytree.tree_leaves(value) if x is not None]
+    empty = all(isinstance(x, Tensor) and x.numel() == 0 for x in leaves)
+    return value is not None and empty
+
+
+def no_loss(answer: Any) -> Tensor:
+    """The loss of a step that has nothing to learn from: zero, summed over nothing of its answer,
+    so that every parameter behind it has a gradient of zeros. A mean over nothing would be NaN."""
+    parts = [x.reshape(-1)[:0].abs().sum() for x in _numbers(answer, detached=False)]
+    return torch.stack([p.to(parts[0]) for p in parts]).sum() if parts else torch.zeros(())
+
+
 @dataclass(frozen=True)
 class Twice:
     """A step and its loss beside their second run. Measured where they are, and looked at when the
@@ -54,10 +68,14 @@ class Twice:
     eps: float
 
     @classmethod
-    def of(cls, then: Any, now: Any) -> Twice:
-        """What an answer is beside the one of the first run; before a loss may write into it."""
+    def of(cls, then: Any, now: Any, *, rough: bool = False) -> Twice:
+        """What an answer is beside the one of the first run; before a loss may write into it.
+
+        Args:
+            rough: whether it was computed in low precision, whatever its type.
+        """
         pairs = [*zip(_numbers(then), _numbers(now), strict=True)]
-        bound, like = _bound(now), pairs[0][1] if pairs else torch.zeros(())
+        bound, like = ROUGH if rough else _bound(now), pairs[0][1] if pairs else torch.zeros(())
         differs, equal = like.new_zeros((), dtype=torch.bool), like.new_ones((), dtype=torch.bool)
         terms = like.new_zeros((), dtype=torch.float32)
         for a, b in pairs:
@@ -92,9 +110,10 @@ class Twice:
         return f"{IMPURE} ({one:.6g}, then {other:.6g})" if gap > slack else None
 
 
-def _numbers(answer: Any) -> list[Tensor]:
-    flat = [x.detach() for x in pytree.tree_leaves(answer) if isinstance(x, Tensor)]
-    return [x for x in flat if x.is_floating_point() or x.is_complex()]
+def _numbers(answer: Any, *, detached: bool = True) -> list[Tensor]:
+    flat = [x for x in pytree.tree_leaves(answer) if isinstance(x, Tensor)]
+    found = [x for x in flat if x.is_floating_point() or x.is_complex()]
+    return [x.detach() for x in found] if detached else found
 
 
 def _bound(answer: Any) -> float:

@@ -13,25 +13,11 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from pgt_fx.errors import OptionError
-from pgt_fx.progressive import Progressive
+from pgt_fx.training.wrappers import data_parallel, unwrapped
 
-
-def unwrapped(prog: nn.Module) -> Progressive:
-    """The progressive model itself.
-
-    Raises:
-        OptionError: for another kind of module.
-    """
-    inner = prog.module if isinstance(prog, DistributedDataParallel) else prog
-    if not isinstance(inner, Progressive):
-        raise OptionError(
-            f"expected a progressive model (pgt_fx.transform(model)) or DistributedDataParallel "
-            f"around one, got {type(inner).__name__}"
-        )
-    return inner
+__all__ = ["broadcast_buffers", "reduce_gradients", "unwrapped"]
 
 
 #: What launchers tell each of the processes that they start: how many there are. (SLURM_NTASKS is
@@ -58,10 +44,11 @@ def check_one_training(prog: nn.Module | None) -> None:
         OptionError: when each of them would train a model of its own.
     """
     world = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
-    if isinstance(prog, DistributedDataParallel):
-        if dist.get_world_size(prog.process_group) != world:
+    layer = None if prog is None else data_parallel(prog)
+    if layer is not None:
+        if dist.get_world_size(layer.process_group) != world:
             raise OptionError(
-                f"prog: averages its gradients over {dist.get_world_size(prog.process_group)} of "
+                f"prog: averages its gradients over {dist.get_world_size(layer.process_group)} of "
                 f"{world} processes; expected DistributedDataParallel over all of them"
             )
         return
@@ -87,10 +74,11 @@ def of_rank_0(value: Any) -> Any:
 
 def broadcast_buffers(prog: nn.Module) -> None:
     """Rank 0's running statistics for all, as DistributedDataParallel does in its forward."""
-    if not isinstance(prog, DistributedDataParallel) or not prog.broadcast_buffers:
+    parallel = data_parallel(prog)
+    if parallel is None or not parallel.broadcast_buffers:
         return
-    group = prog.process_group
-    for buffer in prog.module.buffers():
+    group = parallel.process_group
+    for buffer in parallel.module.buffers():
         dist.broadcast(buffer, dist.get_global_rank(group, 0), group=group)
 
 
@@ -99,10 +87,11 @@ def reduce_gradients(prog: nn.Module) -> None:
 
     A parameter without gradient on every rank keeps none; without it on some, it counts as zero.
     """
-    if not isinstance(prog, DistributedDataParallel):
+    parallel = data_parallel(prog)
+    if parallel is None:
         return
-    group: Any = prog.process_group
-    parameters = [p for p in prog.module.parameters() if p.requires_grad]
+    group: Any = parallel.process_group
+    parameters = [p for p in parallel.module.parameters() if p.requires_grad]
     if not parameters:
         return
     has = torch.tensor([float(p.grad is not None) for p in parameters], device=parameters[0].device)

@@ -1,14 +1,17 @@
-"""Labels: one for all steps, one per step, one per frame."""
+"""Labels: one for all steps, one per step (also of steps that are drawn), one per frame."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
 from pgt_fx.errors import OptionError
-from pgt_fx.schedule import PerStep
+from pgt_fx.schedule import OverTime, PerStep
+
+__all__ = ["Labels", "OverTime", "PerFrame", "PerStep"]
 
 
 @dataclass(frozen=True)
@@ -26,9 +29,21 @@ class PerFrame:
 
 
 class Labels:
-    """Hands each step its labels. Counts elements answered, for :class:`PerFrame`."""
+    """Hands each step its labels. Counts elements answered, for :class:`PerFrame`.
 
-    def __init__(self, target: Any, steps: int) -> None:
+    Args:
+        target: of :func:`pgt_fx.training.backward`.
+        lengths: frames of each step, of the path with the fewest.
+
+    Attributes:
+        own: whether each step has labels of its own.
+    """
+
+    def __init__(self, target: Any, lengths: Sequence[int]) -> None:
+        steps = len(lengths)
+        if isinstance(target, OverTime):
+            target = target.cut(lengths)
+        self.own = isinstance(target, PerStep | PerFrame)
         if isinstance(target, PerStep) and len(target.targets) != steps:
             raise OptionError(
                 f"PerStep: expected one label per step, {steps} for this video and schedule, got "
