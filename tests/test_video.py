@@ -79,6 +79,19 @@ def test_any_shape_of_frame(tmp_path: Path, height: int, width: int) -> None:
         assert video.read(path, size=size).shape == (3, 3, size, size)
 
 
+@pytest.mark.parametrize("height, width", [(6, 10), (7, 13), (48, 66)])
+@pytest.mark.parametrize("kind", ["rgb24", "yuv420p"])
+def test_pixels_are_those_of_the_frame_without_numpy(
+    height: int, width: int, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    frame = av.VideoFrame.from_ndarray(drawn, format="rgb24").reformat(format=kind)
+    expected = torch.from_numpy(frame.to_ndarray(format="rgb24")).permute(2, 0, 1)
+    monkeypatch.setattr(torch, "from_numpy", lambda array: pytest.fail("NumPy is asked"))
+    monkeypatch.setitem(sys.modules, "numpy", None)
+    assert torch.equal(video._pixels(frame), expected)
+
+
 def test_progress_is_told_each_kept_frame(ramp: Path) -> None:
     calls: list[tuple[int, int | None]] = []
     video.read(ramp, size=16, stride=2, progress=lambda done, total: calls.append((done, total)))

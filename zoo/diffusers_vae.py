@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from pgt_fx.errors import OptionError
+
 from .cogvideox_vae import CogVideoXDecoder, CogVideoXEncoder
 from .entry import MissingPackageError
 from .norms import redraw_norms
@@ -72,7 +74,7 @@ def small(kind: str, seed: int | None = 0) -> nn.Module:
 
     Raises:
         MissingPackageError: diffusers is not installed.
-        ValueError: no such kind.
+        OptionError: no such kind.
     """
     if seed is None:
         return _built(kind)
@@ -119,7 +121,7 @@ def _built(kind: str) -> nn.Module:
                 latent_channels=4,
             )
         case _:
-            raise ValueError(f"no autoencoder {kind!r}; there are wan, wan22, cogvideox and svd")
+            raise OptionError(f"no autoencoder {kind!r}; there are wan, wan22, cogvideox and svd")
     return redraw_norms(vae.eval())
 
 

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from pgt_fx.errors import PgtError
 
-class UnknownModelError(KeyError):
+
+class UnknownModelError(PgtError, KeyError):
     """No backbone of that name; the message lists the nearest names."""
 
     def __str__(self) -> str:  # KeyError would print the repr of the message
         return str(self.args[0])
 
 
-class MissingPackageError(ImportError):
+class MissingPackageError(PgtError, ImportError):
     """The package that builds this backbone is not installed."""
 
 

@@ -7,6 +7,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from pgt_fx.errors import OptionError
+
 from .temporal_heads import CausalTCN, Encoder, Mean, MultiStageTCN, Recurrent
 
 
@@ -94,11 +96,11 @@ def frame_wise(
         options: for ``timm.create_model``, such as ``pretrained`` and ``img_size``.
 
     Raises:
-        ValueError: an unknown head, or a module that does not say how many features it gives.
+        OptionError: an unknown head, or a module that does not say how many features it gives.
         TypeError: options for a module that is already built.
     """
     if head not in HEADS:
-        raise ValueError(f"head={head!r}: expected one of {', '.join(HEADS)}")
+        raise OptionError(f"head={head!r}: expected one of {', '.join(HEADS)}")
     if isinstance(image, str):
         import timm
 
@@ -129,4 +131,4 @@ def _features(image: nn.Module) -> int:
     for name in ("num_classes", "head_hidden_size", "num_features"):
         if isinstance(found := getattr(image, name, None), int) and found:
             return found
-    raise ValueError(f"how many features {type(image).__name__} gives is unknown: features=…")
+    raise OptionError(f"how many features {type(image).__name__} gives is unknown: features=…")

@@ -88,7 +88,7 @@ def inflate(
         InflationError: the model can't be inflated like this: the message says why.
         UnknownModelError: timm has no model of that name.
         MissingPackageError: timm is not installed.
-        ValueError: unknown preset.
+        OptionError: unknown preset.
     """
     chosen = settings(temporal)
     whole: Any = _built(model, pretrained, seed) if isinstance(model, str) else copy.deepcopy(model)

@@ -24,7 +24,7 @@ from pgt_fx.capture.lines import place_of, watching
 from pgt_fx.capture.probe import quiet, unchanged
 from pgt_fx.capture.sample import Sample
 from pgt_fx.capture.spelling import Spelling, TooComplicated
-from pgt_fx.errors import CaptureError, Place
+from pgt_fx.errors import CaptureError, Place, of_this_machine
 
 
 @dataclass
@@ -129,6 +129,8 @@ def _export(
         except TooComplicated:
             raise
         except Exception as error:
+            if of_this_machine(error):
+                raise
             raise CaptureError(_explain(error), place_of(error)) from error
     return Exported(program, calls, lines.fixed, spelling.noted.count, questions, by_hand, numbers)
 

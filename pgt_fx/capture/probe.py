@@ -23,6 +23,7 @@ from pgt_fx.capture.clip_tables import ClipTable, JoinCall, find_table, is_join,
 from pgt_fx.capture.lines import Lines
 from pgt_fx.capture.running import followed
 from pgt_fx.capture.spelling import POOLS, Noted, Spelling
+from pgt_fx.errors import of_this_machine
 
 Run = Callable[..., None]
 
@@ -178,6 +179,8 @@ def _probe(
         try:
             run(model, spec, leaves, Lines(recorder))
         except Exception as error:
+            if of_this_machine(error):
+                raise
             return Probe(error, recorder.pools, recorder.joins)
     return Probe(None, recorder.pools, recorder.joins, recorder.spelling.noted)
 

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import contextlib
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import torch
 import typer
-from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
-import pgt_fx
-from pgt_fx import zoo
 from pgt_fx.cli.models import load
-from pgt_fx.cli.talk import HOLDS, out, refusals, set_threads
-from pgt_fx.schedule import DPR
-from pgt_fx.training import fit, half_cosine, metrics, sgd
-from pgt_fx.training.config import Config, ConfigError, read_config
-from pgt_fx.training.folder import VideoFolder, as_model_takes_it, classes_of
+from pgt_fx.cli.talk import HOLDS, set_threads
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+    from torch.utils.data import DataLoader
+
+    import pgt_fx
+    from pgt_fx.training.config import Config
+    from pgt_fx.training.folder import VideoFolder
 
 
 def train(
@@ -33,41 +32,45 @@ def train(
     ] = False,
 ) -> None:
     """Train a backbone progressively on folders of long videos."""
-    with refusals():
-        settings = read_config(config)
-        _check(settings)
-        set_threads(settings.run.threads or None)
-        torch.manual_seed(settings.run.seed)
-        folder = config.resolve().parent
-        schedule = settings.schedule.build(settings.run.seed, settings.optim.epochs)
-        prog, training, validation = _build(settings, folder, model, schedule)
-        loader = _loader(settings, training, prog, shuffle=True)
-        updates = -(-len(loader) // settings.optim.accumulate) * settings.optim.epochs
-        _plan(settings, prog, training, validation, schedule, updates)
-        if dry_run:
-            raise typer.Exit(HOLDS)
-        o = settings.optim
-        optimizer = sgd(prog, o.lr, momentum=o.momentum, weight_decay=o.weight_decay)
-        warm_up = min(updates - 1, int(o.warm_up * updates / o.epochs))
-        history = fit(
-            prog,
-            loader,
-            optimizer,
-            epochs=o.epochs,
-            scheduler=half_cosine(optimizer, updates, warm_up=warm_up),
-            schedule=schedule,
-            gradient=o.gradient,
-            keep=o.keep,
-            accumulate=o.accumulate,
-            metrics=metrics(len(training.classes)),
-            validation=None
-            if validation is None
-            else _loader(settings, validation, prog, shuffle=False),
-            freeze_norms=o.freeze_norms,
-            checkpoint=folder / settings.run.checkpoint,
-            resume=resume,
-            **_precision(settings),
-        )
+    import torch
+
+    from pgt_fx.training import fit, half_cosine, metrics, sgd
+    from pgt_fx.training.config import read_config
+
+    settings = read_config(config)
+    _check(settings)
+    set_threads(settings.run.threads or None)
+    torch.manual_seed(settings.run.seed)
+    folder = config.resolve().parent
+    schedule = settings.schedule.build(settings.run.seed, settings.optim.epochs)
+    prog, training, validation = _build(settings, folder, model, schedule)
+    loader = _loader(settings, training, prog, shuffle=True)
+    updates = -(-len(loader) // settings.optim.accumulate) * settings.optim.epochs
+    _plan(settings, prog, training, validation, schedule, updates)
+    if dry_run:
+        raise typer.Exit(HOLDS)
+    o = settings.optim
+    optimizer = sgd(prog, o.lr, momentum=o.momentum, weight_decay=o.weight_decay)
+    warm_up = min(updates - 1, int(o.warm_up * updates / o.epochs))
+    history = fit(
+        prog,
+        loader,
+        optimizer,
+        epochs=o.epochs,
+        scheduler=half_cosine(optimizer, updates, warm_up=warm_up),
+        schedule=schedule,
+        gradient=o.gradient,
+        keep=o.keep,
+        accumulate=o.accumulate,
+        metrics=metrics(len(training.classes)),
+        validation=None
+        if validation is None
+        else _loader(settings, validation, prog, shuffle=False),
+        freeze_norms=o.freeze_norms,
+        checkpoint=folder / settings.run.checkpoint,
+        resume=resume,
+        **_precision(settings),
+    )
     for row in history:
         figures = {k: v for k, v in row.items() if k not in ("epoch", "updates")}
         text = "  ".join(f"{k} {v:.4g}" for k, v in figures.items())
@@ -81,6 +84,10 @@ def _check(settings: Config) -> None:
     Raises:
         ConfigError: for a number below its least, or a device that is not there.
     """
+    import torch
+
+    from pgt_fx.training.config import ConfigError
+
     least = {
         "data": {"stride": 1, "size": 1, "batch": 1, "workers": 0},
         "optim": {"lr": 0, "epochs": 1, "accumulate": 1, "keep": 1},
@@ -102,6 +109,11 @@ def _build(
     settings: Config, folder: Path, name: str | None, schedule: Any
 ) -> tuple[pgt_fx.Progressive, VideoFolder, VideoFolder | None]:
     """The progressive model with a head for the classes found, and the data sets."""
+    import pgt_fx
+    from pgt_fx import zoo
+    from pgt_fx.training.config import ConfigError
+    from pgt_fx.training.folder import VideoFolder, classes_of
+
     s, d = settings, settings.data
     if not d.train:
         raise ConfigError("[data] train: expected the folder of the training videos")
@@ -146,6 +158,10 @@ def _fit_head(model: nn.Module, classes: int, *, own: bool) -> None:
     Raises:
         ConfigError: for a model of the user's own: which layer is meant is theirs to say.
     """
+    from torch import nn
+
+    from pgt_fx.training.config import ConfigError
+
     linear = [(n, m) for n, m in model.named_modules() if isinstance(m, nn.Linear)]
     if not linear or linear[-1][1].out_features == classes:
         return
@@ -164,6 +180,11 @@ def _fit_head(model: nn.Module, classes: int, *, own: bool) -> None:
 def _loader(
     settings: Config, data: VideoFolder, prog: pgt_fx.Progressive, *, shuffle: bool
 ) -> DataLoader[Any]:
+    import torch
+    from torch.utils.data import DataLoader
+
+    from pgt_fx.training.folder import as_model_takes_it
+
     ratio = prog.clip_ratio
 
     def collate(items: list[tuple[Tensor, int]]) -> tuple[Any, Tensor]:
@@ -176,6 +197,8 @@ def _loader(
 
 def _precision(settings: Config) -> dict[str, Any]:
     """Autocast, and for float16 a gradient scaler."""
+    import torch
+
     kind = settings.run.device.split(":")[0]
     precision = settings.run.precision
     if precision == "float32":
@@ -193,16 +216,17 @@ def _plan(
     schedule: Any,
     updates: int,
 ) -> None:
+    from pgt_fx.schedule import DPR
+
     o, many = settings.optim, sum(p.numel() for p in prog.parameters())
     drawn = schedule.schedules if isinstance(schedule, DPR) else (schedule,)
     steps = " or ".join(f"{s.steps} steps of {s.length}" for s in drawn)
-    console = out()
-    console.print(f"model       {prog!r}, {many / 1e6:.1f} M parameters")
-    console.print(f"schedule    {settings.schedule.kind}: {steps}; {schedule.frames} frames")
-    console.print(f"training    {len(training)} videos, {len(training.classes)} classes")
+    typer.echo(f"model       {prog!r}, {many / 1e6:.1f} M parameters")
+    typer.echo(f"schedule    {settings.schedule.kind}: {steps}; {schedule.frames} frames")
+    typer.echo(f"training    {len(training)} videos, {len(training.classes)} classes")
     if validation is not None:
-        console.print(f"validation  {len(validation)} videos")
-    console.print(
+        typer.echo(f"validation  {len(validation)} videos")
+    typer.echo(
         f"updates     {updates} in {o.epochs} epochs, {o.gradient} gradients, "
         f"batch {settings.data.batch} x {o.accumulate}"
     )

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import platform
 from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from pgt_fx import __version__
 from pgt_fx.progressive import Progressive
@@ -61,11 +62,18 @@ def structure(prog: Progressive, evaluated: Progressive) -> str:
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
+def _bytes(flat: Tensor) -> Any:
+    """The memory of a tensor of bytes on the CPU, as it is: torch's way there is through NumPy,
+    which may not be installed."""
+    return (ctypes.c_uint8 * flat.numel()).from_address(flat.data_ptr())
+
+
 def weights(model: nn.Module) -> str:
     """Digest of all parameters and buffers, bit by bit."""
     digest = hashlib.sha256()
     for name, x in sorted(model.state_dict().items()):
         digest.update(f"{name} {tuple(x.shape)} {x.dtype}\n".encode())
         flat = x.detach().cpu().contiguous().reshape(-1)
-        digest.update(flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b"")
+        if flat.numel():
+            digest.update(_bytes(flat.view(torch.uint8)))
     return digest.hexdigest()
