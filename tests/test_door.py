@@ -503,6 +503,15 @@ def test_a_base_install_verifies_and_names_the_extra_where_it_can_not(here: str)
         assert error.startswith(PREFIX) and error.count("\n") == 1, error
 
 
+@pytest.mark.parametrize("make", ["inflate", "frame_wise"])
+def test_the_extra_of_timm_is_named(make: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pgt_fx import zoo
+
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(zoo.MissingPackageError, match=r"pip install 'pgt_fx\[zoo\]'"):
+        getattr(zoo, make)("resnet18")
+
+
 def test_weights_have_the_digest_that_they_had_with_numpy() -> None:
     import hashlib
 

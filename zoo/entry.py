@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from pgt_fx.errors import PgtError
 
@@ -16,6 +17,22 @@ class UnknownModelError(PgtError, KeyError):
 
 class MissingPackageError(PgtError, ImportError):
     """The package that builds this backbone is not installed."""
+
+
+def timm_for(name: str) -> Any:
+    """The package timm, which builds the image model of that name.
+
+    Raises:
+        MissingPackageError: it, or what it needs, is not installed.
+    """
+    try:
+        import timm
+    except ModuleNotFoundError as error:
+        raise MissingPackageError(
+            f"{name!r} is built by timm, and the package {error.name!r} is not installed: "
+            "pip install 'pgt_fx[zoo]'"
+        ) from error
+    return timm
 
 
 @dataclass(frozen=True)

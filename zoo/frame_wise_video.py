@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from pgt_fx.errors import OptionError
 
+from .entry import timm_for
 from .temporal_heads import CausalTCN, Encoder, Mean, MultiStageTCN, Recurrent
 
 
@@ -97,14 +98,14 @@ def frame_wise(
 
     Raises:
         OptionError: an unknown head, or a module that does not say how many features it gives.
+        MissingPackageError: timm is not installed.
         TypeError: options for a module that is already built.
     """
     if head not in HEADS:
         raise OptionError(f"head={head!r}: expected one of {', '.join(HEADS)}")
     if isinstance(image, str):
-        import timm
-
-        image = timm.create_model(image, num_classes=0, **options)
+        built: nn.Module = timm_for(image).create_model(image, num_classes=0, **options)
+        image = built
     elif options:
         raise TypeError(f"{', '.join(options)}: options of an image model that is already built")
     size = _features(image) if features is None else features

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from .entry import MissingPackageError, UnknownModelError
+from .entry import UnknownModelError, timm_for
 from .image_layers import choose, read
 from .temporal import InflationError, Temporal, settings
 from .temporal_conv import TemporalConv, over_time
@@ -128,12 +128,7 @@ def inflate(
 
 
 def _built(name: str, pretrained: bool, seed: int) -> nn.Module:
-    try:
-        import timm
-    except ImportError as error:
-        raise MissingPackageError(
-            f"{name!r} is built by timm, which is not installed: pip install timm"
-        ) from error
+    timm = timm_for(name)
     if not timm.is_model(name):
         near = difflib.get_close_matches(name, timm.list_models(), n=3)
         hint = f"; did you mean {' or '.join(near)}?" if near else ""
