@@ -25,12 +25,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from file_names import file_ending_in
 from peak_memory import PeakMemory
-from rich.console import Console
 from rich.table import Table
 from torch import nn
 
 from pgt_fx.compiled import plain_numbers
+from pgt_fx.terminal import console
 
 RESULTS = Path(__file__).parent / "results"
 #: For jemalloc: pages are never given back.
@@ -218,7 +219,9 @@ def parser(doc: str | None, name: str, **defaults: Any) -> argparse.ArgumentPars
     out.add_argument("--threads", type=int, default=defaults.get("threads", 2))
     out.add_argument("--seed", type=int, default=0)
     out.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
-    out.add_argument("--out", type=Path, help="JSON; default: benchmarks/results/NAME.json")
+    out.add_argument(
+        "--out", type=file_ending_in(".json"), help="JSON; default: benchmarks/results/NAME.json"
+    )
     out.add_argument(
         "--allocator",
         default=defaults.get("allocator", "jemalloc"),
@@ -371,11 +374,10 @@ def show(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -
     """Print a table."""
     table = Table(title=title, title_justify="left", box=None, header_style="bold")
     for number, column in enumerate(columns):
-        table.add_column(column, justify="left" if number == 0 else "right")
+        table.add_column(column, justify="left" if number == 0 else "right", overflow="fold")
     for row in rows:
         table.add_row(*map(_cell, row))
-    console = Console()
-    (console if console.is_terminal else Console(width=160)).print(table)
+    console().print(table)
 
 
 def _cell(value: object) -> str:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import plots
+from file_names import file_ending_in
 from headline import FIGURES
 from sections import SECTIONS, table
 
@@ -122,7 +123,7 @@ def main() -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     cli.add_argument("--results", type=Path, default=HERE / "results", help="folder of the JSON")
-    cli.add_argument("--out", type=Path, default=HERE / "RESULTS.md")
+    cli.add_argument("--out", type=file_ending_in(".md"), default=HERE / "RESULTS.md")
     options = cli.parse_args()
     write(options.results, options.out)
     print("\n".join(_headline(runs_of(options.results))))

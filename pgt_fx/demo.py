@@ -17,8 +17,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor, nn
 
 import pgt_fx
+from pgt_fx import terminal, zoo
 from pgt_fx import video as video_file
-from pgt_fx import zoo
 from pgt_fx.demo_story import Findings, Pass
 from pgt_fx.errors import ClipError
 from pgt_fx.progressive import Progressive
@@ -131,7 +131,8 @@ def _bar(console: Console) -> Iterator[Progress]:
         MofNCompleteColumn(),
         TimeElapsedColumn(),
     )
-    with Progress(*columns, console=console, transient=True) as progress:
+    shown = console.is_terminal
+    with Progress(*columns, console=console, transient=True, disable=not shown) as progress:
         yield progress
 
 
@@ -208,7 +209,7 @@ def run(
     Raises:
         VideoError, UnknownModelError, MissingPackageError, PgtError, ValueError: see there.
     """
-    console = console or Console(stderr=True)
+    console = console or terminal.console(stderr=True)
     entry = zoo.get(model)
     schedule = Schedule(length=length, overlap=1 if length > 1 else 0)
     path = Path(video) if video is not None else video_file.find_sample()

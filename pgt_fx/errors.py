@@ -70,6 +70,22 @@ class VideoError(PgtError, RuntimeError):
         return type(self), (str(self), self.path)  # it comes from a worker of a DataLoader
 
 
+def of_this_machine(error: BaseException) -> bool:
+    """Whether an error is about what is installed or how much memory there is: nothing follows from
+    it about a model, neither that it is refused nor that it breaks a promise."""
+    return isinstance(error, ImportError) or out_of_memory(error)
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory is short.
+
+    torch raises ``OutOfMemoryError`` on a GPU and a plain ``RuntimeError`` on a CPU.
+    """
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+
+
 @dataclass(frozen=True)
 class Place:
     """Where in the user's model an operator stands.

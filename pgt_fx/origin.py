@@ -8,7 +8,7 @@ from operator import attrgetter
 
 from torch import nn
 
-from pgt_fx.capture.lines import OURS
+from pgt_fx.capture.lines import is_ours
 from pgt_fx.errors import StreamWarning
 
 _version = attrgetter("_version")
@@ -56,6 +56,6 @@ class Origin:
 def _depth() -> int:
     """How far up the user's line is: hooks and wrappers put frames of torch's between."""
     depth, frame = 1, sys._getframe(1)
-    while frame.f_back is not None and frame.f_code.co_filename.startswith(OURS):
+    while frame.f_back is not None and is_ours(frame.f_code.co_filename):
         depth, frame = depth + 1, frame.f_back
     return depth

@@ -526,7 +526,7 @@ class Progressive(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         # What was made of the graphs is made again; as of a copy, steps are compiled when asked.
-        made = {"_modes": {}, "_resized": {}, "_compile": None, "_origin": None}
+        made: dict[str, Any] = {"_modes": {}, "_resized": {}, "_compile": None, "_origin": None}
         return {**self.__dict__, **made}
 
     def __repr__(self) -> str:

@@ -29,6 +29,7 @@ from pgt_fx.cli import app
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 SHARED = (
     "harness",
+    "file_names",
     "peak_memory",
     "recompute",
     "headline",
@@ -588,7 +589,7 @@ NAMES = ("step", "stream", "train", "scale", "compile_time", "state", "report")
 
 
 def test_benchmarks_are_listed_with_a_line_each() -> None:
-    result = CliRunner().invoke(app, ["bench"])
+    result = CliRunner().invoke(app, ["bench"], env={"COLUMNS": "200"})
     assert result.exit_code == 0
     lines = {line.split()[0]: line for line in result.stdout.splitlines() if line.strip()}
     assert set(NAMES) == set(lines)
@@ -617,10 +618,31 @@ def test_options_are_passed_on_and_the_exit_code_back(monkeypatch: pytest.Monkey
     monkeypatch.setattr("subprocess.run", run)
     asked = ["bench", "step", "--space", "32", "--compile", "--help"]
     assert CliRunner().invoke(app, asked).exit_code == 3
-    assert called[0][0] == sys.executable and Path(called[0][1]) == FOLDER / "step.py"
-    assert called[0][2:] == asked[2:]
+    assert called[0][:3] == [sys.executable, "-m", "pgt_fx.cli.script"]
+    assert Path(called[0][3]) == FOLDER / "step.py" and called[0][4:] == asked[2:]
     shown = CliRunner().invoke(app, ["bench", "--help"])
     assert shown.exit_code == 0 and "Usage" in shown.output
+
+
+def test_a_file_of_another_kind_is_refused_before_the_work(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from harness import parser
+
+    report = script("report")
+    monkeypatch.setattr(report, "write", lambda *args: pytest.fail("the work has begun"))
+    options = parser("Doc.", "step", repeat=2)
+    for name, suffix, parse in (
+        ("a.txt", ".json", lambda: options.parse_args(sys.argv[1:])),
+        ("a.html", ".md", report.main),
+        (str(tmp_path), "", report.main),
+    ):
+        monkeypatch.setattr("sys.argv", ["x", "--out", name])
+        with pytest.raises(SystemExit) as end:
+            parse()
+        told = capsys.readouterr().err
+        assert end.value.code == 2 and name in told
+        assert f"ends in {suffix}" in told if suffix else "is a folder" in told
 
 
 def test_a_wheel_has_no_benchmarks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -184,7 +184,7 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(Path(__file__).parent)
     page = tmp_path / "page.html"
     args = ["doctor", "x3d_xs", "--space", "64", "--html", str(page)]
-    result = CliRunner().invoke(app, args)
+    result = CliRunner().invoke(app, args, env={"COLUMNS": "200"})
     assert result.exit_code == 0 and "squeeze_excitation.py" in result.output
     assert page.read_text().startswith("<!doctype html>")
     result = CliRunner().invoke(app, ["doctor", "models_for_ci:refused", "--json"])

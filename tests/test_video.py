@@ -8,12 +8,14 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from films import drifting, encode, grey, levels, with_matrix
 
 from pgt_fx import video
 from pgt_fx.errors import OptionError
+from pgt_fx.video.picture import pixels
 
 av = pytest.importorskip("av")
 
@@ -167,6 +169,19 @@ def test_any_pixel_format(tmp_path: Path, codec: str, pixels: str) -> None:
     assert clip.shape == (3, 3, 48, 96)
     assert (levels(clip) - torch.tensor([60.0, 180, 110])).abs().max() < 6
     assert clip.std(dim=0).max() < 0.1  # grey stays grey
+
+
+@pytest.mark.parametrize("height, width", [(6, 10), (7, 13), (48, 66)])
+@pytest.mark.parametrize("kind", ["rgb24", "yuv420p"])
+def test_pixels_are_those_of_the_frame_without_numpy(
+    height: int, width: int, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    frame = av.VideoFrame.from_ndarray(drawn, format="rgb24").reformat(format=kind)
+    expected = torch.from_numpy(frame.to_ndarray(format="rgb24"))
+    monkeypatch.setattr(torch, "from_numpy", lambda array: pytest.fail("NumPy is asked"))
+    monkeypatch.setitem(sys.modules, "numpy", None)
+    assert torch.equal(pixels(frame), expected)
 
 
 def test_progress_is_told_each_kept_frame(ramp: Path) -> None:

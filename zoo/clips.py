@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pgt_fx.errors import OptionError
+
 from .entry import Entry
 
 #: A tensor, one for each path of a model with several, or either beside the boxes of a detection
@@ -22,17 +24,17 @@ def space_of(entry: Entry, space: int | None) -> int:
     """Height and width asked for, in pixels; the entry's own for None.
 
     Raises:
-        ValueError: a space that the model can't have.
+        OptionError: a space that the model can't have.
     """
     if space is None or space == entry.space:
         return entry.space
     if entry.fixed_space:
-        raise ValueError(
+        raise OptionError(
             f"space={space}: {entry.source} builds {entry.name} for {entry.space} pixels only"
         )
     if space < 1 or (entry.fixed_pool and space % SPATIAL_STRIDE):
         rule = f"a positive multiple of {SPATIAL_STRIDE}" if entry.fixed_pool else "positive"
-        raise ValueError(f"space={space}: for {entry.name} it must be {rule}")
+        raise OptionError(f"space={space}: for {entry.name} it must be {rule}")
     return space
 
 
@@ -92,16 +94,16 @@ def _lengths(entry: Entry, frames: int | Sequence[int] | None) -> tuple[int, ...
             longest = max(entry.clip[:-1])
         alpha = longest // shortest
         if frames < 1 or frames % alpha:
-            raise ValueError(
+            raise OptionError(
                 f"frames={frames}: for {entry.name} it must be a positive multiple of {alpha}"
             )
         lengths = tuple(frames // alpha * length // shortest for length in entry.clip)
     else:
         lengths = tuple(frames)
         if len(lengths) != len(entry.clip) or min(lengths) < 1:
-            raise ValueError(f"frames={lengths}: {entry.name} takes {len(entry.clip)} path(s)")
+            raise OptionError(f"frames={lengths}: {entry.name} takes {len(entry.clip)} path(s)")
     if entry.fixed_frames and lengths != entry.clip:
-        raise ValueError(
+        raise OptionError(
             f"frames={frames}: {entry.name} has a table of positions for {entry.clip[0]} frames "
             "and takes no other number"
         )

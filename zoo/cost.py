@@ -34,7 +34,7 @@ def gflops(
         frames: as in :func:`pgt_fx.zoo.clip`.
 
     Raises:
-        ValueError: a space, or a number of frames, that the model can't have.
+        OptionError: a space, or a number of frames, that the model can't have.
     """
     entry = get(name)
     size = space_of(entry, space)

@@ -16,6 +16,8 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from pgt_fx.errors import OptionError
+
 from .cogvideox_vae import CogVideoXDecoder, CogVideoXEncoder
 from .entry import MissingPackageError
 from .norms import redraw_norms
@@ -74,7 +76,7 @@ def small(kind: Kind, seed: int | None = 0) -> nn.Module:
 
     Raises:
         MissingPackageError: diffusers is not installed.
-        ValueError: no such kind.
+        OptionError: no such kind.
     """
     if seed is None:
         return _built(kind)
@@ -121,7 +123,7 @@ def _built(kind: Kind) -> nn.Module:
                 latent_channels=4,
             )
         case _:
-            raise ValueError(f"no autoencoder {kind!r}; there are wan, wan22, cogvideox and svd")
+            raise OptionError(f"no autoencoder {kind!r}; there are wan, wan22, cogvideox and svd")
     return redraw_norms(vae.eval())
 
 

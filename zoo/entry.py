@@ -3,17 +3,36 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
+
+from pgt_fx.errors import PgtError
 
 
-class UnknownModelError(KeyError):
+class UnknownModelError(PgtError, KeyError):
     """No backbone of that name; the message lists the nearest names."""
 
     def __str__(self) -> str:  # KeyError would print the repr of the message
         return str(self.args[0])
 
 
-class MissingPackageError(ImportError):
+class MissingPackageError(PgtError, ImportError):
     """The package that builds this backbone is not installed."""
+
+
+def timm_for(name: str) -> Any:
+    """The package timm, which builds the image model of that name.
+
+    Raises:
+        MissingPackageError: it, or what it needs, is not installed.
+    """
+    try:
+        import timm
+    except ModuleNotFoundError as error:
+        raise MissingPackageError(
+            f"{name!r} is built by timm, and the package {error.name!r} is not installed: "
+            "pip install 'pgt_fx[zoo]'"
+        ) from error
+    return timm
 
 
 @dataclass(frozen=True)

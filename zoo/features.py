@@ -6,6 +6,8 @@ from typing import Any
 
 from torch import nn
 
+from pgt_fx.errors import PgtError
+
 from .tsn import FrameWiseMaps
 
 # Containers that run their children one after the other, in the order they are written.
@@ -25,7 +27,7 @@ _WITH_FEATURES = frozenset({"S3D", "C3D", "TSM", "ECOLite", "RegNet3D"})
 _HEADS = frozenset({"PoolConcatPathway", "ResNetBasicHead"})
 
 
-class FeaturesError(ValueError):
+class FeaturesError(PgtError, ValueError):
     """The module is not built in a way that says where its head begins."""
 
 

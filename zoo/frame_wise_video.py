@@ -7,6 +7,9 @@ from typing import Any, Literal, get_args
 
 from torch import Tensor, nn
 
+from pgt_fx.errors import OptionError
+
+from .entry import timm_for
 from .temporal_heads import CausalTCN, Encoder, Mean, MultiStageTCN, Recurrent
 
 
@@ -102,15 +105,15 @@ def frame_wise(
         options: for ``timm.create_model``, such as ``pretrained`` and ``img_size``.
 
     Raises:
-        ValueError: an unknown head, or a module that does not say how many features it gives.
+        OptionError: an unknown head, or a module that does not say how many features it gives.
+        MissingPackageError: timm is not installed.
         TypeError: options for a module that is already built.
     """
     if head not in HEADS:
-        raise ValueError(f"head={head!r}: expected one of {', '.join(HEADS)}")
+        raise OptionError(f"head={head!r}: expected one of {', '.join(HEADS)}")
     if isinstance(image, str):
-        import timm
-
-        image = timm.create_model(image, num_classes=0, **options)
+        built: nn.Module = timm_for(image).create_model(image, num_classes=0, **options)
+        image = built
     elif options:
         raise TypeError(f"{', '.join(options)}: options of an image model that is already built")
     size = _features(image) if features is None else features
@@ -137,4 +140,4 @@ def _features(image: nn.Module) -> int:
     for name in ("num_classes", "head_hidden_size", "num_features"):
         if isinstance(found := getattr(image, name, None), int) and found:
             return found
-    raise ValueError(f"how many features {type(image).__name__} gives is unknown: features=…")
+    raise OptionError(f"how many features {type(image).__name__} gives is unknown: features=…")

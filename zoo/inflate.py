@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from .entry import MissingPackageError, UnknownModelError
+from .entry import UnknownModelError, timm_for
 from .image_layers import choose, read
 from .temporal import InflationError, Preset, Temporal, settings
 from .temporal_conv import TemporalConv, over_time
@@ -88,7 +88,7 @@ def inflate(
         InflationError: the model can't be inflated like this: the message says why.
         UnknownModelError: timm has no model of that name.
         MissingPackageError: timm is not installed.
-        ValueError: unknown preset.
+        OptionError: unknown preset.
     """
     chosen = settings(temporal)
     whole: Any = _built(model, pretrained, seed) if isinstance(model, str) else copy.deepcopy(model)
@@ -128,12 +128,7 @@ def inflate(
 
 
 def _built(name: str, pretrained: bool, seed: int) -> nn.Module:
-    try:
-        import timm
-    except ImportError as error:
-        raise MissingPackageError(
-            f"{name!r} is built by timm, which is not installed: pip install timm"
-        ) from error
+    timm = timm_for(name)
     if not timm.is_model(name):
         near = difflib.get_close_matches(name, timm.list_models(), n=3)
         hint = f"; did you mean {' or '.join(near)}?" if near else ""

@@ -7,6 +7,8 @@ from typing import Any
 
 from torch import nn
 
+from pgt_fx.errors import OptionError
+
 from .entry import Entry
 from .pytorchvideo_hub import quiet
 
@@ -66,7 +68,7 @@ _NL3_R50, _NL3_R101 = {4: (1, 3, 5)}, {4: (6, 13, 20)}
 def load(entry: Entry, space: int, pretrained: bool) -> nn.Module:
     """Build the model of that name; there are no weights for these."""
     if pretrained:
-        raise ValueError(f"pytorchvideo offers no weights for {entry.name}")
+        raise OptionError(f"pytorchvideo offers no weights for {entry.name}")
     with quiet():
         from pytorchvideo.models import hub
 

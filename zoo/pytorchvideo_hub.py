@@ -9,6 +9,8 @@ from typing import Any
 
 from torch import nn
 
+from pgt_fx.errors import OptionError
+
 from .entry import Entry
 
 
@@ -91,7 +93,7 @@ def load(entry: Entry, space: int, pretrained: bool) -> nn.Module:
     options: dict[str, Any] = {}
     if entry.name.startswith("mvit") and space != entry.space:
         if pretrained:
-            raise ValueError(f"{entry.name} has weights for {entry.space} pixels only")
+            raise OptionError(f"{entry.name} has weights for {entry.space} pixels only")
         options["spatial_size"] = space
     model: nn.Module = getattr(hub, entry.name)(pretrained=pretrained, **options)
     if entry.family == "TSN":

@@ -9,6 +9,8 @@ from typing import TypedDict, Unpack
 import torch
 from torch import nn
 
+from pgt_fx.errors import OptionError
+
 from . import (
     pytorchvideo_builders,
     pytorchvideo_hub,
@@ -70,12 +72,12 @@ def build(
     Raises:
         UnknownModelError: no such name.
         MissingPackageError: torchvision or pytorchvideo is not installed.
-        ValueError: a space that the model can't have, weights that its source does not offer,
+        OptionError: a space that the model can't have, weights that its source does not offer,
             or ``pretrained`` with ``redraw_norms``.
     """
     entry = get(name)
     if pretrained and redraw_norms:
-        raise ValueError("pretrained=True with redraw_norms=True would spoil the weights it loads")
+        raise OptionError("pretrained=True with redraw_norms=True would spoil the weights it loads")
     size = space_of(entry, space)
     with torch.random.fork_rng(devices=[]):
         # Not torch.manual_seed: it would also seed the accelerators, which are not put back.
@@ -120,7 +122,7 @@ def clip(
         ``Entry.boxes``, 5): row of the batch, x1, y1, x2, y2 in pixels.
 
     Raises:
-        ValueError: a space, or a number of frames, that the model can't have.
+        OptionError: a space, or a number of frames, that the model can't have.
     """
     entry = get(name)
     return make_clip(entry, space_of(entry, space), frames, batch, dtype, generator)

@@ -6,12 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from pgt_fx.errors import OptionError, PgtError
+
 Where = Literal["first", "spatial"]
 Weights = Literal["mean", "centre"]
 Ends = Literal["replicate", "zeros"]
 
 
-class InflationError(ValueError):
+class InflationError(PgtError, ValueError):
     """The image model can't be inflated; the message names the module and says what to do."""
 
 
@@ -66,15 +68,17 @@ class Temporal:
         for name, allowed in choices:
             if getattr(self, name) not in allowed:
                 given = getattr(self, name)
-                raise ValueError(f"{name}={given!r}: one of {', '.join(map(repr, allowed))}")
+                raise OptionError(f"{name}={given!r}: one of {', '.join(map(repr, allowed))}")
         for name in ("kernel", "stem"):
             size = getattr(self, name)
             if size < 1 or size % 2 == 0:
-                raise ValueError(f"{name}={size}: an odd number of frames, so that it has a middle")
+                raise OptionError(
+                    f"{name}={size}: an odd number of frames, so that it has a middle"
+                )
         if self.every < 1 or (self.last is not None and self.last < 1):
-            raise ValueError(f"every={self.every}, last={self.last}: at least 1")
+            raise OptionError(f"every={self.every}, last={self.last}: at least 1")
         if any(stage < 1 or factor < 1 for stage, factor in self.stride.items()):
-            raise ValueError(f"stride={dict(self.stride)}: stages and strides count from 1")
+            raise OptionError(f"stride={dict(self.stride)}: stages and strides count from 1")
 
 
 #: First convolution of every block of the last two stages: "SlowFast Networks", Feichtenhofer et
@@ -93,9 +97,9 @@ PRESETS: dict[Preset, Temporal] = {"slowonly": SLOWONLY, "i3d": I3D, "r2plus1d":
 
 
 def settings(temporal: Temporal | Preset) -> Temporal:
-    """The settings themselves, or those of a preset; ValueError where there is none of the name."""
+    """The settings themselves, or those of a preset; OptionError where there is none."""
     if isinstance(temporal, Temporal):
         return temporal
     if temporal not in PRESETS:
-        raise ValueError(f"temporal={temporal!r}: a Temporal, or one of {', '.join(PRESETS)}")
+        raise OptionError(f"temporal={temporal!r}: a Temporal, or one of {', '.join(PRESETS)}")
     return PRESETS[temporal]

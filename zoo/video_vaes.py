@@ -6,6 +6,8 @@ from typing import cast
 
 from torch import nn
 
+from pgt_fx.errors import OptionError
+
 from .entry import Entry
 
 _OVER_TIME = "group norms over all frames"
@@ -111,7 +113,7 @@ ENTRIES = (
 def load(entry: Entry, space: int, pretrained: bool) -> nn.Module:
     """Build the model of that name; there are no weights for these."""
     if pretrained:
-        raise ValueError(f"there are no weights for {entry.name}")
+        raise OptionError(f"there are no weights for {entry.name}")
     kind, part = entry.name.rsplit("_", 1)
     if entry.source == "pgt_fx":
         from .video_vae import Decoder, Encoder

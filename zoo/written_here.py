@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from torch import nn
 
+from pgt_fx.errors import OptionError
+
 from .entry import Entry
 
 ENTRIES = (
@@ -28,7 +30,7 @@ ENTRIES = (
 def load(entry: Entry, space: int, pretrained: bool) -> nn.Module:
     """Build the model of that name; there are no weights for these."""
     if pretrained:
-        raise ValueError(f"there are no weights for {entry.name}")
+        raise OptionError(f"there are no weights for {entry.name}")
     match entry.name:
         case "c3d":
             from .c3d import C3D

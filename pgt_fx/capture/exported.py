@@ -26,7 +26,7 @@ from pgt_fx.capture.probe import leaves_behind, quiet, unchanged
 from pgt_fx.capture.python_state import Memory, changing
 from pgt_fx.capture.sample import Sample
 from pgt_fx.capture.spelling import Spelling, TooComplicated
-from pgt_fx.errors import CaptureError, Place
+from pgt_fx.errors import CaptureError, Place, of_this_machine
 
 
 @dataclass
@@ -141,6 +141,8 @@ def _export(
         except TooComplicated:
             raise
         except Exception as error:
+            if of_this_machine(error):
+                raise
             raise CaptureError(_explain(error), place_of(error)) from error
     # An export puts back what was assigned; a run without compute has seen it.
     kept = list(dict.fromkeys([*kept, *sample.noted.kept]))

@@ -25,6 +25,7 @@ from pgt_fx.capture.lines import Lines
 from pgt_fx.capture.python_state import Memory, changing, memories
 from pgt_fx.capture.running import followed
 from pgt_fx.capture.spelling import POOLS, Noted, Spelling
+from pgt_fx.errors import of_this_machine
 
 Run = Callable[..., None]
 
@@ -182,6 +183,8 @@ def _probe(
             with changing(model) as kept, surroundings() as around:
                 run(model, spec, leaves, lines)
         except Exception as error:
+            if of_this_machine(error):
+                raise
             return Probe(error, recorder.pools, recorder.joins)
     recorder.spelling.noted.kept = kept
     recorder.spelling.noted.asked = {*around.asked, *([TYPES] if lines.types_read else [])}

@@ -1,41 +1,41 @@
 """The command line: ``pgt-fx COMMAND``, one file per command.
 
 Exit codes: 0 it holds; 1 a promise is violated; 2 it could not be checked: a wrong argument, an
-unknown model, or one that can't be made progressive.
+unknown model, one that can't be made progressive, or an error that nobody foresaw. 130: Ctrl-C;
+141: the reader of a pipe went away (``| head``).
+
+Nothing here imports torch before a command needs it: ``--help`` and a mistyped option answer at
+once. ``app`` is made when it is first asked for, so that ``main`` can answer a Ctrl-C meanwhile.
 """
 
 from __future__ import annotations
 
-import typer
+import signal
+import sys
+from typing import TYPE_CHECKING, Any
 
-from pgt_fx.cli.analyze import analyze
-from pgt_fx.cli.bench import bench
-from pgt_fx.cli.demo import demo
-from pgt_fx.cli.doctor import doctor
-from pgt_fx.cli.erf import erf
-from pgt_fx.cli.fuzz import fuzz
-from pgt_fx.cli.train import train
-from pgt_fx.cli.verify import verify
-from pgt_fx.cli.zoo import zoo
+if TYPE_CHECKING:
+    from pgt_fx.cli.commands import app
 
-app = typer.Typer(
-    help="Any video model, fed a long video in progressive steps.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
-for command in (demo, analyze, verify, doctor, train, erf, fuzz, zoo):
-    app.command()(command)
-# What follows the name is for the benchmark, --help among it.
-_passed_on = {"allow_extra_args": True, "ignore_unknown_options": True}
-app.command(context_settings={**_passed_on, "help_option_names": []})(bench)
+__all__ = ["app", "main"]
 
 
-@app.callback()
-def _root() -> None:
-    pass
+def __getattr__(name: str) -> Any:
+    if name == "app":
+        from pgt_fx.cli.commands import app
+
+        return app
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def main() -> None:
-    """Entry point."""
-    app()
+    """Entry point; ends the process with the exit code."""
+    try:
+        from pgt_fx.cli.commands import app
+
+        app()
+    except KeyboardInterrupt:  # outside of a command: while this was imported
+        sys.exit(130)
+    finally:
+        # What Python tears down now has nothing to say to another Ctrl-C.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -8,9 +8,8 @@ from typing import Annotated, Any
 import typer
 from rich.syntax import Syntax
 
-import pgt_fx
 from pgt_fx.cli.models import load
-from pgt_fx.cli.talk import AsJson, Model, Space, TimeDim, out, refusals, spinner
+from pgt_fx.cli.talk import AsJson, Model, Space, TimeDim, out, spinner
 
 
 def analyze(
@@ -21,13 +20,15 @@ def analyze(
     code: Annotated[bool, typer.Option(help="Print the generated code of one step too.")] = False,
 ) -> None:
     """What a model does along time: receptive field, stride, look-ahead, state, verdicts."""
-    with refusals(), spinner("analyzing") as step:
+    with spinner("analyzing") as step:
         module, example = load(model, space)
         step(f"analyzing {model}")
         # Of the policies the one under which outputs can be the model's own, so that the report
         # says whether they are.
         options: dict[str, Any] = {"future": "wait", "pooling": "running", "strict": False}
-        prog = pgt_fx.transform(module, example, time_dim=time_dim, **options)
+        from pgt_fx import transform
+
+        prog = transform(module, example, time_dim=time_dim, **options)
         report, listing = prog.report, prog.code if code else ""
     if json_:
         data = report.to_dict() | ({"code": listing} if code else {})

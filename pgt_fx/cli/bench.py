@@ -13,10 +13,11 @@ import typer
 from rich.table import Table
 
 import pgt_fx
-from pgt_fx.cli.talk import HOLDS, UNCHECKED, out
+from pgt_fx.cli.talk import HOLDS, INTERRUPTED, out
 
 #: A benchmark is a file that runs by itself; the others in the folder are what they share.
 RUNS = 'if __name__ == "__main__":'
+GUARDED = [sys.executable, "-m", "pgt_fx.cli.script"]
 
 
 def bench(
@@ -31,12 +32,10 @@ def bench(
         raise typer.Exit(HOLDS)
     folder = _folder()
     if folder is None:
-        typer.echo(
+        raise typer.BadParameter(
             "the benchmarks are part of the repository and not of an installed wheel; clone it, "
-            "and install it from there: pip install -e .",
-            err=True,
+            "and install it from there: pip install -e ."
         )
-        raise typer.Exit(UNCHECKED)
     known = benchmarks(folder)
     if name is None:
         _list(known)
@@ -46,8 +45,15 @@ def bench(
         hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(known)}"
         raise typer.BadParameter(f"no benchmark {name!r}; {hint}")
     # A process of its own: what one measures must not hold what this command has loaded.
-    script = [sys.executable, str(folder / f"{name}.py"), *context.args]
-    raise typer.Exit(subprocess.run(script).returncode)
+    debug = ["--debug"] if context.find_root().params.get("debug") else []
+    script = [*GUARDED, *debug, str(folder / f"{name}.py"), *context.args]
+    try:
+        code = subprocess.run(script).returncode
+    except KeyboardInterrupt:  # it was told too, and has said so
+        raise typer.Exit(INTERRUPTED) from None
+    if code < 0:
+        raise typer.BadParameter(f"{name} was ended by signal {-code}")
+    raise typer.Exit(code)
 
 
 def benchmarks(folder: Path) -> dict[str, str]:

@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
-from pgt_fx import demo as demo_job
-from pgt_fx.cli.talk import HOLDS, VIOLATED, Threads, out, refusals, set_threads
+from pgt_fx.cli.talk import HOLDS, VIOLATED, Threads, out, set_threads
+from pgt_fx.terminal import console
 
 
 def demo(
@@ -30,16 +29,17 @@ def demo(
     threads: Threads = None,
 ) -> None:
     """A real video through an unchanged backbone, step by step and as a whole."""
+    from pgt_fx import demo as demo_job
+
     set_threads(threads)
-    with refusals():
-        found = demo_job.run(
-            model,
-            video=video,
-            length=length,
-            frames=_frames(frames),
-            size=size,
-            console=Console(stderr=True),
-        )
+    found = demo_job.run(
+        model,
+        video=video,
+        length=length,
+        frames=_frames(frames),
+        size=size,
+        console=console(stderr=True),
+    )
     out().print(found)
     raise typer.Exit(HOLDS if found.ok else VIOLATED)
 

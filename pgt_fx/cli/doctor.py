@@ -9,8 +9,19 @@ from typing import Annotated
 import typer
 
 from pgt_fx.cli.models import load
-from pgt_fx.cli.talk import HOLDS, VIOLATED, AsJson, Model, Space, TimeDim, out, refusals, spinner
-from pgt_fx.doctor import examine
+from pgt_fx.cli.talk import (
+    HOLDS,
+    VIOLATED,
+    AsJson,
+    Model,
+    Space,
+    TimeDim,
+    check_file,
+    out,
+    spinner,
+)
+
+PAGES = {".html": "a page", ".htm": "a page"}
 
 
 def doctor(
@@ -27,15 +38,16 @@ def doctor(
 ) -> None:
     """Why a model is refused, or late: which operators, at which lines, and what to change.
 
-    Exit code 0: it can be made progressive; 1: something stands in the way.
+    Exit code 0: it can be made progressive; 1: something stands in the way; 2: it could not be
+    examined.
     """
-    if html is not None and not html.parent.is_dir():
-        raise typer.BadParameter(f"--html: there is no folder {html.parent}")
-    if html is not None and html.is_dir():
-        raise typer.BadParameter(f"--html: {html} is a folder; expected a file to write")
-    with refusals(), spinner("examining") as step:
+    if html is not None:
+        check_file("--html", html, PAGES)
+    with spinner("examining") as step:
         module, example = load(model, space, features=features)
         step(f"examining {model}")
+        from pgt_fx.doctor import examine
+
         found = examine(module, example, time_dim=time_dim)
     if html is not None:
         html.write_text(found.to_html(), encoding="utf-8")

@@ -10,12 +10,19 @@ from typing import Annotated, cast
 
 import typer
 
-import pgt_fx
-from pgt_fx import erf as erf_job
 from pgt_fx.cli.models import load
-from pgt_fx.cli.talk import AsJson, Model, Space, Threads, out, refusals, set_threads, spinner
-from pgt_fx.erf import figure
-from pgt_fx.options import Operator
+from pgt_fx.cli.talk import (
+    AsJson,
+    Model,
+    Space,
+    Threads,
+    check_file,
+    out,
+    set_threads,
+    spinner,
+)
+
+FIGURES = {".png": "pixels", ".svg": "lines", ".pdf": "lines"}
 
 
 def erf(
@@ -51,14 +58,20 @@ def erf(
     threads: Threads = None,
 ) -> None:
     """Draw the temporal receptive field, theoretical and effective: original and progressive."""
-    set_threads(threads)
-    with refusals(), spinner("building") as step:
-        path = to or Path(re.sub(r"[^\w.-]", "_", model) + "_erf.png")
+    path = to or Path(re.sub(r"[^\w.-]", "_", model) + "_erf.png")
+    check_file("--out", path, FIGURES)
+    with spinner("building") as step:
+        from pgt_fx import erf as erf_job
+        from pgt_fx import transform
+        from pgt_fx.erf import figure
+        from pgt_fx.options import Operator
+
+        set_threads(threads)
         figure.check(path)
         features = ":" not in model and not head
         module, example = load(model, space, features=features)
         step(f"turning {model} progressive")
-        prog = pgt_fx.transform(module, example, operator=cast(Operator, operator))
+        prog = transform(module, example, operator=cast(Operator, operator))
         found = erf_job.measure(
             prog,
             steps=steps,

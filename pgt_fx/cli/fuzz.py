@@ -8,7 +8,16 @@ from typing import Annotated
 
 import typer
 
-from pgt_fx.cli.talk import HOLDS, UNCHECKED, VIOLATED, AsJson, Threads, set_threads, spinner
+from pgt_fx.cli.talk import (
+    HOLDS,
+    UNCHECKED,
+    VIOLATED,
+    AsJson,
+    Threads,
+    check_folder,
+    set_threads,
+    spinner,
+)
 
 
 def fuzz(
@@ -21,17 +30,17 @@ def fuzz(
     threads: Threads = 1,
 ) -> None:
     """Random graphs, cuts, dtypes and options; what fails is shrunk and written to a file."""
-    set_threads(threads)
+    check_folder("--output", output)
     try:
         import hypothesis  # noqa: F401
-    except ImportError:
-        typer.echo("drawing random graphs needs Hypothesis: pip install hypothesis", err=True)
-        raise typer.Exit(UNCHECKED) from None
+    except ModuleNotFoundError:
+        raise typer.BadParameter(
+            "drawing random graphs needs Hypothesis, which is not installed: pip install hypothesis"
+        ) from None
+    set_threads(threads)
     from pgt_fx.testing.fuzz import Campaign
     from pgt_fx.testing.fuzz import fuzz as run
 
-    if not output.is_dir():
-        raise typer.BadParameter(f"--output: there is no folder {output}")
     with spinner("drawing") as step:
 
         def tell(campaign: Campaign) -> None:

@@ -7,14 +7,14 @@ import importlib
 import os
 import pkgutil
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
-from torch import nn
 
-from pgt_fx import zoo
-from pgt_fx.compiler import transform
-from pgt_fx.progressive import Progressive
+if TYPE_CHECKING:
+    from torch import nn
+
+    from pgt_fx.progressive import Progressive
 
 
 def load(
@@ -25,6 +25,10 @@ def load(
     Raises:
         typer.BadParameter: saying what there is instead.
     """
+    from torch import nn
+
+    from pgt_fx import zoo
+
     if ":" not in name:
         if "." in name or "/" in name:
             raise typer.BadParameter(f"{name!r}: expected package.module:factory, with a colon")
@@ -43,7 +47,7 @@ def load(
     if callable(target) and not isinstance(target, nn.Module):
         try:
             made = target()
-        except Exception as error:  # whatever the user's factory does
+        except (Exception, SystemExit) as error:  # whatever the user's factory does
             raise typer.BadParameter(
                 f"calling {name}() failed: {type(error).__name__}: {error}"
             ) from error
@@ -60,6 +64,9 @@ def load(
 
 def progressive(module: nn.Module, example: Any, time_dim: int | None = None) -> Progressive:
     """What is to be measured: a factory may have transformed its model itself, with options."""
+    from pgt_fx.compiler import transform
+    from pgt_fx.progressive import Progressive
+
     if isinstance(module, Progressive):
         return module
     return transform(module, example, strict=False, time_dim=time_dim)
@@ -81,7 +88,7 @@ def _import(name: str) -> Any:
         raise typer.BadParameter(
             f"no module {missing!r} here or installed (looked in {here} first){hint}"
         ) from error
-    except Exception as error:  # whatever the user's module does while it is imported
+    except (Exception, SystemExit) as error:  # whatever the user's module does while imported
         raise typer.BadParameter(
             f"importing {name} failed: {type(error).__name__}: {error}"
         ) from error

@@ -7,12 +7,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import torch
 import typer
 
-import pgt_fx
 from pgt_fx.cli.models import load, progressive
 from pgt_fx.cli.talk import (
     HOLDS,
@@ -22,16 +20,20 @@ from pgt_fx.cli.talk import (
     Space,
     Threads,
     TimeDim,
+    check_file,
     out,
-    refusals,
     set_threads,
     spinner,
 )
 from pgt_fx.errors import OptionError, PgtError
-from pgt_fx.verification.causal import verify_causal
-from pgt_fx.verification.certificate import Certificate
-from pgt_fx.verification.certificate import load as load_certificate
-from pgt_fx.verification.result import Check, Verification
+
+if TYPE_CHECKING:
+    from pgt_fx.verification.certificate import Certificate
+    from pgt_fx.verification.result import Verification
+
+#: What is written into a file, by its suffix.
+OUTPUTS = {".xml": "JUnit", ".json": "JSON", ".md": "Markdown", ".txt": "the table"}
+CERTIFICATES = {".json": "a certificate"}
 
 
 class Format(StrEnum):
@@ -66,7 +68,7 @@ def verify(
         list[Path] | None,
         typer.Option(
             "--output",
-            help="Write this file too: .xml JUnit, .json, .md Markdown, else a table. May be "
+            help="Write this file too: .xml JUnit, .json, .md Markdown, .txt the table. May be "
             "repeated.",
         ),
     ] = None,
@@ -92,22 +94,27 @@ def verify(
     threads: Threads = None,
 ) -> None:
     """Measure the promises of a model; exit code 0: they hold, 1: violated, 2: not checked."""
-    set_threads(threads)
     form = Format.json if json_ else format_
     if certificate is not None and (causal or save is not None or check):
         raise typer.BadParameter("--certificate goes with none of --causal, --save, --check")
     outputs = output or []
-    for path in [*outputs, *([save] if save else [])]:
-        if not path.parent.is_dir():
-            raise typer.BadParameter(f"{path}: there is no folder {path.parent}")
-        if path.is_dir():
-            raise typer.BadParameter(f"{path} is a folder; expected a file to write")
+    for path in outputs:
+        check_file("--output", path, OUTPUTS)
+    if save is not None:
+        check_file("--save", save, CERTIFICATES)
     if certificate is not None:
+        set_threads(threads)
         _again(certificate, model, form, outputs)
     if model is None:
         raise typer.BadParameter("which model? A name of the zoo, or package.module:factory")
     given = {"model": model, "space": space or 64, "features": features, "time_dim": time_dim}
-    with refusals(), spinner("building") as step:
+    with spinner("building") as step:
+        import torch
+
+        from pgt_fx.verification.causal import verify_causal
+        from pgt_fx.verification.contract import verify as measure
+
+        set_threads(threads)
         module, example = load(model, space or 64, features=features)
         kind = getattr(torch, dtype.value)
         if causal:
@@ -125,7 +132,7 @@ def verify(
             step(f"turning {model} progressive")
             with _told(model, outputs):
                 prog = progressive(module, example, time_dim)
-                found = pgt_fx.verify(
+                found = measure(
                     prog,
                     checks=check or None,
                     chunkings=chunkings,
@@ -147,6 +154,8 @@ def _told(model: str, outputs: list[Path]) -> Iterator[None]:
         yield
     except PgtError as error:
         if not isinstance(error, OptionError):
+            from pgt_fx.verification.result import Check, Verification
+
             told = f"{type(error).__name__}: {error}"
             check = Check("converts", "the model can be made progressive", None, detail=told)
             found = Verification(model, "nothing", (check,))
@@ -181,7 +190,9 @@ def _text(found: Verification, form: Format) -> str:
 
 def _again(path: Path, model: str | None, form: Format, outputs: list[Path]) -> None:
     """Check a certificate again; does not return."""
-    with refusals(), spinner("reading") as step:
+    from pgt_fx.verification.certificate import load as load_certificate
+
+    with spinner("reading") as step:
         try:
             certificate = load_certificate(path)
         except OSError as error:

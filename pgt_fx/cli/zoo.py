@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import torch
 import typer
 from rich.table import Table
 
-from pgt_fx import zoo as backbones
-from pgt_fx.cli.talk import HOLDS, VIOLATED, AsJson, out, refusals, spinner
-from pgt_fx.zoo.survey import Row, survey
-from pgt_fx.zoo.table import summary, write_table
+from pgt_fx.cli.talk import HOLDS, VIOLATED, AsJson, check_folder, out, set_threads, spinner
+
+if TYPE_CHECKING:
+    from pgt_fx.zoo.survey import Row
 
 
 def zoo(
@@ -38,15 +38,16 @@ def zoo(
     What was measured of the models named goes into table.json beside what was measured of the
     others before, and README.md is the table of all of them.
     """
-    with refusals():
-        names = _chosen(only or [])
     if output is not None and not check:
         raise typer.BadParameter("--output: there is a table to write with --check")
-    if output is not None and not output.is_dir():
-        raise typer.BadParameter(f"--output: there is no folder {output}")
+    if output is not None:
+        check_folder("--output", output)
+    names = _chosen(only or [])
     if not check:
         _list(names, json_)
         return
+    from pgt_fx.zoo.table import summary, write_table
+
     rows: list[Row] = []
     with spinner("converting") as step:
         for row in _surveyed(names, jobs):
@@ -67,11 +68,15 @@ def zoo(
 
 def checkout() -> Path | None:
     """The folder of the zoo in a checkout of this project; None where it is installed."""
+    from pgt_fx import zoo as backbones
+
     folder = Path(backbones.__file__).resolve().parent  # pgt_fx/zoo is a link to it
     return folder if (folder.parent / "pyproject.toml").is_file() else None
 
 
 def _chosen(wanted: Sequence[str]) -> list[str]:
+    from pgt_fx import zoo as backbones
+
     known = backbones.names()
     if not wanted:
         return known
@@ -84,25 +89,38 @@ def _chosen(wanted: Sequence[str]) -> list[str]:
 
 def _surveyed(names: Sequence[str], jobs: int) -> Iterator[Row]:
     """Each model in a process of its own: what it used is given back."""
+    from pgt_fx.zoo.survey import survey
+
     context = get_context("spawn")
-    with ProcessPoolExecutor(jobs, context, _one_thread, max_tasks_per_child=1) as pool:
-        for done in as_completed([pool.submit(survey, name) for name in names]):
-            yield done.result()
+    with ProcessPoolExecutor(jobs, context, _begin, max_tasks_per_child=1) as pool:
+        try:
+            for done in as_completed([pool.submit(survey, name) for name in names]):
+                yield done.result()
+        except BaseException:  # Ctrl-C among them: the pool would wait for those that are at work
+            pool.shutdown(wait=False, cancel_futures=True)
+            for child in active_children():
+                child.terminate()
+            raise
 
 
-def _one_thread() -> None:
-    torch.set_num_threads(1)
+def _begin() -> None:
+    """Of a process of the pool: Ctrl-C ends it without a word, and the command tells of it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    set_threads(1)
 
 
 def _list(names: Sequence[str], json_: bool) -> None:
+    from pgt_fx import zoo as backbones
+
     entries = [backbones.get(n) for n in names]
     if json_:
         plain = [{k: v for k, v in vars(e).items() if v is not None} for e in entries]
         typer.echo(json.dumps(plain, indent=2))
         return
     table = Table(box=None, header_style="bold")
-    for column in ("name", "from", "clip", "space", ""):
-        table.add_column(column)
+    for column in ("name", "from", "clip", "space"):
+        table.add_column(column, no_wrap=column == "name", overflow="fold")
+    table.add_column("", overflow="fold")
     for e in entries:
         table.add_row(e.name, e.source, " + ".join(map(str, e.clip)), str(e.space), e.description)
     out().print(table)

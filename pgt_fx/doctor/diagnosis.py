@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import math
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+import torch
 from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 from torch import nn
+from torch.utils import _pytree as pytree
 
 from pgt_fx.analysis import Analysis, Operation, Value, walk_graph
-from pgt_fx.capture.inputs import TimeDim
+from pgt_fx.capture.inputs import TimeDim, read_example
+from pgt_fx.capture.lines import place_of
 from pgt_fx.compiler import capture_source
 from pgt_fx.doctor import advice
 from pgt_fx.doctor.delay import LookAhead, delay, look_aheads
@@ -217,6 +221,7 @@ def examine(
 
     Raises:
         ClipError, OptionError: for bad arguments.
+        CaptureError: the model itself fails on the example, so there is nothing to diagnose.
     """
     source = capture_source(model, example, time_dim, clip_pools)
     clip = [tuple(s) for s in source.spec.shapes if s is not None]
@@ -234,6 +239,8 @@ def examine(
             state = state_bytes(prog._analysis(), prog._program().emitted)
             latency, total = prog.report.latency, prog.report.state_bytes
     except CaptureError as error:
+        if example is not None:
+            _run(model, example, time_dim)
         return _not_captured(name, clip, error)
     finally:
         for module, training in modes:  # some may be frozen
@@ -264,6 +271,25 @@ def examine(
     drawn = picture(analysis, blockers, frames, gates)
     rows = (*refused, *(m for m in mixing if m is not None))
     return Diagnosis(name, clip, verdict, latency, best, total, ahead, rows, drawn)
+
+
+def _run(model: nn.Module, example: Any, time_dim: TimeDim) -> None:
+    """Whether what could not be captured runs at all, as it is.
+
+    Raises:
+        CaptureError: it doesn't.
+    """
+    spec, leaves = read_example(example, time_dim)
+    args, kwargs = pytree.tree_unflatten(leaves, spec.spec)
+    try:
+        with torch.no_grad():
+            copy.deepcopy(model)(*args, **kwargs)
+    except Exception as error:
+        raise CaptureError(
+            f"{type(model).__name__}: the model itself fails on its example clip: "
+            f"{type(error).__name__}: {error}",
+            place_of(error),
+        ) from error
 
 
 def _verdict(mixing: list[Mixing], late: int) -> str:

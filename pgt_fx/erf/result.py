@@ -166,9 +166,9 @@ class Receptive:
         )
         several = len(self.paths) > 1
         for name in ("path",) * several + ("curve",):
-            table.add_column(name)
+            table.add_column(name, overflow="fold")
         for name in ("can read", "reads", "95 % width", "std", "before step", "behind"):
-            table.add_column(name, justify="right")
+            table.add_column(name, justify="right", overflow="fold")
         for at, name, curve in self.curves():
             table.add_row(
                 *(str(self.paths[at]),) * several,

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pgt_fx.errors import PgtError
+from pgt_fx.errors import PgtError, of_this_machine
 from pgt_fx.testing.case import HEADS, Case, Fault, check, first_chunk, runs, sensitive
 from pgt_fx.testing.strategies import chunkings, graphs, minimum_frames
 
@@ -152,6 +152,7 @@ def _batch(campaign: Campaign, seed: int, end: float, folder: Path) -> None:
     from hypothesis import HealthCheck, Phase
 
     failing: list[tuple[Case, Exception]] = []
+    unable: list[Exception] = []
 
     @hypothesis.seed(seed)
     @hypothesis.settings(
@@ -165,7 +166,7 @@ def _batch(campaign: Campaign, seed: int, end: float, folder: Path) -> None:
     )
     @hypothesis.given(cases())
     def one(case: Case) -> None:
-        if time.monotonic() > end and not failing:
+        if unable or (time.monotonic() > end and not failing):
             return
         if not sensitive(case) or not runs(case):
             campaign.discarded += not failing
@@ -173,6 +174,9 @@ def _batch(campaign: Campaign, seed: int, end: float, folder: Path) -> None:
         try:
             check(case)
         except (Fault, PgtError, RuntimeError, ValueError, TypeError, LookupError) as error:
+            if of_this_machine(error):
+                unable.append(error)  # not raised: Hypothesis would take it for a failure
+                return
             failing.append((case, error))
             raise
         if not failing:
@@ -185,6 +189,8 @@ def _batch(campaign: Campaign, seed: int, end: float, folder: Path) -> None:
     except Exception:
         if not failing:
             raise
+    if unable:
+        raise unable[0]
     if failing:
         # Hypothesis runs the smallest failing case last.
         case, error = failing[-1]

@@ -21,6 +21,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader, Dataset
 
+from pgt_fx.core.tensor_bytes import bytes_of
 from pgt_fx.schedule import DPR
 
 Plain = dict[str, Any]
@@ -240,7 +241,8 @@ def _digest_of(value: Any) -> str:
             return f"{tuple(value.shape)} {value.dtype}"
         flat = value.detach().reshape(-1)
         some = flat[:: max(1, -(-flat.numel() // _SAMPLE))].cpu().contiguous()
-        raw = some.resolve_conj().resolve_neg().view(torch.uint8).numpy().tobytes()
+        some = some.resolve_conj().resolve_neg().view(torch.uint8)
+        raw = bytes_of(some) if some.numel() else b""
         return f"{tuple(value.shape)} {value.dtype} sha256 {hashlib.sha256(raw).hexdigest()[:12]}"
     if isinstance(value, Mapping):
         return _digest(str([(str(k), _digest_of(v)) for k, v in value.items()]))

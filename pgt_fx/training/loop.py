@@ -15,7 +15,6 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -26,6 +25,7 @@ from torch.utils import _pytree as pytree
 from pgt_fx.errors import OptionError
 from pgt_fx.progressive import Progressive
 from pgt_fx.schedule import DPR, OverTime, PerStep, Schedule
+from pgt_fx.terminal import console
 from pgt_fx.training import checkpoint as files
 from pgt_fx.training import identity
 from pgt_fx.training.gradients import Gradient, Loss, On, backward
@@ -339,7 +339,7 @@ class _bar:
 
     def __init__(self, shown: bool) -> None:
         columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
-        self.bar = Progress(*columns, console=Console(stderr=True), disable=not shown)
+        self.bar = Progress(*columns, console=console(stderr=True), disable=not shown)
         self.tasks: dict[int, Any] = {}
 
     def __enter__(self) -> Report:

@@ -14,6 +14,7 @@ from pgt_fx.errors import OptionError
 from pgt_fx.inference import predict
 from pgt_fx.inference.predict import evaluating
 from pgt_fx.inference.rows import rows_of_steps
+from pgt_fx.inference.scores import Activation
 from pgt_fx.progressive import Progressive
 from pgt_fx.schedule import OverTime, PerStep, Schedule
 from pgt_fx.training.losses import is_empty
@@ -49,7 +50,7 @@ def observe_validation(
             outputs = prog.run(*args, schedule=schedule, **named)
         _observe_steps(metrics, outputs, [labels.of(n, None) for n in range(len(outputs))])
         return
-    kind = "sigmoid" if several(target) else "auto"
+    kind: Activation = "sigmoid" if several(target) else "auto"
     call = (video,) if isinstance(video, dict) else args
     scores = predict(prog, *call, schedule=schedule, activation=kind, cost=False).scores
     if isinstance(target, Tensor):  # labels per step or frame are none of the whole video

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from pgt_fx.capture.guess import guess_example
 from pgt_fx.capture.inputs import TimeDim, read_example
-from pgt_fx.errors import OptionError, PgtError, VerificationError
+from pgt_fx.errors import OptionError, PgtError, VerificationError, of_this_machine
 from pgt_fx.verification.calls import Call, calls_of
 from pgt_fx.verification.measure import error, leaves, same_bits
 from pgt_fx.verification.record import record_of_causal
@@ -283,6 +283,8 @@ def _guarded(check: Check, measure: Measure, subject: _Causal) -> Check:
     try:
         return measure(check, subject)
     except (PgtError, RuntimeError, ValueError, TypeError, LookupError, AttributeError) as error:
+        if of_this_machine(error):
+            raise
         return replace(
             check,
             ok=False,

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import ctypes
 import hashlib
 import platform
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from pgt_fx import __version__
+from pgt_fx.core.tensor_bytes import bytes_of
 from pgt_fx.progressive import Progressive
 
 #: Kinds of certificates; one without a kind is of a progressive model.
@@ -103,12 +103,6 @@ def structure(prog: Progressive, evaluated: Progressive) -> str:
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
-def _bytes(flat: Tensor) -> Any:
-    """The memory of a tensor of bytes on the CPU, as it is: torch's way there is through NumPy,
-    which may not be installed."""
-    return (ctypes.c_uint8 * flat.numel()).from_address(flat.data_ptr())
-
-
 def weights(model: nn.Module) -> str:
     """Digest of all parameters and buffers, bit by bit."""
     digest = hashlib.sha256()
@@ -116,5 +110,5 @@ def weights(model: nn.Module) -> str:
         digest.update(f"{name} {tuple(x.shape)} {x.dtype}\n".encode())
         flat = x.detach().cpu().contiguous().reshape(-1)
         if flat.numel():
-            digest.update(_bytes(flat.view(torch.uint8)))
+            digest.update(bytes_of(flat.view(torch.uint8)))
     return digest.hexdigest()

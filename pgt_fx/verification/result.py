@@ -7,13 +7,15 @@ import os
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from rich.console import Console, Group
+from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 from rich.text import Text
 
 from pgt_fx.errors import VerificationError
 
 WORD = {True: "holds", False: "VIOLATED", None: "not checked"}
+#: Columns from which on the promises stand in the table; else it would be all promise.
+WIDE = 110
 _STYLE = {True: "green", False: "bold red", None: "yellow"}
 
 
@@ -151,7 +153,8 @@ class Verification:
         rest = f"; {len(self.silent)} could not be checked" if self.silent else ""
         return f"{held} promises hold{rest}."
 
-    def __rich__(self) -> Group:
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        wide = options.max_width >= WIDE
         table = Table(
             title=f"{self.model}: measured on {self.setting}",
             title_justify="left",
@@ -163,19 +166,26 @@ class Verification:
         table.add_column("result", no_wrap=True)
         table.add_column("measured", overflow="fold")
         table.add_column("bound", overflow="fold")
-        table.add_column("promise", overflow="fold", ratio=2)
+        if wide:
+            table.add_column("promise", overflow="fold", ratio=2)
         for c in self.checks:
             result = Text(WORD[c.ok], style=_STYLE[c.ok])
-            table.add_row(c.id, result, figure(c.measured), figure(c.bound), c.sentence)
+            promise = [c.sentence] if wide else []
+            table.add_row(c.id, result, figure(c.measured), figure(c.bound), *promise)
         notes = [f"  {c.id}: {c.detail}" for c in self.checks if c.detail]
         looks = [f"  {c.id}: {c.where}" for c in self.checks if c.where]
         style = "green" if self.ok else "bold red" if self.violations else "yellow"
-        parts: list[Any] = [table]
+        yield table
+        if not wide:
+            yield Text(
+                "\n".join(["", "promises", *(f"  {c.id}: {c.sentence}" for c in self.checks)])
+            )
         if notes:
-            parts += [Text(""), Text("\n".join(["details", *notes]))]
+            yield Text("\n".join(["", "details", *notes]))
         if looks:
-            parts += [Text(""), Text("\n".join(["look at", *looks]), style="bold")]
-        return Group(*parts, Text(""), Text(self.summary, style=style))
+            yield Text("\n".join(["", "look at", *looks]), style="bold")
+        yield Text("")
+        yield Text(self.summary, style=style)
 
     def __str__(self) -> str:
         stream = io.StringIO()

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from pgt_fx.errors import OptionError, PgtError, StateError
+from pgt_fx.errors import OptionError, PgtError, StateError, of_this_machine
 from pgt_fx.progressive import Progressive
 from pgt_fx.verification.locality import INERT
 from pgt_fx.verification.locate import locate
@@ -180,6 +180,8 @@ def _prepared(subject: Subject) -> str:
     try:
         subject.prepare()
     except RAISED as error:
+        if of_this_machine(error):
+            raise
         return f"{type(error).__name__}: {first_line(error)}"
     return ""
 
@@ -195,6 +197,8 @@ def _guarded(name: str, sentence: str, measure: Measure, subject: Subject, chunk
             return Check(name, sentence, None, detail=reason)
         return Check(name, sentence, False, "raised", detail=f"StateError: {first_line(error)}")
     except RAISED as error:
+        if of_this_machine(error):
+            raise
         return Check(
             name, sentence, False, "raised", detail=f"{type(error).__name__}: {first_line(error)}"
         )

@@ -14,6 +14,14 @@ MEAN = 0.45
 STD = 0.225
 
 
+def pixels(frame: Any) -> Tensor:
+    """A decoded frame as bytes (height, width, 3), without NumPy, which PyAV does not bring."""
+    image = frame.reformat(format="rgb24")
+    (plane,) = image.planes  # its rows may end in padding
+    rows = torch.frombuffer(bytearray(plane), dtype=torch.uint8).view(-1, plane.line_size)
+    return rows[: image.height, : 3 * image.width].reshape(image.height, image.width, 3)
+
+
 def picture(
     frame: Any, aspect: float, size: int, crop: int | None, at: tuple[float, float]
 ) -> Tensor:
@@ -29,7 +37,7 @@ def picture(
     Raises:
         ValueError: for a display matrix that turns by something else than quarters.
     """
-    image = torch.from_numpy(frame.to_ndarray(format="rgb24"))
+    image = pixels(frame)
     matrix = frame.side_data.get("DISPLAYMATRIX")
     image, turned = upright(image, None if matrix is None else bytes(matrix))
     image = image.permute(2, 0, 1).to(torch.float32).div_(255)

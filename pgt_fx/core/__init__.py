@@ -1,0 +1,1 @@
+"""What every other part rests on: no graph, no capture."""
