@@ -49,7 +49,18 @@ _FROM = {
     "verify": "pgt_fx.verification.contract",
 }
 #: Parts of the library with names of their own, ``pgt_fx.erf.measure``: imported when first used.
-_PARTS = ("erf", "errors", "inference", "rules", "testing", "training", "video", "zoo")
+_PARTS = (
+    "doctor",
+    "erf",
+    "errors",
+    "hints",
+    "inference",
+    "rules",
+    "testing",
+    "training",
+    "video",
+    "zoo",
+)
 
 
 def __getattr__(name: str) -> Any:

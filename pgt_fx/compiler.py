@@ -8,7 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from pgt_fx.capture.guess import guess_example
+from pgt_fx.capture.idle import warn_idle
 from pgt_fx.capture.inputs import TimeDim, read_example
+from pgt_fx.hints import hinted
 from pgt_fx.options import Options, check_clip_pools
 from pgt_fx.progressive import Progressive, Source
 from pgt_fx.report import Report
@@ -48,22 +50,26 @@ def transform(
             another size. With a causal mask it is exact, whatever is said here.
 
     Returns:
-        a :class:`~pgt_fx.progressive.Progressive` in the model's mode (train or eval).
+        a :class:`~pgt_fx.progressive.Progressive` in the model's mode (train or eval). A warning
+        tells of layers along time that the model does not run when it is called like that.
 
     Raises:
-        CaptureError: the model can't be captured with a symbolic time axis.
+        CaptureError: the model can't be captured with a symbolic time axis (``LoopError``: it loops
+            over its frames in Python, with a cache of its own or without).
         BlockedError: operators that mix time have no rule; all are listed.
         ExactnessError: ``future="wait"`` with operators that no bounded state reproduces.
         OptionError, ClipError: for bad arguments.
     """
     options = Options(operator, future, pooling, strict, attention)  # type: ignore[arg-type]
-    source = capture_source(model, example, time_dim, clip_pools)
-    prog = Progressive(source, options)
-    prog._captured()  # capture
-    prog._analysis()  # analyze
-    prog._program()  # rewrite and emit
-    if options.future == "wait" and strict:
-        prog.report.check_strict()  # verify what the options promise
+    with hinted(model):
+        source = capture_source(model, example, time_dim, clip_pools)
+        prog = Progressive(source, options)
+        captured = prog._captured()  # capture
+        prog._analysis()  # analyze
+        prog._program()  # rewrite and emit
+        if options.future == "wait" and strict:
+            prog.report.check_strict()  # verify what the options promise
+    warn_idle(model, captured.idle, source.spec)
     return prog
 
 
@@ -71,8 +77,9 @@ def analyze(
     model: nn.Module, example: Any = None, *, time_dim: TimeDim = None, clip_pools: str = "auto"
 ) -> Report:
     """The report of a model, nothing rewritten; arguments and errors as :func:`transform`."""
-    source = capture_source(model, example, time_dim, clip_pools)
-    return Progressive(source, Options(strict=False)).report
+    with hinted(model):
+        source = capture_source(model, example, time_dim, clip_pools)
+        return Progressive(source, Options(strict=False)).report
 
 
 def capture_source(model: nn.Module, example: Any, time_dim: TimeDim, clip_pools: str) -> Source:

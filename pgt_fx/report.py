@@ -15,6 +15,7 @@ from rich.text import Text
 from torch import fx
 
 from pgt_fx.analysis import Analysis, Operation, Value, analyze_graph
+from pgt_fx.capture.idle import listed
 from pgt_fx.emitted import Emitted
 from pgt_fx.errors import ExactnessError, Place
 from pgt_fx.flow import network
@@ -79,6 +80,8 @@ class Report:
         grows: whether the state grows with the video: a causal attention that sees all of the past.
             ``state_bytes`` is then what it is after one clip.
         lengths: frames that a whole video may have, in words ("4n + 1").
+        idle: layers of the model that have no part in what it computes for such a clip, though the
+            module around them is called: another argument of its forward may run them.
         longest_step: most frames of a step, of the slowest path, where the model has tables of a
             fixed length; None: any number.
     """
@@ -98,6 +101,7 @@ class Report:
     grows: bool
     lengths: str
     longest_step: int | None
+    idle: list[str]
     _graph: nx.DiGraph = field(repr=False, compare=False)
     _strict: bool = field(repr=False, compare=False)
 
@@ -197,6 +201,7 @@ class Report:
             )
             | ({"videos": f"of {self.lengths} frames"} if self.lengths != "any number" else {})
             | ({"longest step": f"{self.longest_step} frames"} if self.longest_step else {})
+            | ({"not run": listed(self.idle)} if self.idle else {})
         )
 
     def __str__(self) -> str:
@@ -267,6 +272,7 @@ def make_report(analysis: Analysis, options: Options, emitted: Emitted, model: s
         grows=grows(analysis, options),
         lengths=str(analysis.lengths),
         longest_step=longest_step(analysis),
+        idle=list(analysis.captured.idle),
         _graph=network(analysis, reach),
         _strict=options.strict,
     )

@@ -22,6 +22,7 @@ from pgt_fx.capture.by_hand import ByHand
 from pgt_fx.capture.calls import ModuleCall
 from pgt_fx.capture.drawn import Drawn
 from pgt_fx.capture.exported import Exported, clip_nodes, export, is_fixed
+from pgt_fx.capture.idle import find_idle
 from pgt_fx.capture.inputs import ClipSpec
 from pgt_fx.capture.lengths import (
     Lengths,
@@ -31,9 +32,10 @@ from pgt_fx.capture.lengths import (
     value_at,
     value_of,
 )
+from pgt_fx.capture.loops import check_loops
 from pgt_fx.capture.sample import Sample, find_sample
 from pgt_fx.capture.spelling import TooComplicated
-from pgt_fx.errors import CaptureError
+from pgt_fx.errors import CaptureError, LoopError
 
 #: Operations in the expression of a size at which the capture goes on without symbolic space. Those
 #: of convolutional backbones have up to 5; a shifted-window transformer comes to hundreds, and to
@@ -63,6 +65,8 @@ class Captured:
         dtype: of the weights when it was captured.
         by_hand: calls that say what a gradient is to be, which the graph doesn't hold.
         drawn: modules that drew random numbers of Python's, of which it holds one.
+        idle: layers that have no part in what the model computes, though the module around them is
+            called.
         rehooked: modules of which a hook was added or removed since it was captured.
     """
 
@@ -82,6 +86,7 @@ class Captured:
     dtype: torch.dtype | None = None
     by_hand: list[ByHand] = field(default_factory=list)
     drawn: list[Drawn] = field(default_factory=list)
+    idle: tuple[str, ...] = ()
     rehooked: frozenset[str] = frozenset()
     _timed: dict[Any, bool] = field(default_factory=dict, repr=False)
     _videos: dict[Lengths | None, list[dict[Any, Any]]] = field(default_factory=dict, repr=False)
@@ -157,9 +162,12 @@ def capture(
 
     Raises:
         CaptureError: when the model doesn't run, or runs at the clip's length alone.
+        LoopError: when it loops over its frames in Python.
     """
     try:
         return _capture(model, spec, leaves, pools)
+    except LoopError:
+        raise
     except CaptureError:
         if len(spec.paths) > 1:
             raise
@@ -205,6 +213,7 @@ def _exported(
     wide: bool,
 ) -> tuple[Sample, Exported]:
     sample = find_sample(model, spec, leaves, pools, wide=wide, like_clip=like_clip, batch=batch)
+    check_loops(model, spec, sample.leaves, sample.calls)
     try:
         return sample, export(model, spec, sample, limit=LONGEST_SIZE)
     except TooComplicated:  # windows of a fixed size, padded to: space is then the clip's
@@ -304,6 +313,7 @@ def _captured(
         or any(c.is_floating_point() for c in constants.values()),
         by_hand=found.by_hand,
         drawn=found.drawn,
+        idle=find_idle(program, found.calls.values()),
     )
 
 
