@@ -6,14 +6,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Annotated, Any, NoReturn
 
-import torch
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from pgt_fx import zoo
 from pgt_fx.errors import PgtError
-from pgt_fx.video import VideoError
 
 HOLDS, VIOLATED, UNCHECKED = 0, 1, 2
 
@@ -55,10 +52,15 @@ def refusals() -> Iterator[None]:
     """Errors that say themselves what is wrong: printed without a traceback."""
     try:
         yield
-    except (PgtError, VideoError, zoo.UnknownModelError, zoo.MissingPackageError) as error:
+    except (PgtError, ValueError) as error:  # of the zoo: a space or a number of frames
         refuse(error)
-    except ValueError as error:  # of the zoo: a space or a number of frames
-        refuse(error)
+    except Exception as error:
+        from pgt_fx import zoo  # both import torch
+        from pgt_fx.video import VideoError
+
+        if isinstance(error, (VideoError, zoo.UnknownModelError, zoo.MissingPackageError)):
+            refuse(error)
+        raise
 
 
 def refuse(error: Exception) -> NoReturn:
@@ -69,4 +71,6 @@ def refuse(error: Exception) -> NoReturn:
 
 def set_threads(threads: int | None) -> None:
     if threads is not None:
+        import torch
+
         torch.set_num_threads(threads)
