@@ -46,10 +46,8 @@ def draw(found: Findings) -> Figure:
         figure = Figure(figsize=(9, 5.6), layout=layout)
         rows: Any = figure.subfigures(3, 1, height_ratios=(1.25, 3.1, 1.35))
         film, errors, costs = rows
-        verdict = "are the whole video's" if found.ok else "are NOT the whole video's"
         figure.suptitle(
-            f"{found.model}, {found.used} frames in {len(found.chunks)} steps: the features of the "
-            f"exact stream {verdict}",
+            f"{found.model}, {found.used} frames in {len(found.chunks)} steps: {_verdict(found)}",
             fontsize=10,
             fontweight="bold",
         )
@@ -57,6 +55,13 @@ def draw(found: Findings) -> Figure:
         _errors(errors.subplots(), found)
         _costs(costs.subplots(1, 2), found)
     return figure
+
+
+def _verdict(found: Findings) -> str:
+    if not found.promised:
+        return "no exact stream, as operators take all of time into every frame"
+    verdict = "are" if found.ok else "are NOT"
+    return f"the features of the exact stream {verdict} the whole video's"
 
 
 def _film(figure: Any, found: Findings) -> None:

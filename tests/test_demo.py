@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 
 from pgt_fx import demo, demo_figure, demo_size, zoo
 from pgt_fx.cli import app
-from pgt_fx.demo_story import Findings, Pass
+from pgt_fx.demo_story import Findings, Pass, _waiting
 from pgt_fx.demo_talk import Talk
 
 av = pytest.importorskip("av")
@@ -108,6 +108,19 @@ def test_squeeze_excitation_is_told(film: Path) -> None:
     assert "not the model's own" in text and "strict=False" in text
     assert "Exact: 8 of 8 feature frames" in text
     assert "the features equal those of the forward over the whole video" in text
+
+
+def test_a_model_with_no_exact_stream_is_told_so() -> None:
+    found = findings(promised=False, features_error=0.6, errors_waiting=[0.0, 0.6])
+    found.report = SimpleNamespace(exact=False, inexact=[SimpleNamespace(what="softmax")])
+    console = Console(file=io.StringIO(), width=200)
+    for part in _waiting(found):
+        console.print(part)
+    text = console.file.getvalue()
+    assert found.ok and "Exact: 1 of 2 feature frames. No exact stream is promised" in text
+    assert "NOT" not in text and "no exact stream" in demo_figure._verdict(found)
+    found.promised = True
+    assert not found.ok and "are NOT" in demo_figure._verdict(found)
 
 
 def test_a_video_shorter_than_a_clip(film: Path) -> None:
