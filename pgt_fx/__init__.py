@@ -65,7 +65,18 @@ _FROM = {
     "verify": "pgt_fx.verification.contract",
 }
 #: Parts of the library with names of their own, ``pgt_fx.erf.measure``: imported when first used.
-_PARTS = ("doctor", "erf", "errors", "inference", "rules", "testing", "training", "video", "zoo")
+_PARTS = (
+    "doctor",
+    "erf",
+    "errors",
+    "hints",
+    "inference",
+    "rules",
+    "testing",
+    "training",
+    "video",
+    "zoo",
+)
 
 
 if not TYPE_CHECKING:  # else any name at all would be one of the package, and an Any

@@ -8,8 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from pgt_fx.capture.guess import guess_example
+from pgt_fx.capture.idle import warn_idle
 from pgt_fx.capture.inputs import TimeDim, read_example
 from pgt_fx.capture.time_axis import ask_for_time
+from pgt_fx.hints import hinted
 from pgt_fx.options import (
     Attention,
     AttentionMemory,
@@ -62,21 +64,25 @@ def transform(
             another size. With a causal mask it is exact, whatever is said here.
 
     Returns:
-        a :class:`~pgt_fx.progressive.Progressive` in the model's mode (train or eval).
+        a :class:`~pgt_fx.progressive.Progressive` in the model's mode (train or eval). A warning
+        tells of layers along time that the model does not run when it is called like that.
 
     Raises:
-        CaptureError: the model can't be captured with a symbolic time axis.
+        CaptureError: the model can't be captured with a symbolic time axis (``LoopError``: it loops
+            over its frames in Python, with a cache of its own or without).
         BlockedError: operators that mix time have no rule; all are listed.
         ExactnessError: ``future="wait"`` with operators that no bounded state reproduces.
         OptionError, ClipError: for bad arguments, and where the time axis can't be told.
     """
     options = Options(operator, future, pooling, strict, attention)
-    source = capture_source(model, example, time_dim, clip_pools)
-    prog = Progressive(source, options)
-    prog._captured()  # capture
-    prog._analysis()  # analyze
-    prog._program()  # rewrite and emit
-    prog._promised()  # verify what the options promise
+    with hinted(model):
+        source = capture_source(model, example, time_dim, clip_pools)
+        prog = Progressive(source, options)
+        captured = prog._captured()  # capture
+        prog._analysis()  # analyze
+        prog._program()  # rewrite and emit
+        prog._promised()  # verify what the options promise
+    warn_idle(model, captured.idle, source.spec)
     return prog
 
 
@@ -88,8 +94,9 @@ def analyze(
     clip_pools: ClipPools = "auto",
 ) -> Report:
     """The report of a model, nothing rewritten; arguments and errors as :func:`transform`."""
-    source = capture_source(model, example, time_dim, clip_pools)
-    return Progressive(source, Options(strict=False)).report
+    with hinted(model):
+        source = capture_source(model, example, time_dim, clip_pools)
+        return Progressive(source, Options(strict=False)).report
 
 
 def capture_source(

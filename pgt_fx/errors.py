@@ -11,7 +11,18 @@ from pathlib import Path
 
 
 class PgtError(Exception):
-    """Base of all errors raised by ``pgt_fx``."""
+    """Base of all errors raised by ``pgt_fx``.
+
+    Attributes:
+        hint: what is known to help with models of this class (:mod:`pgt_fx.hints`); part of the
+            message.
+    """
+
+    hint: str = ""
+
+    def __str__(self) -> str:
+        text = super().__str__()
+        return f"{text}\n{self.hint}" if self.hint else text
 
 
 class OptionError(PgtError, ValueError):
@@ -118,6 +129,10 @@ class CaptureError(PgtError, RuntimeError):
     def __init__(self, message: str, place: Place | None = None) -> None:
         self.place = place
         super().__init__(f"{place}\n    {message}" if place is not None else message)
+
+
+class LoopError(CaptureError):
+    """The model loops over its frames in Python: it calls a module once for every so many."""
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from rich.text import Text
 from torch import fx
 
 from pgt_fx.analysis import Analysis, Operation, Value, analyze_graph
+from pgt_fx.capture.idle import listed
 from pgt_fx.emitted import Emitted
 from pgt_fx.errors import ExactnessError, Place
 from pgt_fx.flow import network
@@ -81,6 +82,8 @@ class Report:
         grows: whether the state grows with the video: a causal attention that sees all of the past.
             ``state_bytes`` is then what it is after one clip.
         lengths: frames that a whole video may have, in words ("4n + 1").
+        idle: layers of the model that have no part in what it computes for such a clip, though the
+            module around them is called: another argument of its forward may run them.
         longest_step: most frames of a step, of the slowest path, where the model has tables of a
             fixed length; None: any number.
         guards: the conditions under which all of this holds.
@@ -102,6 +105,7 @@ class Report:
     lengths: str
     longest_step: int | None
     guards: tuple[Guard, ...]
+    idle: list[str]
     _graph: nx.DiGraph = field(repr=False, compare=False)
     _strict: bool = field(repr=False, compare=False)
 
@@ -205,6 +209,7 @@ class Report:
             )
             | ({"videos": f"of {self.lengths} frames"} if self.lengths != "any number" else {})
             | ({"longest step": f"{self.longest_step} frames"} if self.longest_step else {})
+            | ({"not run": listed(self.idle)} if self.idle else {})
         )
 
     def __str__(self) -> str:
@@ -276,6 +281,7 @@ def make_report(analysis: Analysis, options: Options, emitted: Emitted, model: s
         lengths=str(analysis.lengths),
         longest_step=longest_step(analysis),
         guards=guards_of(analysis),
+        idle=list(analysis.captured.idle),
         _graph=network(analysis, reach),
         _strict=options.strict,
     )

@@ -7,6 +7,7 @@ diffusers' own chunk loops with their caches.
 from __future__ import annotations
 
 import random
+import warnings
 from typing import Any
 
 import pytest
@@ -16,7 +17,8 @@ from torch import Tensor, nn
 
 import pgt_fx
 from pgt_fx import zoo
-from pgt_fx.errors import ClipError, ExactnessError
+from pgt_fx.errors import CaptureError, ClipError, ExactnessError, LoopError
+from pgt_fx.hints import hints_for
 
 EXACT = 1e-9
 STREAMED = ["vae_causal_encoder", "vae_causal_decoder", "vae_encoder", "vae_decoder"]
@@ -169,3 +171,100 @@ def test_a_branch_for_short_videos_is_left_out_and_said_so() -> None:
     assert relative_error(in_steps(prog, x, [1, 1, 7]), x.cumsum(2)) <= 1e-5
     with pytest.raises(ClipError, match="at least 5"):
         prog.full(x[:, :, :4])
+
+
+# ---- given as they are ------------------------------------------------------------------------
+
+
+class Calls(nn.Module):
+    """A part of an autoencoder as users write it: a module around ``encode`` or ``decode``."""
+
+    def __init__(self, vae: Any, part: str) -> None:
+        super().__init__()
+        self.vae, self.part = vae, part
+
+    def forward(self, x: Tensor) -> Any:
+        if self.part == "decode":
+            return self.vae.decode(x).sample
+        return self.vae.encode(x).latent_dist.mode()
+
+
+def tiny(kind: str) -> Any:
+    import diffusers
+
+    if kind == "cogvideox":
+        return diffusers.AutoencoderKLCogVideoX(
+            down_block_types=("CogVideoXDownBlock3D",) * 2,
+            up_block_types=("CogVideoXUpBlock3D",) * 2,
+            block_out_channels=(4, 8),
+            latent_channels=4,
+            layers_per_block=1,
+            norm_num_groups=2,
+            temporal_compression_ratio=2,
+        ).eval()
+    return diffusers.AutoencoderKLWan(
+        base_dim=4, z_dim=4, dim_mult=[1, 1], num_res_blocks=1, temperal_downsample=[True]
+    ).eval()
+
+
+HINT = r"pgt_fx\.zoo\.diffusers_vae\.whole_(en|de)coder\(vae\)"
+
+
+@pytest.mark.parametrize("kind", ["wan", "cogvideox"])
+@pytest.mark.parametrize("part", ["", "encode", "decode"])
+def test_an_autoencoder_as_it_is_is_told_its_whole_form(
+    kind: str, part: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.export, "export", None)  # which unrolls the loop for minutes
+    vae = tiny(kind)
+    x = torch.randn(1, 4, 5, 4, 4) if part == "decode" else torch.randn(1, 3, 17, 16, 16)
+    with pytest.raises(LoopError, match=HINT) as caught:
+        pgt_fx.transform(Calls(vae, part) if part else vae, x)
+    text = str(caught.value)
+    assert f"({'feat' if kind == 'wan' else 'conv'}_cache)" in text
+    inside = ("vae." if part else "") + ("decoder" if part == "decode" else "encoder")
+    assert f"Pass the module inside the loop, {inside} of the class" in text
+    assert text.count("whole_decoder(vae)") == 1
+
+
+@pytest.mark.parametrize("part", ["encoder", "decoder"])
+def test_a_part_of_wan_without_its_cache_is_itself_and_not_decode(part: str) -> None:
+    vae, ahead = tiny("wan"), 4 if part == "decoder" else 3
+    net, x = getattr(vae, part), torch.randn(1, ahead, 9, 8, 8)
+    with pytest.warns(UserWarning, match=f"time_conv\nWan.*whole_{part}\\(vae\\)") as caught:
+        prog = pgt_fx.transform(net, x[:, :, :5], future="wait")
+    assert "its arguments feat_cache=, feat_idx=" in str(caught[0].message)
+    assert len(prog.report.idle) == 1 and prog.report.idle[0].endswith("time_conv")
+    with torch.no_grad():
+        outs = [y for y in prog.run(x, schedule=[4, 1, 4]) if y is not None]
+        assert relative_error(torch.cat(outs, 2), net(x)) <= 1e-5
+        assert net(x).shape[2] == 9  # as many as came in
+
+
+def test_of_the_whole_forms_no_layer_is_left_out() -> None:
+    from pgt_fx.zoo.diffusers_vae import whole_decoder, whole_encoder
+
+    vae = tiny("wan")
+    form = whole_decoder(vae)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert pgt_fx.transform(form, torch.randn(1, 4, 5, 2, 2)).report.idle == []
+    assert hints_for(form) == hints_for(whole_encoder(vae)) == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "part", "shape"),
+    [
+        ("wan22", "decoder", (1, 4, 5, 8, 8)),  # its shortcuts don't fit without the cache
+        ("svd", "decoder", (1, 4, 5, 8, 8)),
+        ("svd", "", (1, 3, 9, 16, 16)),
+    ],
+)
+def test_other_parts_are_refused_with_the_hint(
+    kind: str, part: str, shape: tuple[int, ...]
+) -> None:
+    from pgt_fx.zoo.diffusers_vae import small
+
+    vae = small(kind)
+    with pytest.raises(CaptureError, match=HINT):
+        pgt_fx.transform(getattr(vae, part) if part else vae, torch.randn(shape))

@@ -22,6 +22,7 @@ from pgt_fx.capture.by_hand import ByHand
 from pgt_fx.capture.calls import ModuleCall
 from pgt_fx.capture.drawn import Drawn
 from pgt_fx.capture.exported import Exported, clip_nodes, export, is_fixed
+from pgt_fx.capture.idle import find_idle
 from pgt_fx.capture.inputs import ClipSpec
 from pgt_fx.capture.lengths import (
     Lengths,
@@ -31,10 +32,11 @@ from pgt_fx.capture.lengths import (
     value_at,
     value_of,
 )
+from pgt_fx.capture.loops import check_loops
 from pgt_fx.capture.python_state import Memory, PythonState
 from pgt_fx.capture.sample import Sample, find_sample
 from pgt_fx.capture.spelling import TooComplicated
-from pgt_fx.errors import CaptureError, Place
+from pgt_fx.errors import CaptureError, LoopError, Place
 
 if TYPE_CHECKING:
     from pgt_fx.capture.constants import Constants
@@ -73,6 +75,8 @@ class Captured:
         surroundings: what the model's Python asked of them (gradients, autocast, types).
         seeded: lines on which it seeds torch's random numbers.
         values: evaluates what depends on sizes, parameters and buffers alone.
+        idle: layers that have no part in what the model computes, though the module around them is
+            called.
         rehooked: modules of which a hook was added or removed since it was captured.
     """
 
@@ -98,6 +102,7 @@ class Captured:
     surroundings: frozenset[str] = frozenset()
     seeded: list[Place] = field(default_factory=list)
     values: Constants | None = field(default=None, repr=False)
+    idle: tuple[str, ...] = ()
     rehooked: frozenset[str] = frozenset()
     _timed: dict[Any, bool] = field(default_factory=dict, repr=False)
     _videos: dict[Lengths | None, list[dict[Any, Any]]] = field(default_factory=dict, repr=False)
@@ -185,9 +190,12 @@ def capture(
 
     Raises:
         CaptureError: when the model doesn't run, or runs at the clip's length alone.
+        LoopError: when it loops over its frames in Python.
     """
     try:
         return _capture(model, spec, leaves, pools)
+    except LoopError:
+        raise
     except CaptureError:
         if len(spec.paths) > 1:
             raise
@@ -233,6 +241,7 @@ def _exported(
     wide: bool,
 ) -> tuple[Sample, Exported]:
     sample = find_sample(model, spec, leaves, pools, wide=wide, like_clip=like_clip, batch=batch)
+    check_loops(model, spec, sample.leaves, sample.calls)
     try:
         return sample, export(model, spec, sample, limit=LONGEST_SIZE)
     except TooComplicated:  # windows of a fixed size, padded to: space is then the clip's
@@ -336,6 +345,7 @@ def _captured(
         memories=found.memories,
         surroundings=found.surroundings,
         seeded=found.seeded,
+        idle=find_idle(program, found.calls.values()),
     )
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -136,6 +137,10 @@ def unchanged(model: nn.Module) -> Iterator[None]:
                 buffer.copy_(value)
 
 
+class Stopped(Exception):
+    """Raised by a hook to end a run that has shown what was to be seen."""
+
+
 @dataclass
 class Probe:
     """What a run without compute showed.
@@ -145,12 +150,14 @@ class Probe:
         pools: its pool calls, up to the error.
         joins: its elementwise calls of two operands, up to the error.
         noted: the calls that a capture has to see.
+        calls: how often each module was called, up to the error.
     """
 
     error: Exception | None
     pools: list[PoolCall]
     joins: list[JoinCall] = field(default_factory=list)
     noted: Noted = field(default_factory=Noted)
+    calls: Counter[nn.Module] = field(default_factory=Counter)
 
 
 def probe(
@@ -168,7 +175,8 @@ def probe(
         tables: operands that have one row per frame of the clip.
     """
     found = _probe(model, spec, leaves, (pools, tables), _on_meta)
-    if found.error is not None and _of_the_device(found.error):
+    error = found.error
+    if error is not None and not isinstance(error, Stopped) and _of_the_device(error):
         found = _probe(model, spec, leaves, (pools, tables), _on_fake)
     return found
 
@@ -185,10 +193,11 @@ def _probe(
         except Exception as error:
             if of_this_machine(error):
                 raise
-            return Probe(error, recorder.pools, recorder.joins)
-    recorder.spelling.noted.kept = kept
-    recorder.spelling.noted.asked = {*around.asked, *([TYPES] if lines.types_read else [])}
-    return Probe(None, recorder.pools, recorder.joins, recorder.spelling.noted)
+            return Probe(error, recorder.pools, recorder.joins, calls=running.calls)
+    noted = recorder.spelling.noted
+    noted.kept = kept
+    noted.asked = {*around.asked, *([TYPES] if lines.types_read else [])}
+    return Probe(None, recorder.pools, recorder.joins, noted, running.calls)
 
 
 def leaves_behind(
@@ -276,21 +285,21 @@ def clip_tables(
     leaves: Sequence[Any],
     longer: Sequence[Any],
     pools: Sequence[int] = (),
-) -> tuple[list[ClipTable], Noted]:
+) -> tuple[list[ClipTable], Probe]:
     """Operands with one row per frame of the clip, for which the model fails on a longer one.
 
     Returns:
-        those with which it runs at both lengths, none when there is no such set; and the calls of
-        the longer run that a capture has to see.
+        those with which it runs at both lengths, none when there is no such set; and the longer
+        run.
     """
     at_clip = probe(model, spec, leaves, pools)
     found: list[ClipTable] = []
     while at_clip.error is None and len(found) < MOST_TABLES:
         run = probe(model, spec, longer, pools, found)
         if run.error is None:
-            return found, run.noted
+            return found, run
         table = find_table(at_clip.joins, run.joins)
         if table is None or table in found:
             break
         found.append(table)
-    return [], Noted()
+    return [], at_clip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -12,13 +13,26 @@ from torch.nn.modules import module as hooks
 from torch.overrides import TorchFunctionMode
 
 
+class Running(list[nn.Module]):
+    """The modules that are running, innermost last.
+
+    Attributes:
+        calls: how often each was called so far.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: Counter[nn.Module] = Counter()
+
+
 @contextmanager
-def followed() -> Iterator[list[nn.Module]]:
-    """The modules that are running, innermost last: a list that changes as they are called."""
-    running: list[nn.Module] = []
+def followed() -> Iterator[Running]:
+    """The modules that are running: a list that changes as they are called."""
+    running = Running()
 
     def before(module: nn.Module, args: Any) -> None:
         running.append(module)
+        running.calls[module] += 1
 
     def after(module: nn.Module, args: Any, out: Any) -> None:
         running.pop()

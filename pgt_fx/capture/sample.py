@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,12 +23,14 @@ class Sample:
 
     Attributes:
         noted: the calls of a run on them that a capture has to see.
+        calls: how often each module was called in it.
         pools: numbers of the pool calls that mean "pool the clip".
         tables: operands with one row per frame of the clip.
     """
 
     leaves: list[Any]
     noted: Noted
+    calls: Mapping[nn.Module, int]
     pools: tuple[int, ...] = ()
     tables: tuple[ClipTable, ...] = ()
 
@@ -64,10 +66,10 @@ def find_sample(
             sample = resized(spec, leaves, batch=batch, time=stretch, space=widen)
             run = probe(model, spec.spec, sample)
             if run.error is None and pools != "global":
-                return Sample(sample, run.noted)
+                return Sample(sample, run.noted, run.calls)
             error = run.error or error
             if not run.pools and run.error is None:
-                return Sample(sample, run.noted)  # "global", and no pool to take so
+                return Sample(sample, run.noted, run.calls)  # "global", and no pool to take so
             if pools == "window" or not run.pools:
                 continue
             if at_clip is None:
@@ -79,14 +81,14 @@ def find_sample(
                     ) from at_clip.error
             numbers = clip_pools(at_clip.pools, run.pools)
             if numbers and (pooled := probe(model, spec.spec, sample, numbers)).error is None:
-                return Sample(sample, pooled.noted, tuple(numbers))
+                return Sample(sample, pooled.noted, pooled.calls, tuple(numbers))
             if run.error is None:
-                return Sample(sample, run.noted)
+                return Sample(sample, run.noted, run.calls)
     for stretch in stretches:
         sample = resized(spec, leaves, batch=batch, time=stretch, space=lambda s: s)
-        tables, noted = clip_tables(model, spec.spec, list(leaves), sample)
+        tables, run = clip_tables(model, spec.spec, list(leaves), sample)
         if tables:
-            return Sample(sample, noted, tables=tuple(tables))
+            return Sample(sample, run.noted, run.calls, tables=tuple(tables))
     if probe(model, spec.spec, list(leaves)).error is not None:
         raise CaptureError(
             f"the model does not run on its example clip: {error}", place_of(error)

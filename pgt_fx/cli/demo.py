@@ -1,14 +1,20 @@
-"""``pgt-fx demo``."""
+"""``pgt-fx demo``: says what it does before torch is imported, which takes seconds."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pgt_fx.cli.talk import HOLDS, VIOLATED, Threads, out, set_threads
-from pgt_fx.terminal import console
+from pgt_fx.cli.talk import HOLDS, VIOLATED, Threads, check_file, out
+from pgt_fx.demo_talk import Talk
+
+if TYPE_CHECKING:
+    from pgt_fx.demo_story import Findings
+
+FIGURE = Path("pgt_fx_demo.png")
+KINDS = {".png": "pixels", ".svg": "lines", ".pdf": "lines"}
 
 
 def demo(
@@ -24,24 +30,75 @@ def demo(
         typer.Option(help="Use the first so many frames, or 'all'; else all that is affordable."),
     ] = None,
     size: Annotated[
-        int | None, typer.Option(min=1, help="Height and width in pixels; else the model's.")
+        int | None, typer.Option(min=1, help="Height and width in pixels; else small.")
+    ] = None,
+    full: Annotated[
+        bool,
+        typer.Option("--full", help="All of the video at the model's own size; up to ten minutes."),
+    ] = False,
+    figure: Annotated[
+        Path | None,
+        typer.Option(
+            "--figure", "--output", help=f"Where the figure goes (png, svg, pdf); else {FIGURE}."
+        ),
     ] = None,
     threads: Threads = None,
 ) -> None:
-    """A real video through an unchanged backbone, step by step and as a whole."""
-    from pgt_fx import demo as demo_job
+    """A real video through an unchanged backbone, step by step and as a whole, in a minute."""
+    wanted = _frames(frames)
+    if figure is not None:
+        check_file("--figure", figure, KINDS)
+    talk = Talk()
+    talk.console.print(_opening(model, video, length, full), highlight=False, markup=False)
+    with talk.stage("importing torch"):
+        from pgt_fx import demo as demo_job
 
-    set_threads(threads)
+        if figure is not None:
+            from pgt_fx.erf.figure import check
+
+            check(figure)
     found = demo_job.run(
         model,
         video=video,
         length=length,
-        frames=_frames(frames),
+        frames=wanted,
         size=size,
-        console=console(stderr=True),
+        full=full,
+        threads=threads,
+        talk=talk,
     )
+    with talk.stage("drawing"):
+        missing = _draw(found, figure)
     out().print(found)
+    if missing:
+        out().print(missing, markup=False)
     raise typer.Exit(HOLDS if found.ok else VIOLATED)
+
+
+def _opening(model: str, video: Path | None, length: int, full: bool) -> str:
+    takes = "up to ten minutes" if full else "up to a minute; --full, ten for all of it"
+    return (
+        f"pgt-fx demo: {video or 'a sample video'} through {model}, an unchanged backbone with "
+        f"random weights: in steps of {length} frames that carry a small state, and whole, in one "
+        "forward. It ends with whether the outputs of the steps are those of the whole video, what "
+        f"a step costs, and a figure. It takes {takes}."
+    )
+
+
+def _draw(found: Findings, figure: Path | None) -> str:
+    """Draw the figure; without matplotlib, or a place to write, one that nobody asked for is left
+    out. Returns why."""
+    from pgt_fx import demo_figure
+    from pgt_fx.erf.figure import PlotError
+    from pgt_fx.errors import OptionError
+
+    try:
+        found.figure = demo_figure.save(found, figure or FIGURE)
+    except (PlotError, OptionError) as error:
+        if figure is not None:
+            raise
+        return f"No figure: {error}"
+    return ""
 
 
 def _frames(text: str | None) -> int | str | None:

@@ -16,6 +16,7 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from pgt_fx.analysis import Analysis, Operation, Value, walk_graph
+from pgt_fx.capture.idle import warn_idle
 from pgt_fx.capture.inputs import TimeDim, read_example
 from pgt_fx.capture.lines import place_of
 from pgt_fx.compiler import capture_source
@@ -23,6 +24,7 @@ from pgt_fx.doctor import advice
 from pgt_fx.doctor.delay import LookAhead, delay, look_aheads
 from pgt_fx.doctor.picture import Picture, picture
 from pgt_fx.errors import CaptureError, Place
+from pgt_fx.hints import hinted
 from pgt_fx.options import ClipPools, Options
 from pgt_fx.progressive import Progressive
 from pgt_fx.reach import reaches
@@ -229,7 +231,9 @@ def examine(
     modes = [(m, m.training) for m in model.modules()]
     model.eval()
     try:
-        captured = source.captured()
+        with hinted(model):
+            captured = source.captured()
+        warn_idle(model, captured.idle, source.spec)
         analysis, blockers = walk_graph(captured, source.spec, "wait")
         state: dict[str, int] = {}
         latency, total = None, None

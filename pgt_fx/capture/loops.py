@@ -1,0 +1,130 @@
+"""Models that loop over their frames in Python: told after three runs without compute, as a capture
+would unroll the loop for minutes and then find that it is of one length."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from pgt_fx.capture.inputs import ClipSpec
+from pgt_fx.capture.lengths import PERIOD
+from pgt_fx.capture.lines import calling_place
+from pgt_fx.capture.probe import Stopped, probe
+from pgt_fx.errors import LoopError, Place
+
+
+@dataclass(frozen=True)
+class _Turn:
+    """One call of a module: the line that makes it, and the arguments that are containers with
+    tensors in them."""
+
+    module: nn.Module
+    place: Place
+    containers: list[str]
+
+
+def check_loops(
+    model: nn.Module,
+    spec: ClipSpec,
+    sample: Sequence[Any],
+    calls: Mapping[nn.Module, int],
+) -> None:
+    """Refuse a model that calls one of its modules the more often, the longer the video is.
+
+    Three lengths are compared: the clip's, the sample's and a third. The third is like the clip's
+    modulo every number by which models tell lengths apart, so that one that branches on the number
+    of frames is not taken for one that loops.
+
+    Args:
+        spec: structure of an example clip.
+        sample: leaves of a run that is longer than the clip.
+        calls: how often that run called each module.
+
+    Raises:
+        LoopError: naming the outermost module inside the loop, the line that calls it, and the
+            arguments in which it is handed a cache.
+    """
+    paths = {module: path for path, module in model.named_modules()}
+    # Of modules without weights (an activation) many are called from several places.
+    more = {m: n for m, n in calls.items() if n > 1 and paths.get(m) and _has_weights(m)}
+    least, longest = min(spec.lengths), min(_lengths(spec, sample))
+    if not more or least >= longest:
+        return
+    run = probe(model, spec.spec, _of_length(spec, sample, least))
+    fewer = {m: run.calls[m] for m, n in more.items() if run.calls[m] < n}
+    if run.error is not None or not fewer:
+        return
+    longer = least + PERIOD * ((longest - least) // PERIOD + 1)
+    turns: list[_Turn] = []
+
+    def before(module: nn.Module, args: Any, kwargs: Any) -> None:
+        turn = _Turn(module, calling_place(type(module)), _containers(module, args, kwargs))
+        turns.append(turn)
+        # Modules inside of this one are called later: it is the outermost.
+        if sum(t.module is module for t in turns) > more[module]:
+            raise Stopped
+
+    with ExitStack() as stack:
+        for module in fewer:
+            handle = module.register_forward_pre_hook(before, with_kwargs=True)
+            stack.callback(handle.remove)
+        error = probe(model, spec.spec, _of_length(spec, sample, longer)).error
+    if isinstance(error, Stopped):
+        looped = turns[-1].module
+        seen = {least: fewer[looped], longest: more[looped], longer: more[looped] + 1}
+        raise _refusal(paths[looped], [t for t in turns if t.module is looped], seen)
+
+
+def _has_weights(module: nn.Module) -> bool:
+    return next(module.parameters(), None) is not None
+
+
+def _lengths(spec: ClipSpec, leaves: Sequence[Any]) -> list[int]:
+    return [int(leaves[i].shape[spec._time(i)]) for i in spec.paths]
+
+
+def _of_length(spec: ClipSpec, leaves: Sequence[Any], length: int) -> list[Any]:
+    """Leaves of other lengths, in the path with the fewest frames ``length``; contents undefined.
+    Batch and space stay: a loop over those has as many turns."""
+    out = list(leaves)
+    for i, ratio in zip(spec.paths, spec.ratio, strict=True):
+        sizes = list(leaves[i].shape)
+        sizes[spec._time(i)] = length * ratio
+        out[i] = leaves[i].new_empty(sizes)
+    return out
+
+
+def _refusal(path: str, turns: Sequence[_Turn], seen: Mapping[int, int]) -> LoopError:
+    (few, once), (some, more), (many, most) = seen.items()
+    counts = f"{once}, {more} and at least {most} times for {few}, {some} and {many} frames"
+    caches = dict.fromkeys(name for turn in turns for name in turn.containers)
+    own = f", with a cache of its own ({', '.join(caches)})" if caches else ""
+    without = f", without {' and '.join(caches)}" if caches else ""
+    where = turns[-1].place
+    return LoopError(
+        f"the model loops over the frames in Python{own}: {path} is called {counts}. No one graph "
+        "is the model for every length, and what the loop carries from turn to turn is not seen.\n"
+        f"Pass the module inside the loop, {path} of the class {type(turns[-1].module).__name__}, "
+        f"if called once, with the whole video{without}, it computes what the loop does; or write "
+        "a module that does. What the loop carried, the steps then carry.",
+        Place(where.op, path, where.source, where.line),
+    )
+
+
+def _containers(module: nn.Module, args: Any, kwargs: Any) -> list[str]:
+    try:
+        given = inspect.signature(module.forward).bind_partial(*args, **kwargs).arguments
+    except TypeError:
+        given = kwargs
+    return [
+        name
+        for name, value in given.items()
+        if not isinstance(value, Tensor)
+        and any(isinstance(leaf, Tensor) for leaf in pytree.tree_leaves(value))
+    ]
