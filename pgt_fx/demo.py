@@ -222,6 +222,7 @@ def run(
             repeated = max(0, clip - decoded)
             pixels = video_file.lengthened(pixels, clip, 1)
             decoded = pixels.shape[1]
+            total = max(total, decoded)
     with talk.stage(f"building {model}"):
         backbone = zoo.build(model, space=space, redraw_norms=True)
         tap = last_module(zoo.features(model, backbone))

@@ -229,7 +229,9 @@ def test_it_says_what_it_does_before_torch_is_imported(tmp_path: Path) -> None:
     )
     said = " ".join(done.stderr.split())
     assert said.startswith("pgt-fx demo: a sample video through slow_r50, an unchanged backbone")
-    assert "up to a minute" in said and said.endswith("0 s importing torch torch is imported")
+    assert (
+        "up to a minute" in said and "0 s importing torch pgt-fx: error: torch is imported" in said
+    )
 
 
 def test_elsewhere_than_on_a_terminal_it_writes_lines(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -226,7 +226,7 @@ def test_it_stands_in_every_refusal() -> None:
     hints.register("test_loops.test_it_stands_in_every_refusal.<locals>.Reversed", "don't")
     for call in (pgt_fx.transform, pgt_fx.analyze):
         with pytest.raises(BlockedError, match=r"Reversed: don't$"):
-            call(Reversed(), torch.randn(1, 4, T))
+            call(Reversed(), torch.randn(1, 4, T), time_dim=2)
     with pytest.raises(ClipError, match=r"Reversed: don't$"):
         pgt_fx.transform(Reversed(), torch.randn(4))
 
