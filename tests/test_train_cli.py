@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from pgt_fx import Schedule, video
 from pgt_fx.cli import app
-from pgt_fx.cli.train import _sample
+from pgt_fx.cli.train_job import _sample
 from pgt_fx.training.config import ConfigError, read_config
 from pgt_fx.training.folder import FolderError, VideoFolder, VideoLoader, as_model_takes_it
 
