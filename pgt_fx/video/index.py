@@ -124,7 +124,9 @@ def opened(path: Path) -> Iterator[tuple[av.container.InputContainer, Any]]:
                 )
             if streams[0].codec_context is None:
                 raise VideoError(f"{path}: there is no decoder for its video stream", path)
-            streams[0].thread_type = "AUTO"
+            # Threads of a decoder don't live on in a forked process (a worker of a DataLoader), and
+            # one that is collected there would wait for them for ever.
+            streams[0].codec_context.thread_count = 1
             yield container, streams[0]
     except av.FFmpegError as error:
         raise VideoError(f"{path} can't be decoded: {error}", path) from error
