@@ -126,6 +126,11 @@ def to_an_even_length(net: Net, x: Tensor) -> Tensor:
     return net.conv(x)[:, :, : 2 * (x.shape[2] // 2)]
 
 
+def at_most_64(net: Net, x: Tensor) -> Tensor:
+    torch._check(x.shape[2] <= 64)
+    return net.conv(x)
+
+
 @dataclass(frozen=True)
 class Case:
     """A model, the lengths that it is converted for in words, some of them, and some others."""
@@ -165,6 +170,7 @@ CASES = [
     Case("a clip below", twice_if(lambda t: t > 20), "at most 20", (9, 20), (21,)),
     Case("a clip above", twice_if(lambda t: t > 20), "at least 21", (21, 40), (20,), clip=32),
     Case("a clip of one remainder", twice_if(lambda t: t % 3), "3n", (6, 12), (10,), clip=9),
+    Case("a check", at_most_64, "at most 64", (64,), (65,)),
     Case("torch's own bound", lambda net, x: F.avg_pool1d(net.conv(x), 7, 1), "any number",
          (7, 8, 40)),
     Case("a slice to the end", lambda net, x: net.conv(x)[:, :, 1:100], "any number",
@@ -218,6 +224,16 @@ def test_what_has_no_one_graph_is_refused_with_its_line(name: str, call: Any) ->
     assert most is not None and most < 5000
 
 
+def test_a_branch_on_frames_and_rows_that_the_capture_takes_otherwise() -> None:
+    def few(net: Net, x: Tensor) -> Tensor:
+        return 2 * net.conv(x) if x.numel() <= 90 else net.conv(x)
+
+    model = made(few)
+    prog = converted(model)  # of one row and 9 frames, captured longer
+    assert str(prog.video_lengths) == "at most 30"
+    holds(prog, model, 30)
+
+
 # ---------------------------------------------------------------------------------- in a stream
 
 
@@ -228,7 +244,7 @@ def test_a_stream_that_grows_past_a_bound_is_refused_at_once() -> None:
         _, state = prog.step(state, video(100))
     with pytest.raises(ClipError, match="at most 300 frames, and this one has had 301") as found:
         prog.step(state, video(1))
-    assert "if condition(x.shape[2])" in str(found.value)
+    assert "if condition(x.shape[2])" in str(found.value) and "(T <= 300)" in str(found.value)
 
 
 def test_a_stream_may_pass_a_length_at_which_it_could_not_end() -> None:
@@ -327,6 +343,7 @@ def test_products_of_sizes_are_compared_at_all_sizes() -> None:
 def test_a_bound_that_may_be_negative_is_not_taken_for_a_constant() -> None:
     assert FRAMES.cut_from_end(T - 1, T) == 1 and FRAMES.cut_from_end(T + 4, T) == 0
     assert FRAMES.cut_from_end(T - 5, T) is None  # x[:-2] at three frames
+    assert FRAMES.cut_from_end(T, floor(T, 2)) == 0 and FRAMES.cut_from_end(floor(T, 2), T) is None
     assert FRAMES.of(LengthSet.interval(5, None)).cut_from_end(T - 5, T) == 5
     assert FRAMES.last_from(T - 1, T) == 1 and FRAMES.last_from(T - 2, T) is None
 

@@ -151,11 +151,11 @@ def capture(
         CaptureError: when the model doesn't run, or runs at the clip's length alone.
     """
     stretches: tuple[Stretch, ...] | None = None
-    like_clip = ANY_LENGTH
+    like_clip, own = ANY_LENGTH, False
     first: CaptureError | None = None
     for _ in range(ATTEMPTS):
         try:
-            return _capture(model, spec, leaves, pools, stretches)
+            return _capture(model, spec, leaves, pools, stretches, own)
         except OtherBranch as error:
             # A sample of a length at which the model answers what it asked as at the clip's.
             first = first or error
@@ -163,7 +163,7 @@ def capture(
             frames = _like_clip(like_clip, min(spec.lengths))
             if frames is None:
                 break
-            stretches = (_to_length(min(spec.lengths), frames),)
+            stretches, own = (_to_length(min(spec.lengths), frames),), own or error.mixed
         except CaptureError as error:
             first = first or error
             if len(spec.paths) > 1 or stretches is not None:
@@ -191,8 +191,10 @@ def _capture(
     leaves: Sequence[Any],
     pools: str,
     stretches: Sequence[Stretch] | None,
+    own: bool,
 ) -> Captured:
-    batch, wide = 2, True
+    """One capture; with ``own`` at the batch and the space of the clip from the start."""
+    batch, wide = (_rows(spec), False) if own else (2, True)
     sample, found = _exported(model, spec, leaves, pools, stretches, batch, wide)
     for _ in range(2):
         # An operator holds the batch or the space fixed, or the model's Python goes another way at

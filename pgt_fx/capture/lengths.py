@@ -7,6 +7,7 @@ lengths that is worked out exactly (:mod:`pgt_fx.core.lengths`).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
@@ -31,6 +32,7 @@ class Condition:
         lengths: at which it holds.
         text: the condition, in symbols.
         number: torch took a number for a size there.
+        mixed: it depends on the batch or the space as well.
     """
 
     lengths: LengthSet
@@ -38,6 +40,7 @@ class Condition:
     line: str = ""
     text: str = ""
     number: bool = False
+    mixed: bool = False
 
     @property
     def place(self) -> str:
@@ -135,9 +138,11 @@ class OtherBranch(CaptureError):
 
     Attributes:
         like_clip: the lengths at which it answers what it was asked as at the clip's.
+        mixed: the answer depends on the batch or the space as well.
     """
 
     like_clip: LengthSet
+    mixed: bool
 
 
 def allowed_lengths(
@@ -188,11 +193,11 @@ def allowed_lengths(
             "leave it outside the model"
         )
     error = OtherBranch(
-        f"{wrong.place}\n    the model branches in Python on the number of frames ({held}), so "
+        f"{wrong.place}\n    the model branches in Python on the number of frames T ({held}), so "
         "that no one graph is the model. Write the branch with tensor operators, or leave it "
         "outside the model"
     )
-    error.like_clip = ANY_LENGTH
+    error.like_clip, error.mixed = ANY_LENGTH, wrong.mixed
     for c in found:
         error.like_clip &= c.lengths if clip in c.lengths else ~c.lengths
     raise error
@@ -207,14 +212,17 @@ def _of_python(
         if a.asserted != asserted or not reader.of_length(expr):
             continue
         try:
-            yield Condition(reader.holds(expr), a.where, a.line, str(expr))
+            mixed = bool(a.expr.free_symbols - reader.ratios.keys())
+            text = _written(expr, reader)
+            yield Condition(reader.holds(expr), a.where, a.line, text, mixed=mixed)
         except NotQuasiLinear as error:
             if not asserted:
                 raise CaptureError(
                     f"{a.where}: {a.line}\n    the model branches in Python on the number of "
-                    f"frames, and at which it goes the way that was captured can't be told ({expr}:"
-                    f" {error}). Branch on sums, whole multiples, quotients and remainders of it, "
-                    "or leave the branch outside the model"
+                    "frames T, and at which it goes the way that was captured can't be told "
+                    f"({_written(expr, reader)}: {_written(error, reader)}). Branch on sums, whole "
+                    "multiples, quotients and remainders of it, or leave the branch outside the "
+                    "model"
                 ) from error
 
 
@@ -237,7 +245,8 @@ def _of_torch(
             held = reader.holds(condition)
         except NotQuasiLinear:
             held = LengthSet.of([min(known[s] // r for s, r in reader.ratios.items())])
-        yield Condition(held, place.source, place.line, f"Eq({expr}, {value})", number=True)
+        text = f"Eq({_written(expr, reader)}, {value})"
+        yield Condition(held, place.source, place.line, text, number=True)
     heard = {a.where for a in asked}
     for guard in env.guards:
         frame: Any = getattr(guard.sloc, "framework_loc", None)
@@ -254,7 +263,15 @@ def _of_torch(
             continue
         # A lower bound is torch's own: the rules compute a short video's lengths as well.
         if isinstance(guard.expr, (sympy.Eq, sympy.Ne)) or not (~held).is_finite:
-            yield Condition(held, where, line, str(guard.expr))
+            yield Condition(held, where, line, _written(guard.expr, reader))
+
+
+def _written(expr: Any, reader: LengthReader) -> str:
+    """An expression with T for the number of frames."""
+    text = str(expr)
+    for symbol, ratio in reader.ratios.items():
+        text = re.sub(rf"\b{symbol}\b", "T" if ratio == 1 else f"({ratio}*T)", text)
+    return text
 
 
 def known_sizes(size: torch.SymInt | torch.SymFloat) -> dict[Any, int]:

@@ -64,7 +64,9 @@ class Sizes:
             return True
 
     def grows(self, size: Any) -> bool:
-        """Whether a size certainly differs between any two lengths far apart."""
+        """Whether a size certainly differs between long videos."""
+        if self.lengths.is_finite:
+            return False
         try:
             found = self.reader.polynomial(expression(size)).values()
         except NotQuasiLinear:
@@ -113,15 +115,19 @@ class Sizes:
         """The number c of elements by which ``x[:bound]`` is shorter than ``x``, of ``length``
         elements; None where there is no such number."""
         offset = self.offset(bound, length)
-        if offset is None or offset >= 0:
-            return None if offset is None else 0
+        if offset == 0:
+            return 0
         try:
             end, n = self.function(bound), self.function(length)
+            # A negative bound counts from the end.
+            left = where(less(end, 0), larger(n + end, 0), smaller(end, n))
+            if equal(left, n, self.lengths):
+                return 0
+            if offset is not None and equal(left, larger(n + offset, 0), self.lengths):
+                return -int(offset)
         except NotQuasiLinear:
-            return None
-        # A negative bound counts from the end.
-        left = where(less(end, 0), larger(n + end, 0), smaller(end, n))
-        return -int(offset) if equal(left, larger(n + offset, 0), self.lengths) else None
+            pass
+        return None
 
     def last_from(self, bound: Any, length: Any) -> int | None:
         """The number c of the elements that ``x[bound:]`` takes; None where there is no such."""
