@@ -6,9 +6,11 @@ from __future__ import annotations
 
 import doctest
 import random
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -193,6 +195,12 @@ def test_sets_of_lengths_are_what_brute_force_gives() -> None:
         again = LengthSet.of(near[:5]) | (a - LengthSet.of(near[:5]))
         assert again == a and hash(again) == hash(a)
         assert str(a)
+
+
+def test_the_arithmetic_needs_no_torch_and_sympy_at_its_edge_alone() -> None:
+    for file in Path(lengths.__file__).parent.glob("*.py"):
+        found = set(re.findall(r"^(?:from|import) (torch|sympy)\b", file.read_text(), re.M))
+        assert found <= ({"sympy"} if file.name == "sympy_lengths.py" else set()), file
 
 
 def test_the_examples_of_the_documentation() -> None:
