@@ -41,7 +41,7 @@ from pgt_fx.timeline import (
     LawClock,
 )
 from pgt_fx.values import Analysis, Operation, Value
-from pgt_fx.whole import part_of, video_lengths
+from pgt_fx.whole import part_of, whole_groups
 
 __all__ = ["Analysis", "Operation", "Value", "analyze_graph", "walk_graph"]
 
@@ -73,7 +73,6 @@ def walk_graph(
         walk.blockers[str(where)] = Blocker(where, SEEDED, "draw outside the model, or unseeded")
     for node in captured.graph.nodes:
         walk.visit(node)
-    walk.analysis.lengths = video_lengths(walk.analysis)
     return walk.analysis, walk.blockers
 
 
@@ -96,6 +95,7 @@ class _Walk:
         self.blockers: dict[str, Blocker] = {}
         self.paths = {leaf: k for k, leaf in enumerate(analysis.spec.paths)}
         self.ratio = analysis.spec.ratio
+        self.analysis.lengths = analysis.captured.lengths
 
     def visit(self, node: fx.Node) -> None:
         if node.op == "placeholder":
@@ -155,7 +155,8 @@ class _Walk:
         # A table of a clip's rows is read anew in each step, and said so.
         if any(v.of_length for v in flat) and schema_name(node) != "pgt_fx::clip_table":
             raise Refusal(OF_LENGTH, "leave the number of frames out of it")
-        view = OpView(node, lambda n: self._layout(n), self._videos)
+        known = self.analysis.captured.sizes.of(self.analysis.lengths.numbers)
+        view = OpView(node, lambda n: self._layout(n), known)
         try:
             outcome = rule(view)
         except MergedTime as merged:
@@ -172,6 +173,8 @@ class _Walk:
         operation = Operation(node, outcome, Value(None), place(node), tables=tables, clock=clock)
         if joins:
             operation.joins, operation.joined = joins, clock
+        if isinstance(outcome, Windowed) and outcome.groups:
+            self.analysis.lengths = whole_groups(self.analysis, operation, outcome.groups)
         operation.value = self._result(node, outcome, clock, pooled)
         if any(v.guessed for v in flat):
             for v in operation.value if isinstance(operation.value, list) else [operation.value]:
@@ -214,10 +217,6 @@ class _Walk:
             node, outcome, value, place(node), clock=clock
         )
         self._check(node, value)
-
-    def _videos(self) -> list[dict[Any, Any]]:
-        """What the symbols in sizes are in videos that the model takes, as far as it is known."""
-        return self.analysis.captured.videos(video_lengths(self.analysis))
 
     def _table(self, node: fx.Node) -> Table | None:
         found = self.analysis.values[node.name]

@@ -168,14 +168,9 @@ class Progressive(nn.Module):
             return other.step(state, *clip, last=last, detach=detach, **named)
         if bool(state.get("clock.ended", False)):
             raise StateError("the video has ended (last=True); call reset() before the next one")
-        lengths = mode.analysis.lengths
         if last:
             check_ratio(spec.ratio, after)
-        if last and not lengths.allows(min(after)):
-            raise ClipError(
-                f"this model takes videos of {lengths} frames, and this one ends at "
-                f"{min(after)}; cut it or pad it to such a length"
-            )
+        mode.analysis.lengths.check(min(after), last)
         work = program.plan(before, after, last)
         tensors = self._source.clip(leaves)
         if mode.watch is not None and (mode.watch.awaited or mode.watch.changed):
@@ -330,7 +325,8 @@ class Progressive(nn.Module):
     @property
     def video_lengths(self) -> Lengths:
         """Frames that a whole video may have (of the path with the fewest): models with a first
-        frame apart take 4n + 1. Chunks may be of any length."""
+        frame apart take 4n + 1, one that branches on a long video at most 300. Chunks may be of any
+        length; a step is refused when the video can no longer end at such a number."""
         return self._analysis().lengths
 
     @property

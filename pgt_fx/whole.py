@@ -4,28 +4,87 @@ from __future__ import annotations
 
 from torch import fx
 
-from pgt_fx.capture.lengths import STEPS, Lengths
-from pgt_fx.rules import Reduced, Refusal, Windowed
-from pgt_fx.timeline import Clock, Part
-from pgt_fx.values import Analysis
+from pgt_fx.capture.lengths import Condition, Lengths
+from pgt_fx.core.length_sets import NotQuasiLinear
+from pgt_fx.core.lengths import QuasiLinear, constant, frames
+from pgt_fx.core.questions import larger, less, same, smaller, where
+from pgt_fx.rules import Reduced, Refusal
+from pgt_fx.timeline import (
+    Clock,
+    ConcatClock,
+    InputClock,
+    Interpolate,
+    JoinClock,
+    Law,
+    LawClock,
+    Part,
+    Repeat,
+    Transposed,
+    Window,
+)
+from pgt_fx.values import Analysis, Operation
 
 
-def video_lengths(analysis: Analysis) -> Lengths:
-    """Lengths of video at which the model's Python goes the way that was captured, and at which
-    every view that takes frames in groups finds whole groups."""
-    allowed, clip = analysis.captured.lengths, min(analysis.spec.lengths)
-    groups: list[tuple[Clock, int]] = []
-    for operation in analysis.operations.values():
-        outcome = operation.outcome
-        if isinstance(outcome, Windowed) and outcome.groups and operation.clock is not None:
-            groups.append((operation.clock, outcome.groups))
-    for step in STEPS:
-        lengths = range(clip % step or step, 129, step)
-        at = [tuple(n * r for r in analysis.spec.ratio) for n in lengths if n >= allowed.least]
-        if all(clock.at(n, True).total % size == 0 for n in at for clock, size in groups):
-            step = max(step, allowed.step)
-            return Lengths(allowed.least, step, clip % step)
-    return allowed
+def whole_groups(analysis: Analysis, operation: Operation, entries: int) -> Lengths:
+    """The lengths of video at which a view that takes frames in groups finds whole groups as well.
+
+    Raises:
+        Refusal: where they can't be told.
+    """
+    if operation.clock is None:
+        return analysis.lengths
+    try:
+        held = same(total(operation.clock, analysis.spec.ratio) % entries, 0)
+        place, text = operation.place, f"takes frames in groups of {entries}"
+        return analysis.lengths.within(Condition(held, place.source, place.line, text))
+    except NotQuasiLinear as error:
+        reason = f"takes elements in groups, at lengths that can't be told ({error})"
+        raise Refusal(reason) from error
+
+
+def total(clock: Clock, ratio: tuple[int, ...]) -> QuasiLinear:
+    """How many elements of a value a whole video has, as a function of its number of frames.
+
+    Raises:
+        NotQuasiLinear: where it repeats after too many frames.
+    """
+    if isinstance(clock, InputClock):
+        return frames(ratio[clock.path])
+    if isinstance(clock, LawClock):
+        return _outputs(clock.law, total(clock.source, ratio))
+    if isinstance(clock, JoinClock):
+        first, *others = (total(source, ratio) for source in clock.sources)
+        for other in others:
+            first = smaller(first, other)
+        return first
+    if isinstance(clock, ConcatClock):
+        return sum((_entries(part, ratio) for part in clock.parts), constant(0))
+    raise NotQuasiLinear(f"a {type(clock).__name__}")
+
+
+def _entries(part: Part, ratio: tuple[int, ...]) -> QuasiLinear:
+    if part.clock is None:
+        return constant(part.length or 0)
+    there = total(part.clock, ratio)
+    return smaller(there, 1) if part.first else there
+
+
+def _outputs(law: Law, n: QuasiLinear) -> QuasiLinear:
+    """How many outputs an operator makes of n elements: ``law.count``."""
+    if isinstance(law, Window):
+        room = n + (law.left + law.right - law.span)
+        outs = larger((-(-room // law.stride) if law.ceil else room // law.stride) + 1, 0)
+        if law.ceil:  # a window that would start behind the input and its left padding
+            outs = where(less((outs - 1) * law.stride, n + law.left), outs, outs - 1)
+        outs = where(less(n, law.minimum), 0, outs)
+        return outs if law.limit is None else smaller(outs, law.limit)
+    if isinstance(law, Transposed):
+        span = (law.kernel - 1) * law.dilation + 1
+        outs = larger((n - 1) * law.stride + (span + law.extra - 2 * law.padding), 0)
+        return where(less(n, 1), 0, outs)
+    if isinstance(law, (Repeat, Interpolate)):
+        return n * law.scale
+    raise NotQuasiLinear(f"a {type(law).__name__}")
 
 
 def part_of(analysis: Analysis, node: fx.Node, length: int | None) -> Part:

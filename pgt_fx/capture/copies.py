@@ -5,15 +5,20 @@ A model that writes into such a copy, and reads ``y`` again, is another one at t
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 import sympy
 import torch
 from torch import Tensor, fx
 
+from pgt_fx.capture.calls import place
 from pgt_fx.capture.export import Captured
-from pgt_fx.capture.lengths import known_sizes
+from pgt_fx.capture.lengths import Condition
+from pgt_fx.core.length_sets import LengthSet, NotQuasiLinear
+from pgt_fx.core.questions import at_most
+
+#: Lengths at which an axis along time has one entry or none: more are not looked at one by one.
+MOST_LOOKED_AT = 256
 
 
 def hold_to_copies(captured: Captured, nodes: list[fx.Node], clip: int) -> bool:
@@ -22,31 +27,49 @@ def hold_to_copies(captured: Captured, nodes: list[fx.Node], clip: int) -> bool:
     Returns:
         whether there are such, the clip's among them, for all other sizes.
     """
-    found = [_copies_from(captured, node) for node in nodes]
     lengths = captured.lengths
-    least = lengths.fit(max(f or 0 for f in found))
-    if None in found or least > clip:
-        return False
-    captured.lengths = dataclasses.replace(lengths, least=max(least, lengths.least))
+    for node in nodes:
+        copies = _copies_at(captured, node)
+        if copies is None or clip not in copies:
+            return False
+        where = place(node)
+        text = "contiguous() and reshape() copy there"
+        lengths = lengths.within(Condition(copies, where.source, where.line, text))
+    captured.lengths = lengths
     return True
 
 
-def _copies_from(captured: Captured, node: fx.Node) -> int | None:
-    """The number of frames from which on a node copies; None where other sizes matter as well."""
+def _copies_at(captured: Captured, node: fx.Node) -> LengthSet | None:
+    """The numbers of frames at which a node copies; None where they can't be told, or other sizes
+    matter as well.
+
+    Whether it does depends on the order of its axes, and on which of them have one entry or none.
+    So it is looked at for all lengths at which an axis along time has, and for one at which none.
+    """
     sizes = [s for n in (node, *node.all_input_nodes) for s in _symbolic(n)]
     if len(captured.time_symbols) != 1 or not sizes:
         return None
     (time,) = captured.time_symbols
-    table = known_sizes(sizes[0])
+    table = captured.sizes.known
     ones = {s: v if s == time else 1 for s, v in table.items()}
     others = [ones, table, *({**table, s: 1} for s in table if s != time)]
-    shared = [
-        n
-        for n in range(1, table[time] + 1)
-        if any(_is_shared(node, {**o, time: n}) for o in others)
-    ]
-    last = max(shared, default=0)
-    return None if last == table[time] else last + 1
+    short = LengthSet.of([])
+    try:
+        for size in sizes:
+            if captured.sizes.reader.of_length(size.node.expr):
+                for c in captured.sizes.reader.polynomial(size.node.expr).values():
+                    short |= at_most(c, 1)
+    except NotQuasiLinear:
+        return None
+    if not short.is_finite or (short.most or 0) > MOST_LOOKED_AT or table[time] in short:
+        return None
+
+    def shared(frames: int) -> bool:
+        return any(_is_shared(node, {**o, time: frames}) for o in others)
+
+    if shared(table[time]):
+        return None
+    return ~LengthSet.of([n for n in short if shared(n)])
 
 
 def _symbolic(node: fx.Node) -> list[Any]:

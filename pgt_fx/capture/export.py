@@ -24,18 +24,13 @@ from pgt_fx.capture.drawn import Drawn
 from pgt_fx.capture.exported import Exported, clip_nodes, export, is_fixed
 from pgt_fx.capture.idle import find_idle
 from pgt_fx.capture.inputs import ClipSpec
-from pgt_fx.capture.lengths import (
-    Lengths,
-    allowed_lengths,
-    at_lengths,
-    known_sizes,
-    value_at,
-    value_of,
-)
+from pgt_fx.capture.lengths import Lengths, OtherBranch, allowed_lengths, known_sizes
 from pgt_fx.capture.loops import check_loops
 from pgt_fx.capture.python_state import Memory, PythonState
-from pgt_fx.capture.sample import Sample, find_sample
+from pgt_fx.capture.sample import LIKE_CLIP, Sample, Stretch, find_sample
+from pgt_fx.capture.sizes import SYMBOLIC, Sizes
 from pgt_fx.capture.spelling import TooComplicated
+from pgt_fx.core.length_sets import ANY_LENGTH, LengthSet, NotQuasiLinear
 from pgt_fx.errors import CaptureError, LoopError, Place
 
 if TYPE_CHECKING:
@@ -45,6 +40,8 @@ if TYPE_CHECKING:
 #: of convolutional backbones have up to 5; a shifted-window transformer comes to hundreds, and to
 #: minutes of arithmetic on them.
 LONGEST_SIZE = 40
+#: Captures at other lengths, at most, until one goes the way that the model goes at the clip's.
+ATTEMPTS = 4
 
 
 @dataclass
@@ -105,7 +102,8 @@ class Captured:
     idle: tuple[str, ...] = ()
     rehooked: frozenset[str] = frozenset()
     _timed: dict[Any, bool] = field(default_factory=dict, repr=False)
-    _videos: dict[Lengths | None, list[dict[Any, Any]]] = field(default_factory=dict, repr=False)
+    _sizes: Sizes | None = field(default=None, repr=False)
+    _valid: LengthSet | None = field(default=None, repr=False)
 
     def changed(self, tensors: Mapping[str, Tensor]) -> list[str]:
         """What of the model has another value now than when it was captured: attributes of its
@@ -128,50 +126,44 @@ class Captured:
     def has_time(self, size: Any) -> bool:
         """Whether a size of a tensor depends on the length of the video. ``T // (T // 2)``, the
         last one of ``x.view(N, C, T // 2, 2)``, does not: no other video has such a view."""
-        if not isinstance(size, (torch.SymInt, torch.SymFloat, torch.SymBool)):
+        if not isinstance(size, SYMBOLIC):
             return False
         expr: Any = size.node.expr
         if expr not in self._timed:
-            found = bool(expr.free_symbols & self.time_symbols)
-            self._timed[expr] = found and (
-                self._values(size, self.videos(None)) > 1
-                or (self.varies(size) and self._values(size, self._where_it_holds()) > 1)
+            sizes = self.sizes
+            self._timed[expr] = bool(expr.free_symbols & self.time_symbols) and (
+                sizes.grows(size) or (sizes.varies(size) and self._where_it_holds().varies(size))
             )
         return self._timed[expr]
 
     def varies(self, size: torch.SymInt | torch.SymFloat | torch.SymBool) -> bool:
         """Whether a number differs between two videos that the model takes."""
-        return self._values(size, self.videos(self.lengths)) != 1
+        return self.sizes.varies(size)
 
-    def videos(self, lengths: Lengths | None) -> list[dict[Any, Any]]:
-        """The symbols in sizes with their values for videos of some of these lengths; None: of the
-        capture's and two more, of the same remainders."""
-        if lengths not in self._videos:
-            known = known_sizes(self._size())
-            self._videos[lengths] = at_lengths(known, self.time_symbols, lengths)
-        return self._videos[lengths]
+    @property
+    def sizes(self) -> Sizes:
+        """Sizes as functions of the number of frames, of the videos that the model takes."""
+        if self._sizes is None:
+            self._sizes = Sizes(known_sizes(self._size()), self.time_symbols)
+        return self._sizes.of(self.lengths.numbers)
 
-    def _values(self, size: Any, videos: list[dict[Any, Any]]) -> int:
-        """How many values a number has in some videos: 0, 1, or 2 for more than one."""
-        found = None
-        for at in videos:
-            value = value_at(size, at)
-            if found is not None and value is not None and value != found:
-                return 2
-            found = value if found is None else found
-        return int(found is not None)
-
-    def _where_it_holds(self) -> list[dict[Any, Any]]:
-        """Those of the videos for which the capture's sizes are the model's: where all holds that
+    def _where_it_holds(self) -> Sizes:
+        """Those for the videos for which the capture's sizes are the model's: where all holds that
         torch asked while capturing."""
-        env: Any = self._size().node.shape_env
-        asked = [guard.expr for guard in env.guards]
-        asked = [e for e in asked if e.free_symbols & self.time_symbols]
-        return [
-            at
-            for at in self.videos(self.lengths)
-            if not any(value_of(expr, at) == sympy.false for expr in asked)
-        ]
+        sizes = self.sizes
+        if self._valid is None:
+            self._valid = ANY_LENGTH
+            env: Any = self._size().node.shape_env
+            others = {
+                s: sympy.Integer(n) for s, n in sizes.known.items() if s not in self.time_symbols
+            }
+            for guard in env.guards:
+                if guard.expr.free_symbols & self.time_symbols:
+                    with contextlib.suppress(NotQuasiLinear):
+                        self._valid &= sizes.reader.holds(guard.expr.xreplace(others))
+        both = self._valid & sizes.lengths
+        one = both.least is None or both.next(both.least + 1) is None
+        return sizes if one else sizes.of(both)
 
     def _size(self) -> torch.SymInt:
         values = [n.meta.get("val") for n in self.graph.nodes if n.op == "placeholder"]
@@ -192,24 +184,54 @@ def capture(
         CaptureError: when the model doesn't run, or runs at the clip's length alone.
         LoopError: when it loops over its frames in Python.
     """
-    try:
-        return _capture(model, spec, leaves, pools)
-    except LoopError:
-        raise
-    except CaptureError:
-        if len(spec.paths) > 1:
+    stretches: tuple[Stretch, ...] | None = None
+    like_clip, own = ANY_LENGTH, False
+    first: CaptureError | None = None
+    for _ in range(ATTEMPTS):
+        try:
+            return _capture(model, spec, leaves, pools, stretches, own)
+        except OtherBranch as error:
+            # A sample of a length at which the model answers what it asked as at the clip's.
+            first = first or error
+            like_clip &= error.like_clip
+            frames = _like_clip(like_clip, min(spec.lengths))
+            if frames is None:
+                break
+            stretches, own = (_to_length(min(spec.lengths), frames),), own or error.mixed
+        except LoopError:
             raise
-        # Perhaps it takes lengths of one form only (4n + 1): then at one of the clip's form.
-        with contextlib.suppress(CaptureError):
-            return _capture(model, spec, leaves, pools, like_clip=True)
-        raise
+        except CaptureError as error:
+            first = first or error
+            if len(spec.paths) > 1 or stretches is not None:
+                break
+            stretches = LIKE_CLIP  # perhaps it takes lengths of one form only (4n + 1)
+    assert first is not None
+    raise first
+
+
+def _like_clip(lengths: LengthSet, clip: int) -> int | None:
+    """A length to capture at: longer than the clip where there is one."""
+    lengths -= LengthSet.of([clip])
+    found = lengths.next(2 * clip + 3)
+    found = lengths.previous(2 * clip + 3) if found is None else found
+    return None if found is None or found < 2 else found
+
+
+def _to_length(clip: int, frames: int) -> Stretch:
+    return lambda t: t * frames // clip
 
 
 def _capture(
-    model: nn.Module, spec: ClipSpec, leaves: Sequence[Any], pools: str, like_clip: bool = False
+    model: nn.Module,
+    spec: ClipSpec,
+    leaves: Sequence[Any],
+    pools: str,
+    stretches: Sequence[Stretch] | None,
+    own: bool,
 ) -> Captured:
-    batch, wide = 2, True
-    sample, found = _exported(model, spec, leaves, pools, like_clip, batch, wide)
+    """One capture; with ``own`` at the batch and the space of the clip from the start."""
+    batch, wide = (_rows(spec), False) if own else (2, True)
+    sample, found = _exported(model, spec, leaves, pools, stretches, batch, wide)
     for _ in range(2):
         # An operator holds the batch or the space fixed, or the model's Python goes another way at
         # the clip's own: then it is captured at the clip's, not at the sample's.
@@ -220,7 +242,7 @@ def _capture(
             return _captured(found, model, spec, sample.pools)
         batch = _rows(spec) if own_batch else batch
         wide = wide and not own_space
-        sample, found = _exported(model, spec, leaves, pools, like_clip, batch, wide)
+        sample, found = _exported(model, spec, leaves, pools, stretches, batch, wide)
     other = unlike_clip(found.program.graph, found.questions, spec, sample.leaves)
     if other.asked is not None:
         raise CaptureError(
@@ -236,16 +258,16 @@ def _exported(
     spec: ClipSpec,
     leaves: Sequence[Any],
     pools: str,
-    like_clip: bool,
+    stretches: Sequence[Stretch] | None,
     batch: int,
     wide: bool,
 ) -> tuple[Sample, Exported]:
-    sample = find_sample(model, spec, leaves, pools, wide=wide, like_clip=like_clip, batch=batch)
+    sample = find_sample(model, spec, leaves, pools, wide=wide, stretches=stretches, batch=batch)
     check_loops(model, spec, sample.leaves, sample.calls)
     try:
         return sample, export(model, spec, sample, limit=LONGEST_SIZE)
     except TooComplicated:  # windows of a fixed size, padded to: space is then the clip's
-        own = find_sample(model, spec, leaves, pools, wide=False, like_clip=like_clip, batch=batch)
+        own = find_sample(model, spec, leaves, pools, wide=False, stretches=stretches, batch=batch)
         return own, export(model, spec, own, space=False)
 
 
@@ -313,7 +335,7 @@ def _captured(
     asked = questions.asked
 
     def lengths_at(other: Mapping[Any, Any]) -> Lengths:
-        return allowed_lengths(program, times, lengths, min(spec.lengths), asked, other)
+        return allowed_lengths(program, times, lengths, min(spec.lengths), questions.asked, other)
 
     resting = (*asked, *questions.frozen(times), *squeezed(program.graph, times))
     mixed = any(a.expr.free_symbols & times and a.expr.free_symbols - times for a in asked)

@@ -1,13 +1,15 @@
 """Which lengths of video the captured graph is the model for: the branches that its Python took.
 
-A model with a first frame apart takes 4n + 1 frames; another one branches on whether there is more
-than one. The graph is the model where every condition that its own code asked still holds.
+A model with a first frame apart takes 4n + 1 frames; another one branches on whether there are more
+than 300. The graph is the model where every condition that its own code asked still holds: a set of
+lengths that is worked out exactly (:mod:`pgt_fx.core.lengths`).
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -17,60 +19,130 @@ from torch import Tensor
 
 from pgt_fx.capture.asked import Asked
 from pgt_fx.capture.lines import is_ours, short, taken_as_number
-from pgt_fx.errors import CaptureError
+from pgt_fx.core.length_sets import ANY_LENGTH, LengthSet, NotQuasiLinear
+from pgt_fx.core.sympy_lengths import LengthReader
+from pgt_fx.errors import CaptureError, ClipError
 
-#: Periods that are tried, in frames.
-STEPS = (1, 2, 4, 8, 16)
-#: A capture at the clip's length and a multiple of this has its remainder for all of them.
-PERIOD = STEPS[-1]
+
+@dataclass(frozen=True)
+class Condition:
+    """A condition on the number of frames, and the line of the model that asked for it.
+
+    Attributes:
+        lengths: at which it holds.
+        text: the condition, in symbols.
+        number: torch took a number for a size there.
+        mixed: it depends on the batch or the space as well.
+    """
+
+    lengths: LengthSet
+    where: str = ""
+    line: str = ""
+    text: str = ""
+    number: bool = False
+    mixed: bool = False
+
+    @property
+    def place(self) -> str:
+        return f"{self.where}: {self.line}" if self.where else ""
 
 
 @dataclass(frozen=True)
 class Lengths:
-    """Numbers of frames of a whole video: ``least`` and more, ``rest`` modulo ``step``.
+    """Numbers of frames that a whole video may have; of several input paths those of the path with
+    the fewest.
 
-    For several input paths the frames of the path with the fewest.
+    >>> str(prog.video_lengths)
+    '4n + 1, at least 5'
+    >>> prog.video_lengths.allows(9), prog.video_lengths.fit(10)
+    (True, 13)
+
+    Attributes:
+        numbers: the set of them.
+        conditions: what the set is made of, with the lines of the model.
     """
 
-    least: int = 1
-    step: int = 1
-    rest: int = 0
+    numbers: LengthSet = ANY_LENGTH
+    conditions: tuple[Condition, ...] = field(default=(), compare=False)
 
     def allows(self, frames: int) -> bool:
-        return frames >= self.least and frames % self.step == self.rest
+        """Whether a video may have so many frames."""
+        return frames in self.numbers
 
     def fit(self, frames: int) -> int:
-        """The next number of frames that is allowed."""
-        frames = max(frames, self.least)
-        return frames + (self.rest - frames) % self.step
+        """The next number of frames that is allowed.
 
-    def some(self) -> list[int]:
-        """Such numbers, by which what always holds is told from what holds for some: the least in a
-        row, of all remainders, and a few large ones."""
-        first, row = self.fit(1), range(64)
-        return [first + self.step * k for k in (*(40, 41), *row, *range(300, 316), 4999)]
+        Raises:
+            ClipError: when no video may have so many frames, or more.
+        """
+        found = self.numbers.next(frames)
+        if found is None:
+            raise ClipError(
+                f"this model takes videos of {self} frames: none of {frames} or more"
+                + self._because(frames, last=False)
+            )
+        return found
+
+    def near(self, frames: int) -> int:
+        """The next number of frames that is allowed, or the largest where all are fewer."""
+        found = self.numbers.next(frames)
+        return found if found is not None else self.numbers.previous(frames) or 1
+
+    @property
+    def least(self) -> int:
+        """The fewest frames."""
+        return self.numbers.least or 1
+
+    @property
+    def most(self) -> int | None:
+        """The most frames; None: there is no limit."""
+        return self.numbers.most
+
+    def check(self, frames: int, last: bool) -> None:
+        """Make sure that a video which has had so many frames may end so, or go on to an end.
+
+        Raises:
+            ClipError: naming the line of the model that takes no such video.
+        """
+        if last and not self.allows(frames):
+            raise ClipError(
+                f"this model takes videos of {self} frames, and this one ends at {frames}; cut it "
+                f"or pad it to such a length{self._because(frames, last=True)}"
+            )
+        if not last and self.numbers.next(frames) is None:
+            raise ClipError(
+                f"this model takes videos of {self} frames, and this one has had {frames} already; "
+                f"end it before (last=True){self._because(frames, last=False)}"
+            )
+
+    def _because(self, frames: int, last: bool) -> str:
+        found = None
+        for c in self.conditions:
+            if frames not in c.lengths if last else c.lengths.next(frames) is None:
+                found = found or c
+        return f"\n    {found.place} ({found.text})" if found is not None and found.where else ""
+
+    def within(self, condition: Condition) -> Lengths:
+        """Those at which a condition holds as well."""
+        numbers = self.numbers & condition.lengths
+        if numbers == self.numbers:
+            return self
+        return replace(self, numbers=numbers, conditions=(*self.conditions, condition))
 
     def __str__(self) -> str:
-        words = []
-        if self.step > 1:
-            words.append(f"{self.step}n" + (f" + {self.rest}" if self.rest else ""))
-        if self.least > max(1, self.rest or self.step):
-            words.append(f"at least {self.least}")
-        return ", ".join(words) or "any number"
+        return str(self.numbers)
 
 
-@dataclass(frozen=True)
-class _Condition:
-    """A condition on sizes that the model's own code asked, and where; or that torch made of it
-    (``number``), as it takes a number for a size there."""
+class OtherBranch(CaptureError):
+    """The model's Python goes another way at the clip's length than it went in the capture.
 
-    expr: Any
-    where: str
-    line: str
-    number: bool = False
+    Attributes:
+        like_clip: the lengths at which it answers what it was asked as at the clip's.
+        mixed: the answer depends on the batch or the space as well.
+    """
 
-    def holds(self, at: dict[Any, Any]) -> bool:
-        return value_of(self.expr, at) != sympy.false
+    like_clip: LengthSet
+    mixed: bool
 
 
 def allowed_lengths(
@@ -83,8 +155,9 @@ def allowed_lengths(
 ) -> Lengths:
     """The lengths at which the model's Python goes the way that was captured.
 
-    Conditions that torch itself asks while capturing (how a ceil-mode window falls, whether a
-    size is 1) don't bind the rules here, which compute every length anew.
+    Conditions that torch itself asks while capturing (how a ceil-mode window falls, whether a slice
+    ends after the video, whether a size is 1) don't bind the rules here, which compute every length
+    anew.
 
     Args:
         sample: frames per path in the capture.
@@ -93,63 +166,105 @@ def allowed_lengths(
         other: the values of the symbols in it that are not time's.
 
     Raises:
-        CaptureError: naming the condition and the line, where no such lengths hold the clip's.
+        OtherBranch: where the clip is not among them for a branch of the model.
+        CaptureError: naming the condition and the line, where it is not for another reason, or
+            where the lengths at which a condition holds can't be told.
     """
-    heard = {a.where for a in asked}
-    bound = [c for c in _conditions(program, symbols) if c.where not in heard]
-    for a in asked:
-        expr = a.given(other)
-        if getattr(expr, "free_symbols", frozenset()) & symbols:
-            bound.append(_Condition(expr, a.where, a.line))
-    if not bound:
-        return Lengths()
-    table, base = known_sizes(_sizes(program)[0]), min(sample)
-    tried = (*range(1, 2 * base + PERIOD), 3 * base, *range(7 * base, 7 * base + PERIOD))
-    broken: dict[int, _Condition] = {}
-    for n in tried:
-        at = {
-            s: sympy.Integer(v) * (sympy.Rational(n, base) if s in symbols else 1)
-            for s, v in table.items()
-        }
-        wrong = next((c for c in bound if not c.holds(at)), None)
-        if wrong is not None:
-            broken[n] = wrong
-    for step in STEPS:
-        against = [n for n in tried if n % step == clip % step and n in broken]
-        if max(against, default=0) < clip:
-            lengths = Lengths(1, step, clip % step)
-            return Lengths(lengths.fit(max(against, default=0) + 1), step, clip % step)
-    n, wrong = next(iter(broken.items()))
+    sizes = _sizes(program)
+    known = known_sizes(sizes[0]) if sizes else {}
+    reader = LengthReader({s: known[s] // min(sample) for s in symbols if s in known})
+    found = [*_of_python(reader, asked, other), *_of_torch(reader, program, known, asked)]
+    lengths = Lengths()
+    for condition in found:
+        lengths = lengths.within(condition)
+    wrong = next((c for c in lengths.conditions if clip not in c.lengths), None)
+    if wrong is None:
+        return lengths
+    held = f"{wrong.text} held in the capture, and does not at {clip} frames"
     if wrong.number:
         raise CaptureError(
-            f"{wrong.where}: {wrong.line}\n    what is calculated from the number of frames has to "
-            f"be a plain number here ({wrong.expr} held in the capture, and does not at {n} "
-            "frames), so that no one graph is the model. Make it a constant, or leave it outside "
-            "the model"
+            f"{wrong.place}\n    what is calculated from the number of frames has to be a plain "
+            f"number here ({held}), so that no one graph is the model. Make it a constant, or "
+            "leave it outside the model"
         )
-    raise CaptureError(
-        f"{wrong.where}: {wrong.line}\n    the model branches in Python on the number of frames "
-        f"({wrong.expr} held in the capture, and does not at {n} frames), so that no one "
-        "graph is the model. Write the branch with tensor operators, or leave it "
+    error = OtherBranch(
+        f"{wrong.place}\n    the model branches in Python on the number of frames T ({held}), so "
+        "that no one graph is the model. Write the branch with tensor operators, or leave it "
         "outside the model"
     )
+    error.like_clip, error.mixed = ANY_LENGTH, wrong.mixed
+    for c in found:
+        error.like_clip &= c.lengths if clip in c.lengths else ~c.lengths
+    raise error
 
 
-def _conditions(program: Any, symbols: frozenset[sympy.Symbol]) -> Iterator[_Condition]:
-    sizes = _sizes(program)
-    for guard in sizes[0].node.shape_env.guards if sizes else ():
-        frame: Any = getattr(guard.sloc, "framework_loc", None)
-        if not isinstance(guard.expr, sympy.Basic) or not (guard.expr.free_symbols & symbols):
+def _of_python(
+    reader: LengthReader, asked: Sequence[Asked], other: Mapping[Any, Any]
+) -> Iterator[Condition]:
+    """What the model's own code asked, in a branch or an assertion."""
+    for a in asked:
+        expr = a.given(other)
+        if not reader.of_length(expr):
             continue
+        try:
+            mixed = bool(a.expr.free_symbols - reader.ratios.keys())
+            text = _written(expr, reader)
+            yield Condition(reader.holds(expr), a.where, a.line, text, mixed=mixed)
+        except NotQuasiLinear as error:
+            raise CaptureError(
+                f"{a.where}: {a.line}\n    the model branches in Python on the number of frames T, "
+                "and at which it goes the way that was captured can't be told "
+                f"({_written(expr, reader)}: {_written(error, reader)}). Branch on sums, whole "
+                "multiples, quotients and remainders of it, or leave the branch outside the model"
+            ) from error
+
+
+def _of_torch(
+    reader: LengthReader, program: Any, known: Mapping[Any, int], asked: Sequence[Asked]
+) -> Iterator[Condition]:
+    """Numbers that torch took for sizes, and what its operators asked on lines of the model."""
+    sizes = _sizes(program)
+    if not sizes:
+        return
+    env: Any = sizes[0].node.shape_env
+    at = {s: sympy.Integer(v) for s, v in known.items()}
+    others = {s: v for s, v in at.items() if s not in reader.ratios}
+    for expr, place in taken_as_number(env).items():
+        value = value_of(expr, at)
+        if not reader.of_length(expr) or value is None:
+            continue
+        condition = sympy.Eq(expr.xreplace(others), value)
+        try:
+            held = reader.holds(condition)
+        except NotQuasiLinear:
+            held = LengthSet.of([min(known[s] // r for s, r in reader.ratios.items())])
+        text = f"Eq({_written(expr, reader)}, {value})"
+        yield Condition(held, place.source, place.line, text, number=True)
+    heard = {a.where for a in asked}
+    for guard in env.guards:
+        frame: Any = getattr(guard.sloc, "framework_loc", None)
         file = getattr(frame, "filename", "")
         line = (getattr(frame, "line", "") or "").strip()
-        if file and not is_ours(file):
-            yield _Condition(guard.expr, f"{short(file)}:{frame.lineno}", line)
-        elif is_ours(file) and isinstance(guard.expr, sympy.Eq):
-            known = taken_as_number(sizes[0].node.shape_env)
-            place = next((known[e] for e in guard.expr.args if e in known), None)
-            if place is not None:
-                yield _Condition(guard.expr, place.source, place.line, number=True)
+        where = f"{short(file)}:{frame.lineno}" if file else ""
+        if not file or is_ours(file) or where in heard:
+            continue  # of torch's own, or known
+        if not isinstance(guard.expr, sympy.Basic) or not reader.of_length(guard.expr):
+            continue
+        try:
+            held = reader.holds(guard.expr.xreplace(others))
+        except NotQuasiLinear:
+            continue
+        # A lower bound is torch's own: the rules compute a short video's lengths as well.
+        if isinstance(guard.expr, (sympy.Eq, sympy.Ne)) or not (~held).is_finite:
+            yield Condition(held, where, line, _written(guard.expr, reader))
+
+
+def _written(expr: Any, reader: LengthReader) -> str:
+    """An expression with T for the number of frames."""
+    text = str(expr)
+    for symbol, ratio in reader.ratios.items():
+        text = re.sub(rf"\b{symbol}\b", "T" if ratio == 1 else f"({ratio}*T)", text)
+    return text
 
 
 def known_sizes(size: torch.SymInt | torch.SymFloat) -> dict[Any, int]:
@@ -159,32 +274,8 @@ def known_sizes(size: torch.SymInt | torch.SymFloat) -> dict[Any, int]:
     return {symbol: int(value) for symbol, value in table.items()}
 
 
-def at_lengths(
-    known: dict[Any, int], symbols: frozenset[sympy.Symbol], lengths: Lengths | None
-) -> list[dict[Any, Any]]:
-    """The symbols of a capture with their values for whole videos of some allowed lengths.
-
-    Args:
-        known: their values in the capture.
-        symbols: those of the time axes.
-        lengths: None: some that have the capture's remainders.
-    """
-    base = min(known[s] for s in symbols)
-    out = []
-    for n in (base, base + 3 * PERIOD, base + 6 * PERIOD) if lengths is None else lengths.some():
-        if all(known[s] * n % base == 0 for s in symbols):
-            at = {s: v * n // base if s in symbols else v for s, v in known.items()}
-            out.append({s: sympy.Integer(v) for s, v in at.items()})
-    return out
-
-
-def value_at(size: Any, at: dict[Any, Any]) -> Any:
-    """A size of a capture for other values of its symbols; None where it has none."""
-    return sympy.sympify(size) if isinstance(size, (int, float)) else value_of(size.node.expr, at)
-
-
 def value_of(expr: Any, at: dict[Any, Any]) -> Any:
-    """See :func:`value_at`."""
+    """An expression for values of its symbols; None where it has none."""
     try:
         value = expr.xreplace(at)
     except (ArithmeticError, AssertionError, TypeError, ValueError):  # a division by zero

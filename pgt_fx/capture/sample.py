@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,11 +10,19 @@ from torch import nn
 
 from pgt_fx.capture.clip_tables import ClipTable
 from pgt_fx.capture.inputs import ClipSpec, axis_hint, batch_hint, resized
-from pgt_fx.capture.lengths import PERIOD
 from pgt_fx.capture.lines import place_of
 from pgt_fx.capture.probe import clip_pools, clip_tables, probe
 from pgt_fx.capture.spelling import Noted
 from pgt_fx.errors import CaptureError
+
+#: Makes a clip's number of frames that of a sample.
+Stretch = Callable[[int], int]
+#: For models that take lengths with the clip's remainder only (4n + 1): longer by a multiple of 16,
+#: or of all numbers up to 10.
+LIKE_CLIP: tuple[Stretch, ...] = (
+    lambda t: t + 16 * (t // 16 + 1),
+    lambda t: t + 2520 * (t // 2520 + 1),
+)
 
 
 @dataclass(frozen=True)
@@ -42,23 +50,22 @@ def find_sample(
     pools: str,
     *,
     wide: bool = True,
-    like_clip: bool = False,
+    stretches: Sequence[Stretch] | None = None,
     batch: int = 2,
 ) -> Sample:
     """A sample to capture at: longer and wider than the clip, so that no size collapses to 1.
 
     Args:
-        like_clip: longer by a multiple of 16 frames, for models that take 4n + 1 frames only.
+        stretches: how much longer, in the order in which it is tried; None: about twice, or four
+            times.
         batch: rows of the sample.
 
     Raises:
         CaptureError: when the model doesn't run, or runs at the clip's length alone.
     """
-    stretches = [lambda t: 2 * t + 3, lambda t: 4 * t]
-    if len(spec.paths) > 1:
-        stretches = [lambda t: 3 * t, lambda t: 4 * t]
-    elif like_clip:
-        stretches = [lambda t: t + PERIOD * (t // PERIOD + 1)]
+    if stretches is None:
+        several = len(spec.paths) > 1
+        stretches = [lambda t: 3 * t if several else 2 * t + 3, lambda t: 4 * t]
     at_clip = None
     error: Exception | None = None
     for stretch in stretches:

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from pgt_fx.capture.lengths import known_sizes, value_at
+from pgt_fx.capture.sizes import Sizes
 from pgt_fx.layout import Factor, Layout, size
 from pgt_fx.timeline import Law, Window
 
@@ -214,17 +214,17 @@ class OpView:
         node: the fx node.
         schema: the operator's schema.
         arg: arguments by schema name, defaults filled in; tensors are fx nodes.
-        videos: the symbols in sizes with their values for videos of several lengths that the model
-            takes; none where they are not known.
+        known: sizes as functions of the number of frames, of the videos that the model takes; None
+            where they are not known.
     """
 
     def __init__(
         self,
         node: fx.Node,
         layouts: Callable[[fx.Node], Layout | None],
-        videos: Callable[[], Sequence[dict[Any, Any]]] = tuple,
+        known: Sizes | None = None,
     ) -> None:
-        self.node, self.videos = node, videos
+        self.node, self.known = node, known
         self.schema = node.target._schema  # type: ignore[union-attr]
         self._layouts = layouts
         self.arg: dict[str, Any] = {}
@@ -327,26 +327,16 @@ def whole_ratio(op: OpView, long: Any, short: Any, *, groups: bool = False) -> i
     ratio = whole // part
     if isinstance(long, int) and isinstance(short, int):
         return ratio
-    pairs = [(value_at(long, at), value_at(short, at)) for at in op.videos()]
-    # Of no elements a model makes nothing.
-    known = [(a, b) for a, b in pairs if a is not None and b is not None and b != 0]
-    if groups:
-        known = [(a, b) for a, b in known if a % ratio == 0]
-    return ratio if known and all(a == ratio * b for a, b in known) else None
+    if op.known is None or not op.known.multiple(long, short, ratio, groups=groups):
+        return None
+    return ratio
 
 
-def same_size(factors: Sequence[Any], whole: Any) -> bool:
+def same_size(op: OpView, factors: Sequence[Any], whole: Any) -> bool:
     """Whether sizes multiply to another one whatever the sizes of the clip are."""
-    sizes = [*factors, whole]
-    symbolic = [s for s in sizes if not isinstance(s, int)]
-    known = known_sizes(symbolic[0]) if symbolic else {}
-    primes = (5, 7, 11, 13, 17, 19, 23, 29, 31)
-    for more in (0, 48, 96):  # each symbol by another amount
-        at = {s: v + more * primes[i % 9] for i, (s, v) in enumerate(known.items())}
-        values = [s if isinstance(s, int) else s.node.expr.xreplace(at) for s in sizes]
-        if math.prod(values[:-1]) != values[-1]:  # also where a size depends on the data
-            return False
-    return True
+    if all(isinstance(s, int) for s in (*factors, whole)):
+        return math.prod(factors) == whole
+    return op.known is not None and op.known.product(factors, whole)
 
 
 def wrap(dim: int, rank: int) -> int:

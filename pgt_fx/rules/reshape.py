@@ -84,7 +84,7 @@ def _run(op: OpView, source: Layout, wanted: Dim, length: Any) -> tuple[int, ...
         found: list[Factor] = []
         for end in range(first, len(source)):
             found += [f for f in source[end] if f.size != 1 or f.time]
-            if found and found == factors and same_size(sizes[first : end + 1], length):
+            if found and found == factors and same_size(op, sizes[first : end + 1], length):
                 return tuple(range(first, end + 1))
     return None
 

@@ -35,9 +35,7 @@ def slice_(op: OpView) -> Outcome:
         # A slice that takes the whole axis keeps what the axis is (batch, merged factors).
         same = sizes[dim] == _size(source[dim])
         return Local(source if same else layout)
-    start = 0 if start is None else start
-    if isinstance(stop, fx.Node) and _same_size(stop, op.arg["self"], dim):
-        stop = None  # x[..., :T] with the operand's own length
+    start, stop = _from_the_end(op, dim, 0 if start is None else start, stop)
     if start == 0 and infinite(stop) and step == 1:
         return Local(source, {"start": 0, "end": None})
     for name, bound in (("start", start), ("end", stop)):
@@ -77,12 +75,17 @@ def _size(dim: Any) -> int:
     return product
 
 
-def _same_size(bound: fx.Node, source: fx.Node, dim: int) -> bool:
-    """Whether a computed bound is the length of the operand itself, for every video."""
-    size, length = bound.meta["val"], source.meta["val"].shape[dim]
-    if isinstance(size, torch.SymInt) and isinstance(length, torch.SymInt):
-        return bool(size.node.expr == length.node.expr)
-    return isinstance(size, int) and isinstance(length, int) and size == length
+def _from_the_end(op: OpView, dim: int, start: Any, stop: Any) -> tuple[Any, Any]:
+    """Bounds that are the operand's own length, or that without a constant, as constants:
+    ``x[:, :, : T - 1]`` is ``x[:, :, :-1]``."""
+    length = op.arg["self"].meta["val"].shape[dim]
+    if op.known is not None and isinstance(start, fx.Node):
+        taken = op.known.last_from(start.meta["val"], length)
+        start = start if taken is None else -taken
+    if op.known is not None and isinstance(stop, fx.Node):
+        left_out = op.known.cut_from_end(stop.meta["val"], length)
+        stop = stop if left_out is None else -left_out or None
+    return start, stop
 
 
 @rule(

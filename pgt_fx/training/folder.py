@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 from collections.abc import Iterator
 from fractions import Fraction
@@ -170,6 +171,10 @@ class VideoLoader(DataLoader[Any]):
         super().__init__(_Told(data), batch, collate_fn=partial(_batch, ratio), **options)
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        if self.num_workers:
+            # What a decoder leaves behind here waits for its threads when it is collected; in a
+            # worker, which is forked from this process, there are none, and it would wait for ever.
+            gc.collect()
         for batch in super().__iter__():
             if isinstance(batch, VideoError):
                 raise batch

@@ -25,6 +25,9 @@ def state_bounded(check: Check, subject: Subject, chunkings: int) -> Check:
     sizes: list[str] = []
     growing: list[str] = []
     length = min(subject.length, 8)
+    end = subject.allowed.most  # no video is longer
+    if end is not None:
+        length = max(1, min(length, end // (4 * STEADY)))
     for policy, prog in (("zero", subject.answering), ("wait", subject.waiting)):
         claimed = prog.report.latency or 0
         least = math.ceil((min(claimed, LONGEST_WARM_UP) + 2 * length) / length) + 2 * STEADY
@@ -34,6 +37,9 @@ def state_bounded(check: Check, subject: Subject, chunkings: int) -> Check:
         piece = subject.video(length, salt=12)
         if prog.report.grows:
             most = least
+        if end is not None:
+            most = min(most, end // length)
+            least = min(least, most)
         while len(held) < most and (len(held) < least or _growth(held)):
             with torch.set_grad_enabled(len(held) < 2):
                 args, kwargs = subject.args(piece)
@@ -42,6 +48,9 @@ def state_bounded(check: Check, subject: Subject, chunkings: int) -> Check:
             if len(held) == 2:
                 faults += [f"{policy}: {fault}" for fault in unowned(prog.state)]
         faults += [f"{policy}: {fault}" for fault in unowned(prog.state)]
+        if end is not None and (len(held) < 2 * STEADY or _growth(held)):
+            why = f"a video of at most {end} frames ends before its state is steady"
+            return replace(check, ok=None, measured="too short", detail=why)
         if _growth(held) and prog.report.grows:
             growing.append(f"{policy}: {_growth(held) // STEADY // length} bytes per frame")
         elif _growth(held):

@@ -104,7 +104,7 @@ class Subject(Videos):
         shorter = self.full(self.answering, self.clip)
         if self.frames >= 2 * self.length:
             return time_dims(shorter, self.whole)
-        frames = self.allowed.fit(2 * self.length + 3)
+        frames = self.allowed.near(2 * self.length + 3)
         if self.longest is not None and frames > self.longest:
             frames = max(1, self.length // 2)
         other = self.video(frames, salt=3)

@@ -54,7 +54,7 @@ class Videos:
             return wanted or there
         if wanted is None:
             t = self.length
-            return self.allowed.fit(max(6, 2 * t + 3 if t <= 16 else t + t // 2 + 3))
+            return self.allowed.near(max(6, 2 * t + 3 if t <= 16 else t + t // 2 + 3))
         if wanted < 3 or not self.allowed.allows(wanted):
             least = f"at least 3, and {self.allowed} as the model takes them"
             raise ClipError(f"frames={wanted}: expected {least}")
@@ -63,7 +63,7 @@ class Videos:
     def fitting(self, chunks: Sequence[int]) -> list[int]:
         """The chunks, the last one longer where the model takes videos of some lengths only."""
         first = chunks[:-1]
-        return [*first, self.allowed.fit(sum(chunks)) - sum(first)]
+        return [*first, self.allowed.near(sum(chunks)) - sum(first)]
 
     @property
     def ratio(self) -> tuple[int, ...]:

@@ -1,0 +1,382 @@
+"""Which lengths a video may have: branches of the model's Python on its number of frames.
+
+The graph is the model at exactly these lengths, however far off a branch begins; at all others the
+video is refused, with the line.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import sympy
+import torch
+import torch.nn.functional as F
+from oracles import pieces, relative_error, stitch
+from torch import Tensor, nn
+
+import pgt_fx
+from pgt_fx.capture.sizes import Sizes
+from pgt_fx.core.length_sets import LengthSet
+from pgt_fx.errors import BlockedError, CaptureError, ClipError
+from pgt_fx.timeline import (
+    Clock,
+    ConcatClock,
+    InputClock,
+    Interpolate,
+    JoinClock,
+    LawClock,
+    Part,
+    Repeat,
+    Transposed,
+    Window,
+)
+from pgt_fx.whole import total
+
+EXACT = 1e-9
+CLIP = 9
+
+
+class Net(nn.Module):
+    """A function of features (N, 3, T), with a layer for it."""
+
+    def __init__(self, call: Callable[[Net, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.conv, self.call = nn.Conv1d(3, 3, 3, padding=1), call
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.call(self, x)
+
+
+def made(call: Callable[[Net, Tensor], Tensor]) -> Net:
+    torch.manual_seed(0)
+    return Net(call).double().eval()
+
+
+def converted(model: nn.Module, clip: int = CLIP) -> pgt_fx.Progressive:
+    return pgt_fx.transform(model, torch.randn(1, 3, clip).double(), time_dim=2, future="wait")
+
+
+def video(frames: int) -> Tensor:
+    return torch.randn(1, 3, frames, generator=torch.manual_seed(frames)).double()
+
+
+def in_steps(prog: pgt_fx.Progressive, x: Tensor, chunk: int) -> Tensor:
+    chunks = [chunk] * (x.shape[2] // chunk) + [x.shape[2] % chunk] * (x.shape[2] % chunk > 0)
+    outs = []
+    prog.reset()
+    for number, piece in enumerate(pieces(x, chunks)):
+        outs.append(prog(piece, last=number == len(chunks) - 1))
+    return stitch(outs, 2)
+
+
+def holds(prog: pgt_fx.Progressive, model: nn.Module, frames: int) -> None:
+    """The model's own answer, in one step and in several."""
+    x = video(frames)
+    with torch.no_grad():
+        whole = model(x)
+        assert relative_error(prog.full(x), whole) <= EXACT, frames
+        assert relative_error(in_steps(prog, x, max(2, frames // 3)), whole) <= EXACT, frames
+
+
+def twice_if(condition: Callable[[int], Any]) -> Callable[[Net, Tensor], Tensor]:
+    def call(net: Net, x: Tensor) -> Tensor:
+        y = net.conv(x)
+        return 2 * y if condition(x.shape[2]) else y
+
+    return call
+
+
+def raises_unless(condition: Callable[[int], Any]) -> Callable[[Net, Tensor], Tensor]:
+    def call(net: Net, x: Tensor) -> Tensor:
+        if not condition(x.shape[2]):
+            raise ValueError("another number of frames, please")
+        return net.conv(x)
+
+    return call
+
+
+def long_ones_in_parts(net: Net, x: Tensor) -> Tensor:
+    y = net.conv(x)
+    if x.shape[2] > 256:
+        y = torch.cat([part * (i + 1) for i, part in enumerate(y.split(256, 2))], 2)
+    return y
+
+
+def in_groups(size: int) -> Callable[[Net, Tensor], Tensor]:
+    def call(net: Net, x: Tensor) -> Tensor:
+        n, c, t = x.shape
+        return net.conv(x).view(n, c, t // size, size).mean(3)
+
+    return call
+
+
+def groups_behind_a_stride(net: Net, x: Tensor) -> Tensor:
+    y = net.conv(x)[:, :, ::2]
+    n, c, t = y.shape
+    return y.view(n, c, t // 3, 3).mean(3)
+
+
+def to_an_even_length(net: Net, x: Tensor) -> Tensor:
+    if x.shape[2] % 2:
+        raise ValueError("an even number of frames, please")
+    return net.conv(x)[:, :, : 2 * (x.shape[2] // 2)]
+
+
+def at_most_64(net: Net, x: Tensor) -> Tensor:
+    torch._check(x.shape[2] <= 64)
+    return net.conv(x)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model, the lengths that it is converted for in words, some of them, and some others."""
+
+    name: str
+    call: Callable[[Net, Tensor], Tensor]
+    words: str
+    taken: tuple[int, ...]
+    refused: tuple[int, ...] = ()
+    clip: int = CLIP
+
+    def __str__(self) -> str:
+        return self.name
+
+
+CASES = [
+    Case("many", twice_if(lambda t: t > 300), "at most 300", (1, 300), (301, 450)),
+    Case("one", twice_if(lambda t: t == 70), "any number but 70", (69, 71), (70,)),
+    Case("two", twice_if(lambda t: t in (500, 600)), "any number but 500 or 600",
+         (499, 501, 601), (500, 600)),
+    Case("a quotient", twice_if(lambda t: t // 200), "at most 199", (199,), (200, 401)),
+    Case("a remainder", twice_if(lambda t: (t * 7) % 31 == 3), "any number but 31n + 27",
+         (26, 28, 59), (27, 58)),
+    Case("seconds", twice_if(lambda t: t / 30 > 10), "at most 300", (300,), (301,)),
+    Case("a tenth", twice_if(lambda t: t * 0.1 > 3), "at most 30", (30,), (31,)),
+    Case("two at once", twice_if(lambda t: t >= 40 and t < 90), "at most 39", (39,), (40, 89)),
+    Case("parts", long_ones_in_parts, "at most 256", (255, 256), (257,)),
+    Case("groups of 3", in_groups(3), "3n", (3, 12, 36), (10, 11)),
+    Case("groups of 5", in_groups(5), "5n", (5, 35), (31, 33), clip=10),
+    Case("groups behind a stride", groups_behind_a_stride, "6n or 6n + 5", (5, 17, 18),
+         (16, 19), clip=12),
+    Case("3n + 1", raises_unless(lambda t: t % 3 == 1), "3n + 1", (1, 10, 31), (11, 12), clip=7),
+    Case("7n + 2", raises_unless(lambda t: t % 7 == 2), "7n + 2", (2, 9, 30), (10,), clip=9),
+    Case("at least 5, and odd", raises_unless(lambda t: t > 4 and t % 2), "2n + 1, at least 5",
+         (5, 13), (3, 8)),
+    # The capture is longer than the clip, and there the model goes another way.
+    Case("a clip below", twice_if(lambda t: t > 20), "at most 20", (9, 20), (21,)),
+    Case("a clip above", twice_if(lambda t: t > 20), "at least 21", (21, 40), (20,), clip=32),
+    Case("a clip of one remainder", twice_if(lambda t: t % 3), "3n", (6, 12), (10,), clip=9),
+    Case("a check", at_most_64, "at most 64", (64,), (65,)),
+    Case("torch's own bound", lambda net, x: F.avg_pool1d(net.conv(x), 7, 1), "any number",
+         (7, 8, 40)),
+    Case("a slice to the end", lambda net, x: net.conv(x)[:, :, 1:100], "any number",
+         (99, 100, 101, 140)),
+    Case("without the last", lambda net, x: x[:, :, 1:] - x[:, :, : x.shape[2] - 1], "any number",
+         (2, 14)),
+    Case("the last", lambda net, x: net.conv(x)[:, :, x.shape[2] - 1 :].mean(2), "any number", ()),
+    Case("to a length that is its own", to_an_even_length, "2n", (6, 8), (7,), clip=8),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_a_video_has_the_model_s_answer_or_is_refused(case: Case) -> None:
+    model = made(case.call)
+    prog = converted(model, case.clip)
+    assert str(prog.video_lengths) == case.words
+    for frames in case.taken:
+        assert prog.video_lengths.allows(frames)
+        holds(prog, model, frames)
+    for frames in case.refused:
+        assert not prog.video_lengths.allows(frames)
+        with pytest.raises(ClipError, match=f"takes videos of .*ends at {frames}") as found:
+            prog.full(video(frames))
+        assert "test_video_lengths.py:" in str(found.value)
+
+
+REFUSED = [
+    ("a number that changes late", lambda net, x: net.conv(x) * (1 + x.shape[2] // 7000)),
+    ("entries that are more late", lambda net, x: x * torch.ones(1 + x.shape[2] // 7000).sum()),
+    ("twice the size, and more late",
+     lambda net, x: F.interpolate(net.conv(x), size=2 * x.shape[2] + x.shape[2] // 7000)),
+    ("parts", lambda net, x: torch.cat([p * 2 for p in net.conv(x).split(256, 2)], 2)),
+    ("a square", twice_if(lambda t: t * t > 90000)),
+    ("a pool", lambda net, x: F.avg_pool1d(x, 1 + x.shape[2] // 300)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "call"), REFUSED, ids=[name for name, _ in REFUSED])
+def test_what_has_no_one_graph_is_refused_with_its_line(name: str, call: Any) -> None:
+    """Or converted for the lengths at which it has."""
+    model = made(call)
+    try:
+        prog = converted(model)
+    except (BlockedError, CaptureError) as error:
+        assert "test_video_lengths.py:" in str(error)
+        return
+    for frames in (255, 257, 299, 300, 302):
+        if prog.video_lengths.allows(frames):
+            holds(prog, model, frames)
+    most = prog.video_lengths.most
+    assert most is not None and most < 5000
+
+
+def test_a_branch_on_frames_and_rows_that_the_capture_takes_otherwise() -> None:
+    def few(net: Net, x: Tensor) -> Tensor:
+        return 2 * net.conv(x) if x.numel() <= 90 else net.conv(x)
+
+    model = made(few)
+    prog = converted(model)  # of one row and 9 frames, captured longer
+    assert str(prog.video_lengths) == "at most 30"
+    holds(prog, model, 30)
+
+
+# ---------------------------------------------------------------------------------- in a stream
+
+
+def test_a_stream_that_grows_past_a_bound_is_refused_at_once() -> None:
+    prog = converted(made(twice_if(lambda t: t > 300)))
+    state = prog.init_state()
+    for _ in range(3):
+        _, state = prog.step(state, video(100))
+    with pytest.raises(ClipError, match="at most 300 frames, and this one has had 301") as found:
+        prog.step(state, video(1))
+    assert "if condition(x.shape[2])" in str(found.value) and "(T <= 300)" in str(found.value)
+
+
+def test_a_stream_may_pass_a_length_at_which_it_could_not_end() -> None:
+    model = made(twice_if(lambda t: t == 70))
+    prog = converted(model)
+    with torch.no_grad():
+        assert relative_error(in_steps(prog, video(80), 10), model(video(80))) <= EXACT
+    state = prog.init_state()
+    _, state = prog.step(state, video(69))
+    with pytest.raises(ClipError, match="any number but 70 frames, and this one ends at 70"):
+        prog.step(state, video(1), last=True)
+
+
+def test_an_assertion_s_upper_bound_is_kept_and_its_lower_one_is_not() -> None:
+    def few(net: Net, x: Tensor) -> Tensor:
+        assert 4 <= x.shape[2] <= 64, "at most 64"
+        return net.conv(x)
+
+    prog = converted(made(few))
+    assert str(prog.video_lengths) == "at most 64"
+    with pytest.raises(ClipError, match="assert 4 <="):
+        prog.full(video(65))
+
+
+def test_a_bounded_model_is_verified_within_its_bound() -> None:
+    prog = converted(made(twice_if(lambda t: t > 20)))
+    assert pgt_fx.verify(prog).ok
+
+
+def test_the_next_length_is_told() -> None:
+    lengths = converted(made(raises_unless(lambda t: t % 3 == 1)), 7).video_lengths
+    assert [lengths.fit(n) for n in (1, 2, 7, 8)] == [1, 4, 7, 10]
+    assert lengths.least == 1 and lengths.most is None
+    few = converted(made(twice_if(lambda t: t > 300))).video_lengths
+    assert few.most == 300 and few.near(400) == 300
+    with pytest.raises(ClipError, match="none of 301 or more"):
+        few.fit(301)
+
+
+class TwoPaths(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.slow, self.fast = nn.Conv3d(3, 4, 1), nn.Conv3d(3, 4, (5, 1, 1), (4, 1, 1), (2, 0, 0))
+
+    def forward(self, clips: Sequence[Tensor]) -> Tensor:
+        slow, fast = clips
+        y = self.slow(slow) + self.fast(fast)
+        return 2 * y if fast.shape[2] > 402 else y
+
+
+def test_a_branch_on_the_path_with_more_frames() -> None:
+    model = TwoPaths().double().eval()
+    clip = [torch.randn(1, 3, n, 2, 2).double() for n in (4, 16)]
+    prog = pgt_fx.transform(model, clip, future="wait")
+    assert str(prog.video_lengths) == "at most 100"
+    x = [torch.randn(1, 3, n, 2, 2).double() for n in (100, 400)]
+    with torch.no_grad():
+        assert relative_error(prog.full(x), model(x)) <= EXACT
+    with pytest.raises(ClipError, match="at most 100 frames"):
+        prog.full([torch.randn(1, 3, n, 2, 2).double() for n in (101, 404)])
+
+
+# -------------------------------------------------------------------------------------- questions
+
+T, B, H = sympy.symbols("s0 s1 s2", positive=True, integer=True)
+FRAMES = Sizes({T: 21, B: 2, H: 8}, frozenset({T}))
+EVEN = FRAMES.of(LengthSet.remainders(2, [0]))
+
+
+def floor(a: Any, b: int) -> Any:
+    from torch.utils._sympy.functions import FloorDiv
+
+    return FloorDiv(a, b)
+
+
+def test_sizes_are_compared_at_all_lengths() -> None:
+    assert FRAMES.varies(1 + floor(T, 7000)) and not FRAMES.varies(B * H + T - T)
+    assert FRAMES.varies(B * T * H) and FRAMES.varies(T * T)
+    assert FRAMES.offset(floor(T - 1, 2) + 1, floor(T + 1, 2)) == 0
+    assert FRAMES.offset(T - 3, T) == -3 and FRAMES.offset(T + floor(T, 7000), T) is None
+    assert EVEN.same(2 * floor(T, 2), T) and not FRAMES.same(2 * floor(T, 2), T)
+    assert EVEN.multiple(T, floor(T, 2), 2) and not FRAMES.multiple(T, floor(T, 2), 2)
+    assert FRAMES.multiple(T, floor(T, 2), 2, groups=True)
+    assert not FRAMES.multiple(2 * T + floor(T, 5000), T, 2)
+
+
+def test_products_of_sizes_are_compared_at_all_sizes() -> None:
+    assert FRAMES.product([B, T + 1, floor(H, 2)], B * floor(H, 2) + B * T * floor(H, 2))
+    assert FRAMES.product([T, T], T**2)
+    assert EVEN.product([B, 2, floor(T, 2)], B * T)
+    assert not FRAMES.product([B, 2, floor(T, 2)], B * T)
+    assert not FRAMES.product([B, T], B * T + B * floor(T, 10**4))
+    assert not FRAMES.product([H, T], B * T)
+
+
+def test_a_bound_that_may_be_negative_is_not_taken_for_a_constant() -> None:
+    assert FRAMES.cut_from_end(T - 1, T) == 1 and FRAMES.cut_from_end(T + 4, T) == 0
+    assert FRAMES.cut_from_end(T - 5, T) is None  # x[:-2] at three frames
+    assert FRAMES.cut_from_end(T, floor(T, 2)) == 0 and FRAMES.cut_from_end(floor(T, 2), T) is None
+    assert FRAMES.of(LengthSet.interval(5, None)).cut_from_end(T - 5, T) == 5
+    assert FRAMES.last_from(T - 1, T) == 1 and FRAMES.last_from(T - 2, T) is None
+
+
+def random_clock(rng: random.Random, depth: int) -> Clock:
+    if depth == 0:
+        return InputClock("wait", rng.randint(0, 1))
+    below = random_clock(rng, depth - 1)
+    kind = rng.randint(0, 6)
+    if kind == 0:
+        return JoinClock((below, random_clock(rng, depth - 1)))
+    if kind == 1:
+        first = [Part(below, 1, first=True), Part(None, rng.randint(1, 3))]
+        return ConcatClock((*first[: rng.randint(1, 2)], Part(random_clock(rng, depth - 1))))
+    if kind == 2:
+        return LawClock(rng.choice([Repeat(2), Interpolate(3), Transposed(3, 2, 1, 1, 1)]), below)
+    window = Window(
+        rng.randint(1, 4),
+        rng.randint(1, 4),
+        rng.randint(1, 2),
+        rng.randint(-2, 3),
+        rng.randint(-2, 3),
+        rng.random() < 0.3,
+        rng.choice(["constant", "reflect"]),
+        rng.choice([None, None, 5]),
+    )
+    return LawClock(window, below)
+
+
+def test_the_elements_of_a_whole_video_as_a_function_of_its_length() -> None:
+    rng = random.Random(0)
+    for _ in range(150):
+        clock = random_clock(rng, rng.randint(1, 4))
+        found = total(clock, (1, 4))
+        for n in (*range(1, 40), *range(700, 730)):
+            assert found(n) == clock.at((n, 4 * n), True).total, (clock, n)
