@@ -107,7 +107,7 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> list[list[nn.Module] | None]:
 
 def assert_streams(model: nn.Module) -> None:
     video = torch.randn(2, 4, 24)
-    prog = pgt_fx.transform(model, video[:, :, :8], future="wait")
+    prog = pgt_fx.transform(model, video[:, :, :8], time_dim=2, future="wait")
     outs = [out for out in prog.run(video, schedule=[8, 8, 8]) if out is not None]
     assert torch.allclose(torch.cat(outs, 2), model(video), atol=1e-6)
 

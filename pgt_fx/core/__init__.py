@@ -1,1 +1,1 @@
-"""What every other part rests on: no graph, no capture."""
+"""Arithmetic that needs neither a graph nor torch."""

@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from pgt_fx import __version__
-from pgt_fx.core.tensor_bytes import bytes_of
 from pgt_fx.progressive import Progressive
+from pgt_fx.tensor_bytes import bytes_of
 
 #: Kinds of certificates; one without a kind is of a progressive model.
 PROGRESSIVE, CAUSAL = "progressive", "causal"
