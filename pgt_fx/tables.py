@@ -115,7 +115,7 @@ def _kind(
         return "clip"  # positions relative to the video's length
     rule = RULES.get(schema_name(node))
     try:
-        outcome = None if rule is None else rule(OpView(node, layouts))
+        outcome = None if rule is None else rule(OpView(node, layouts, captured.sizes))
     except (Refusal, LayoutError):
         outcome = None
     if not isinstance(outcome, Local) or outcome.args.get("start"):

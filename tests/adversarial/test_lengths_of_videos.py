@@ -37,7 +37,7 @@ BRANCHES = {
     "floor as truth": (lambda s, y: _halves(y), (199, 200, 201), PARTLY),
     "odd remainder": (
         lambda s, y: y * (2 if (y.shape[2] * 7) % 31 == 3 else 3),
-        (8, 9, 10, 31, 40),
+        (8, 26, 27, 28, 58),
         PARTLY,
     ),
     "number that grows late": (
