@@ -33,6 +33,10 @@ class CompileError(PgtError, RuntimeError):
     """``torch.compile`` can't take a step of the model as one graph."""
 
 
+class TracedError(PgtError, RuntimeError):
+    """A step was traced into a program (exported, scripted), in which its state would be lost."""
+
+
 class VerificationError(PgtError, AssertionError):
     """A verification did not hold."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,7 @@ from pgt_fx.program import Program
 from pgt_fx.report import Report, make_report
 from pgt_fx.schedule import Schedule, check_lengths
 from pgt_fx.source import Source
+from pgt_fx.traced import refuse_tracing, refused
 
 State = dict[str, Tensor]
 #: Dictionaries of ``nn.Module`` that are the model's own: parts, and hooks on their names.
@@ -102,7 +103,9 @@ class Progressive(nn.Module):
         Raises:
             ClipError: for an empty chunk, or one unlike the example or the video so far.
             StateError: after the last step, until :meth:`reset`.
+            TracedError: while an exporter or a tracer writes down what is done.
         """
+        refuse_tracing(clip, named)
         out, self.__dict__["_state"] = self.step(self._state, *clip, last=last, **named)
         return out
 
@@ -121,6 +124,7 @@ class Progressive(nn.Module):
             state: as returned by the last step, or by :meth:`init_state`; not written.
             detach: cut the next state from the autograd graph (truncated gradients).
         """
+        refuse_tracing(clip, named)
         spec = self._source.spec
         leaves = spec.flatten(clip, named)
         mode = self._mode()
@@ -429,6 +433,10 @@ class Progressive(nn.Module):
                 state[kind] = new.new_empty(0)
         self.__dict__["_state"] = state
         return self
+
+    def __prepare_scriptable__(self) -> NoReturn:
+        # torch.jit.script asks every module, before it looks at its code.
+        refused("torch.jit.script")
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Progressive:
         other = Progressive(copy.deepcopy(self._source, memo), self._options)
