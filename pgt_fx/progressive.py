@@ -94,7 +94,7 @@ class Progressive(nn.Module):
         """One progressive step; the state is kept inside.
 
         Args:
-            clip: new frames, as the model takes a clip; any number of them.
+            clip: new frames, as the model takes a clip; any number of them, and with ``last`` none.
             last: whether the video ends with them.
 
         Returns:
@@ -129,7 +129,7 @@ class Progressive(nn.Module):
         leaves = spec.flatten(clip, named)
         mode = self._mode()
         program, captured = self._program(mode), mode.analysis.captured
-        before, after, sizes = moment(spec, captured.fixed, state, leaves)
+        before, after, sizes = moment(spec, captured.fixed, state, leaves, last)
         if captured.branches is not None:
             captured.branches.check(sizes)
         if bool(state.get("clock.ended", False)):
@@ -156,6 +156,34 @@ class Progressive(nn.Module):
         if all(item is None for item in flat):
             return None, following
         return pytree.tree_unflatten(flat, captured.out_spec), following
+
+    def flush(self) -> Any:
+        """End the video without new frames, as a live one ends: what is still due.
+
+        The same as a last step with an empty chunk, ``prog(video[:, :, :0], last=True)``, which a
+        model with inputs beside its videos (boxes) needs, and ``step`` takes as well. Under
+        ``future="wait"`` the outputs of all steps and this one are those of the model for the whole
+        video; under ``future="zero"`` there is seldom anything left.
+
+        Returns:
+            what the model returns, for the output elements that are due; None when none is.
+
+        Raises:
+            StateError: when there was no frame, or the video has ended.
+            ClipError: when the model takes no video of this length, or has other inputs.
+
+        Example:
+            >>> outputs = [prog(frames) for frames in camera]
+            >>> outputs.append(prog.flush())
+            >>> prog.reset()
+        """
+        sizes = self._state.get("clock.sizes", torch.empty(0)).tolist()
+        if not sizes:
+            raise StateError("no frame has come since reset(): there is nothing to flush")
+        carried = next((x for name, x in self._state.items() if name not in CLOCK), None)
+        leaves = self._source.without_frames(sizes, None if carried is None else carried.device)
+        args, kwargs = pytree.tree_unflatten(leaves, self._source.spec.spec)
+        return self(*args, last=True, **kwargs)
 
     # -- state ---------------------------------------------------------------------------------
 

@@ -163,6 +163,33 @@ class Source:
         tensors = [(leaves[i], times[i]) for i in self._tensors]
         return [x if time is None else dense(x, x) for x, time in tensors]
 
+    def without_frames(self, sizes: Sequence[int], device: torch.device | None) -> list[Any]:
+        """Leaves of a clip without frames.
+
+        Args:
+            sizes: of all paths, one after the other; -1 for their time.
+            device: where the video is; None: where the model is.
+
+        Raises:
+            ClipError: when a clip has tensors that are no videos.
+        """
+        others = [i for i in self._tensors if i not in self.spec.paths]
+        if others:
+            raise ClipError(
+                f"input {others[0]} of this model has no time axis, and a last step needs it as "
+                "any other does: end the video with an empty chunk and that input, "
+                "prog(video[:, :, :0], boxes, last=True)"
+            )
+        if device is None:
+            device = next((p.device for p in self.model.parameters()), torch.device("cpu"))
+        leaves, rest = list(self.leaves), [max(n, 0) for n in sizes]
+        for i in self.spec.paths:
+            rank = leaves[i].dim()
+            dtype = self._cast(leaves[i].dtype)
+            leaves[i] = torch.empty(rest[:rank], dtype=dtype, device=device)
+            rest = rest[rank:]
+        return leaves
+
     def _cast(self, dtype: torch.dtype) -> torch.dtype:
         """The dtype of a video once the model was moved to another (``prog.double()``)."""
         now = _dtype(self.model)
