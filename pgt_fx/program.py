@@ -29,10 +29,16 @@ class Program:
     """
 
     def __init__(
-        self, emitted: Emitted, model: nn.Module, markov_name: str, ratio: tuple[int, ...]
+        self,
+        emitted: Emitted,
+        model: nn.Module,
+        markov_name: str,
+        ratio: tuple[int, ...],
+        plans: SteadyPlans | None = None,
     ) -> None:
-        self.emitted, self.markov_name = emitted, markov_name
-        self.plan = SteadyPlans(emitted.schedulable, ratio).plan
+        self.emitted, self.markov_name, self.ratio = emitted, markov_name, ratio
+        self.plans = plans or SteadyPlans(emitted.schedulable, ratio)
+        self.plan = self.plans.plan
         self.markov = nn.Module()
         for name, module in emitted.markov.items():
             self.markov.add_module(name, module)
@@ -46,6 +52,10 @@ class Program:
         self.compiled: CompiledSteps | None = None
         self._modules_by_work: dict[tuple[frozenset[str], frozenset[str]], fx.GraphModule] = {}
         self._known: set[str] = set()
+
+    def bound_to(self, model: nn.Module) -> Program:
+        """The same program, not made anew, on a copy of the model."""
+        return Program(self.emitted, model, self.markov_name, self.ratio, self.plans)
 
     @property
     def slots(self) -> frozenset[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
 import torch
@@ -55,6 +55,16 @@ class _Mode:
     program: Program | None = None
     report: Report | None = None
     watch: Watch | None = None
+
+    def bound_to(self, model: nn.Module) -> _Mode:
+        """The same, not made anew, of a copy of the model."""
+        rehooked = self.analysis.captured.rehooked
+        return _Mode(
+            self.analysis,
+            self.program and self.program.bound_to(model),
+            self.report,
+            Watch(model, rehooked) if self.watch is not None else None,
+        )
 
 
 class Progressive(nn.Module):
@@ -471,7 +481,21 @@ class Progressive(nn.Module):
         memo[id(self)] = other
         own = self.__dict__.keys() - {"_source", "_options", "_modes", "_compile", *SHARED}
         other.__dict__.update({name: copy.deepcopy(self.__dict__[name], memo) for name in own})
+        other._adopt(self)
         return other
+
+    def _adopt(self, other: Progressive) -> None:
+        """Go on with what was made of another one's graphs: a copy does what the original does, and
+        so does what differs in options alone, as far as they have no part in it."""
+        if self._options.future != other._options.future:
+            return
+        same = self._options.replace(strict=other._options.strict) == other._options
+        for number, mode in other._modes.items():
+            mine = mode.bound_to(self._source.model)
+            program = mine.program if same else None
+            report = mine.report if self._options == other._options else None
+            self._modes[number] = replace(mine, program=program, report=report)
+        self.__dict__["_sums"] = other._sums if same else None
 
     def __getstate__(self) -> dict[str, Any]:
         # What was made of the graphs is made again; as of a copy, steps are compiled when asked.

@@ -24,7 +24,9 @@ class Subject(Videos):
     """One model under measurement, in eval mode.
 
     Attributes:
-        model: a copy of the user's module.
+        model: a copy of the user's module as it is now.
+        anew: the dtype is written in the captured graph, so that it is another one than the given
+            program's.
         answering: its progressive form that answers at once (``future="zero"``).
         waiting: the one that waits until it is exact (``future="wait"``, ``pooling="running"``).
         length: T', frames of the example in the path with the fewest.
@@ -76,19 +78,23 @@ class Subject(Videos):
     def _take(self, prog: Progressive, dtype: torch.dtype, redraw: bool) -> None:
         self.dtype = dtype
         self.exact_bound, self.noise = BOUNDS.get(dtype, OTHER_BOUNDS)
-        taken = copy.deepcopy(prog).eval().to(dtype)
-        self.model = taken._source.model.eval()
+        taken = copy.deepcopy(prog).eval()
+        captured = taken._captured()
+        taken.to(dtype)
+        self.anew = taken._captured() is not captured
+        self.model = taken._source.model
         # Some models write into the clip they are given: a copy each time.
         if redraw:
             clip = self.video(self.length, batch=2, salt=11)
             self.zeros = redraw_zeros(self.model, self.seed)
             generator = torch.Generator().manual_seed(self.seed)
             self.redrawn = redraw_norms(self.model, generator, lambda: self.plain(clip))
+        # Not the one that the program runs: what that leaves in its buffers is no part of it.
+        self.model = copy.deepcopy(self.model)
         self.clip = self.video(self.length, salt=1)
         self.clip_output = self.plain(self.clip)
-        self.answering = taken.replace(future="zero", strict=False).eval()
-        exact = {"operator": "mco", "future": "wait", "pooling": "running"}
-        self.waiting = taken.replace(**exact, strict=False).eval()
+        self.answering = _under(taken, future="zero")
+        self.waiting = _under(taken, operator="mco", future="wait", pooling="running")
         self.main = self.video(self.frames, salt=2)
         self.reference, self.refusal = self._reference()
 
@@ -160,6 +166,14 @@ class Subject(Videos):
             f"{self.frames} frames of {what} ({size}), {short(self.dtype)}{self.note}, {weights}, "
             f"eval mode"
         )
+
+
+def _under(prog: Progressive, **changes: Any) -> Progressive:
+    """Under other options, with what was made of the given one where these have no part in it: what
+    is measured is that, and not what would be made today."""
+    other = prog.replace(**changes, strict=False)
+    other._adopt(prog)
+    return other
 
 
 def count_tensors(output: Any) -> int:

@@ -65,6 +65,22 @@ class Videos:
         first = chunks[:-1]
         return [*first, self.allowed.fit(sum(chunks)) - sum(first)]
 
+    def edges(self, most: int | None = None) -> tuple[list[int], list[int]]:
+        """Lengths at which a rule ends: one frame, and both sides of the bounds of what lengths a
+        video may have.
+
+        Args:
+            most: frames of a step, where it has a bound.
+
+        Returns:
+            a few that are allowed, and a few that are not.
+        """
+        allows, longest = self.allowed.allows, max(64, 3 * self.length)
+        longest = longest if most is None else min(longest, most)
+        turns = [n for n in range(2, longest + 1) if allows(n) != allows(n - 1)]
+        near = sorted({1, *turns[:4], *(n - 1 for n in turns[:4])})
+        return [n for n in near if allows(n)][:3], [n for n in near if not allows(n)][:3]
+
     @property
     def ratio(self) -> tuple[int, ...]:
         return self.spec.ratio
