@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from pgt_fx.capture.guess import guess_example
 from pgt_fx.capture.inputs import TimeDim, read_example
+from pgt_fx.checking.selfcheck import self_check
 from pgt_fx.options import Options, check_clip_pools
 from pgt_fx.progressive import Progressive, Source
 from pgt_fx.report import Report
@@ -25,6 +26,7 @@ def transform(
     clip_pools: str = "auto",
     strict: bool = True,
     attention: Any = "step",
+    check: bool = True,
 ) -> Progressive:
     """Turn a video model into a progressive one. The model is not changed; weights are shared.
 
@@ -46,6 +48,8 @@ def transform(
         attention: what attention over time without a causal mask sees: the "step", or a "memory"
             of the keys and values of the clip before beside it; ``AttentionMemory(clips)`` for
             another size. With a causal mask it is exact, whatever is said here.
+        check: compare what was made with the model, on copies and short random videos, and refuse
+            what differs; ``prog.report`` says on which. It takes up to as long as the rest.
 
     Returns:
         a :class:`~pgt_fx.progressive.Progressive` in the model's mode (train or eval).
@@ -54,6 +58,7 @@ def transform(
         CaptureError: the model can't be captured with a symbolic time axis.
         BlockedError: operators that mix time have no rule; all are listed.
         ExactnessError: ``future="wait"`` with operators that no bounded state reproduces.
+        SelfCheckError: what was made does not give what the model gives.
         OptionError, ClipError: for bad arguments.
     """
     options = Options(operator, future, pooling, strict, attention)  # type: ignore[arg-type]
@@ -64,6 +69,8 @@ def transform(
     prog._program()  # rewrite and emit
     if options.future == "wait" and strict:
         prog.report.check_strict()  # verify what the options promise
+    if check:
+        prog._note(self_check(prog))  # and that it is so
     return prog
 
 

@@ -19,11 +19,11 @@ from torch import Tensor, nn
 import pgt_fx
 from pgt_fx import video as video_file
 from pgt_fx import zoo
+from pgt_fx.checking.measure import assembled, error, error_per_element, leaves
 from pgt_fx.demo_story import Findings, Pass
 from pgt_fx.errors import ClipError
 from pgt_fx.progressive import Progressive
 from pgt_fx.schedule import Schedule
-from pgt_fx.verification.measure import assembled, error, error_per_element, leaves
 
 #: What the whole video in one forward may take, in bytes and in seconds for all passes, before
 #: only its beginning is used (unless the caller asks for a number of frames).

@@ -41,6 +41,18 @@ class VerificationError(PgtError, AssertionError):
     """A verification did not hold."""
 
 
+class SelfCheckError(PgtError, RuntimeError):
+    """The program that was made of a model does not give what the model gives.
+
+    Attributes:
+        where: the operator and the line at which values first differ; "" where none was found.
+    """
+
+    def __init__(self, message: str, where: str = "") -> None:
+        self.where = where
+        super().__init__(message)
+
+
 @dataclass(frozen=True)
 class Place:
     """Where in the user's model an operator stands.

@@ -83,6 +83,7 @@ class Progressive(nn.Module):
     _state: State
     _sums: dict[str, str] | None
     _compile: dict[str, Any] | None
+    _checked: str
 
     def __init__(self, source: Source, options: Options) -> None:
         super().__init__()
@@ -94,6 +95,7 @@ class Progressive(nn.Module):
         self.__dict__["_state"] = {}
         self.__dict__["_sums"] = None
         self.__dict__["_compile"] = None
+        self.__dict__["_checked"] = "not checked by itself"
         for name in SHARED:
             self.__dict__[name] = source.model.__dict__[name]
         self._version = source.model._version
@@ -341,7 +343,7 @@ class Progressive(nn.Module):
         mode = self._mode()
         if mode.report is None:
             emitted, name = self._program(mode).emitted, type(self._source.model).__name__
-            mode.report = make_report(mode.analysis, self._options, emitted, name)
+            mode.report = make_report(mode.analysis, self._options, emitted, name, self._checked)
         return mode.report
 
     @property
@@ -483,6 +485,12 @@ class Progressive(nn.Module):
         other.__dict__.update({name: copy.deepcopy(self.__dict__[name], memo) for name in own})
         other._adopt(self)
         return other
+
+    def _note(self, checked: object) -> None:
+        """What a self-check has compared, for the report."""
+        self.__dict__["_checked"] = str(checked)
+        for mode in self._modes.values():
+            mode.report = mode.report and replace(mode.report, checked=self._checked)
 
     def _adopt(self, other: Progressive) -> None:
         """Go on with what was made of another one's graphs: a copy does what the original does, and

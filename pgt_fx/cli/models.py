@@ -62,7 +62,7 @@ def progressive(module: nn.Module, example: Any, time_dim: int | None = None) ->
     """What is to be measured: a factory may have transformed its model itself, with options."""
     if isinstance(module, Progressive):
         return module
-    return transform(module, example, strict=False, time_dim=time_dim)
+    return transform(module, example, strict=False, time_dim=time_dim, check=False)
 
 
 def _import(name: str) -> Any:

@@ -11,8 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from pgt_fx.errors import ClipError
-from pgt_fx.verification.measure import (
+from pgt_fx.checking.measure import (
     assembled,
     error,
     error_per_element,
@@ -20,6 +19,7 @@ from pgt_fx.verification.measure import (
     random_chunks,
     shapes,
 )
+from pgt_fx.errors import ClipError
 from pgt_fx.verification.result import Check
 from pgt_fx.verification.subject import Subject
 

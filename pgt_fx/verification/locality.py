@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pgt_fx.verification.measure import leaves, random_chunks, same_bits
+from pgt_fx.checking.measure import leaves, random_chunks, same_bits
+from pgt_fx.checking.videos import Video
 from pgt_fx.verification.result import Check
 from pgt_fx.verification.subject import Subject, count_tensors
-from pgt_fx.verification.videos import Video
 
 #: What is found where later frames change no answer at all, their own included.
 INERT = "no answer changes"

@@ -9,23 +9,21 @@ from typing import Any
 
 import torch
 
+from pgt_fx.checking.measure import error
+from pgt_fx.checking.trials import SLACK
+from pgt_fx.checking.videos import device_of, first_line, measurable, short
 from pgt_fx.errors import OptionError, PgtError, StateError
 from pgt_fx.progressive import Progressive
 from pgt_fx.verification.locality import INERT
 from pgt_fx.verification.locate import locate
-from pgt_fx.verification.measure import error
 from pgt_fx.verification.promises import CHECKS, ROUNDED
 from pgt_fx.verification.record import record_of
 from pgt_fx.verification.result import Check, Verification
 from pgt_fx.verification.subject import Subject
 from pgt_fx.verification.training import gradient_rounding
-from pgt_fx.verification.videos import device_of, first_line, measurable, short
 
 RAISED = (PgtError, RuntimeError, ValueError, TypeError, LookupError, AttributeError)
 
-#: How much more than the model itself a step may round: it adds the same numbers in another order,
-#: and gradients add more of them.
-SLACK = 20.0
 #: Checks of which gradients are the figure; and the most that these may be said to round by.
 #: Checks that are made of the very program that was given, where the others are made of its model
 #: captured anew in another dtype.

@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from pgt_fx.checking.measure import leaves, time_dims
+from pgt_fx.checking.redraw import redraw_norms, redraw_zeros, redrawn_in_words
+from pgt_fx.checking.trials import BOUNDS, OTHER_BOUNDS, Trials
+from pgt_fx.checking.videos import device_of, first_line, short
 from pgt_fx.errors import VerificationError
 from pgt_fx.progressive import Progressive
-from pgt_fx.verification.measure import leaves, time_dims
-from pgt_fx.verification.redraw import redraw_norms, redraw_zeros, redrawn_in_words
-from pgt_fx.verification.videos import Video, Videos, device_of, first_line, short
-
-#: Greatest relative error that passes for rounding, and what is certainly more than rounding.
-BOUNDS = {torch.float64: (1e-9, 1e-13), torch.float32: (1e-4, 1e-6)}
-OTHER_BOUNDS = (5e-2, 1e-2)
 
 
-class Subject(Videos):
+class Subject(Trials):
     """One model under measurement, in eval mode.
 
     Attributes:
@@ -121,32 +117,6 @@ class Subject(Videos):
             return self.plain(self.main), ""
         except Exception as error:
             return None, f"{type(error).__name__}: {first_line(error)}"
-
-    # -- calls ---------------------------------------------------------------------------------
-
-    def plain(self, video: Video, model: nn.Module | None = None) -> Any:
-        """The model's own answer (or another model's)."""
-        args, kwargs = self.args([x.clone() if isinstance(x, Tensor) else x for x in video])
-        with torch.no_grad():
-            return (model or self.model)(*args, **kwargs)
-
-    def full(self, prog: nn.Module, video: Video) -> Any:
-        """The whole video in one step."""
-        args, kwargs = self.args(video)
-        with torch.no_grad():
-            return prog.full(*args, **kwargs)  # type: ignore[operator]
-
-    def feed(self, prog: nn.Module, piece: Video, last: bool) -> Any:
-        """One step, as a user makes it."""
-        args, kwargs = self.args(piece)
-        return prog(*args, last=last, **kwargs)
-
-    def run(self, prog: Any, video: Video, chunks: Sequence[int]) -> list[Any]:
-        """All steps of a video, from a reset on; without gradient."""
-        prog.reset()
-        pieces = self.cut(video, chunks)
-        with torch.no_grad():
-            return [self.feed(prog, p, n == len(pieces) - 1) for n, p in enumerate(pieces)]
 
     @property
     def dense(self) -> bool:

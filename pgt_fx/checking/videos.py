@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -25,6 +25,7 @@ class Videos:
         frames: frames of the videos, in that path.
         given: the video that the user gave, or None.
         rows: videos in a batch, where the model takes no other number; else None.
+        space: how large a side of a frame is, of one of the example's.
     """
 
     def __init__(
@@ -41,6 +42,7 @@ class Videos:
         self.spec, self.seed, self.dtype = spec, seed, dtype
         self.allowed = allowed
         self.rows: int | None = None
+        self.space: Callable[[int], int] = lambda side: side
         self.length = min(spec.lengths)
         self._leaves, self._device = leaves, device
         self.given = None if video is None else self.spec.flatten(*as_call(video))
@@ -101,7 +103,7 @@ class Videos:
         scaled = iter(self.ratio)
         lengths = {i: frames * r for i, r in zip(self.spec.paths, scaled, strict=True)}
         batch = self.rows or batch
-        out = resized(self.spec, source, batch=batch, time=lambda n: n, space=lambda n: n)
+        out = resized(self.spec, source, batch=batch, time=lambda n: n, space=self.space)
         generator = torch.Generator().manual_seed(self.seed * 1000 + salt)
         for i in self.spec.paths:
             shape = list(out[i].shape)
