@@ -166,6 +166,34 @@ class Wide(nn.Module):
         return self.out((100 * self.conv(x)).float().sin().to(x.dtype))
 
 
+class Spectrum(nn.Module):
+    """Complex numbers, and a gate of whole ones."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.other = nn.Conv1d(3, 4, 3, padding=1), nn.Conv1d(3, 4, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Any:
+        return self.conv(x).to(torch.complex64) + self.other(x) * 1j, self.conv(x) > 0
+
+
+def test_both_parts_of_complex_numbers_are_compared(recwarn: pytest.WarningsRecorder) -> None:
+    torch.manual_seed(0)
+    prog = pgt_fx.transform(Spectrum().eval(), SEQUENCE, future="wait")
+    assert "equals the model" in prog.report.checked
+    assert not [w for w in recwarn if "imaginary" in str(w.message)]
+    sound = MarkovWindow.forward
+
+    def forward(self: MarkovWindow, step: Any, x: Any, *tensors: Any) -> Any:
+        out = sound(self, step, x, *tensors)
+        return out * 2 if self.slot == "other" and out is not None else out
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(MarkovWindow, "forward", forward)
+        with pytest.raises(SelfCheckError, match="in other"):
+            pgt_fx.transform(Spectrum().eval(), SEQUENCE, future="wait")
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 def test_a_model_that_computes_in_float32_inside_is_no_alarm(dtype: torch.dtype) -> None:
     torch.manual_seed(0)
