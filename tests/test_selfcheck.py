@@ -307,6 +307,40 @@ def test_a_model_in_train_mode_is_compared_in_both() -> None:
         pgt_fx.transform(Dropped().train(), SEQUENCE)
 
 
+class Warming(nn.Module):
+    """Counts its calls in train mode, and reads how many there were."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv1d(3, 4, 3, padding=1)
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            self.calls.add_(1.0)
+        return self.conv(x) * torch.tanh(self.calls * 0.3)
+
+
+class Inplace(nn.Module):
+    """Writes into the clip that it is given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.act, self.conv = nn.ReLU(inplace=True), nn.Conv1d(3, 4, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(self.act(x))
+
+
+def test_each_run_finds_the_model_and_the_video_as_they_were() -> None:
+    for future in ("zero", "wait"):
+        prog = pgt_fx.transform(Inplace().eval(), SEQUENCE, future=future)
+        assert "equals the model" in prog.report.checked
+    model = Warming().train()
+    prog = pgt_fx.transform(model, SEQUENCE)
+    assert "whole in train mode" in prog.report.checked and not model.calls
+
+
 def test_what_draws_at_random_is_compared_whole_with_the_same_numbers() -> None:
     prog = pgt_fx.transform(Noisy().eval(), SEQUENCE, future="wait")
     assert "it draws at random, so that steps were not compared" in prog.report.checked

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
+from torch.nn.modules.batchnorm import _NormBase
 from torch.utils import _pytree as pytree
 
 from pgt_fx.checking.draws import seeded
@@ -117,6 +118,11 @@ class Trial(Trials):
 
     def _redraw(self) -> None:
         self._answers: list[Any] = []
+        norms = [m for m in self.model.modules() if isinstance(m, _NormBase)]
+        fitted = {id(buffer) for norm in norms for buffer in norm.buffers()}
+        # Those made under inference_mode count no writes, and can't be written outside of it.
+        buffers = [b for b in self.model.buffers() if not b.is_inference()]
+        before = [(b, b._version) for b in buffers if id(b) not in fitted]
         try:
             redraw_zeros(self.model, self.seed)
             # Norms are fitted to what arrives at each before it runs: its answer is the model's.
@@ -125,6 +131,22 @@ class Trial(Trials):
             seeded(lambda: redraw_norms(self.model, generator, run, FLOOR))
         except Exception as reason:
             raise Unfit(_fails(reason)) from reason
+        if any(b._version != version for b, version in before):
+            self._answers.clear()  # it keeps something for the next call
+        self._kept = [(b, b._version, b.clone()) for b in buffers]
+
+    def alone(self, run: Callable[[], Any], seed: int = 0) -> Any:
+        """What a run gives that finds the model as if there had been none before: the same buffers,
+        which a warm-up writes, and the same random numbers."""
+        for number, (buffer, version, value) in enumerate(self._kept):
+            if buffer._version != version:
+                buffer.copy_(value)
+                self._kept[number] = (buffer, buffer._version, value)
+        return seeded(run, seed)
+
+    def args(self, video: Video) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """As of any videos; copies, since some models write into the clip that they are given."""
+        return super().args([x.clone() if isinstance(x, Tensor) else x for x in video])
 
     @cached_property
     def answer(self) -> Any:
@@ -136,7 +158,7 @@ class Trial(Trials):
         if self._answers:
             return self._answers[0]
         try:
-            return seeded(partial(self.plain, self.first(self.length)))
+            return self.alone(partial(self.plain, self.first(self.length)))
         except Exception as reason:
             raise Unfit(_fails(reason)) from reason
 
@@ -176,7 +198,7 @@ def compare(trial: Trial, *, steps: bool = True) -> Found:
     for n in trial.lengths:
         if n != trial.length:
             try:
-                wanted[n] = seeded(partial(trial.plain, trial.first(n)))
+                wanted[n] = trial.alone(partial(trial.plain, trial.first(n)))
             except Exception:
                 found.untaken.append(n)
     if trial.pooled:  # at other lengths the pool over the clip is one over all of time
@@ -333,7 +355,7 @@ def _tried(
     exact = bool(chunks) and all_exact(prog)
     try:
         with contextlib.redirect_stderr(io.StringIO()):  # fx prints what a graph raises
-            return seeded(run)
+            return trial.alone(run)
     except Exception as reason:
         if not exact and (isinstance(reason, PgtError) or (chunks and _short_steps(prog))):
             return None

@@ -18,7 +18,7 @@ from torch import Tensor
 from pgt_fx.capture.inputs import resized
 from pgt_fx.capture.probe import probe
 from pgt_fx.checking.beside import Difference, Found, Trial, Unfit, compare
-from pgt_fx.checking.draws import as_before, seeded
+from pgt_fx.checking.draws import as_before
 from pgt_fx.checking.measure import error, same_bits
 from pgt_fx.checking.places import unlike_model, unlike_whole
 from pgt_fx.checking.trials import BOUNDS, OTHER_BOUNDS, SLACK
@@ -112,7 +112,7 @@ def _checked(prog: Progressive, side: int | None, *, steps: bool = True) -> Chec
 
 def _random(trial: Trial, video: Video) -> bool:
     """Whether the model itself answers otherwise the second time."""
-    answers = [seeded(partial(trial.plain, video), seed) for seed in (0, 1)]
+    answers = [trial.alone(partial(trial.plain, video), seed) for seed in (0, 1)]
     return not same_bits(*answers)
 
 
@@ -181,7 +181,7 @@ def _where(found: Difference) -> str:
             where = unlike_whole(trial, prog, found.video, chunks, trial.bound)
             if where:
                 return where
-        return str(seeded(partial(unlike_model, trial, prog, found.video, trial.bound)))
+        return str(trial.alone(partial(unlike_model, trial, prog, found.video, trial.bound)))
     except Exception:  # what is broken can't always be looked into, and is told all the same
         return ""
 
