@@ -144,10 +144,6 @@ class Trial(Trials):
                 self._kept[number] = (buffer, buffer._version, value)
         return seeded(run, seed)
 
-    def args(self, video: Video) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """As of any videos; copies, since some models write into the clip that they are given."""
-        return super().args([x.clone() if isinstance(x, Tensor) else x for x in video])
-
     @cached_property
     def answer(self) -> Any:
         """The model's own answer to a clip.
@@ -163,8 +159,9 @@ class Trial(Trials):
             raise Unfit(_fails(reason)) from reason
 
     def first(self, frames: int) -> Video:
-        """The first frames of the video."""
-        return self.cut(self.longest, [frames])[0]
+        """The first frames of the video. A copy: some models write into the clip they are given."""
+        whole = [x.clone() if isinstance(x, Tensor) else x for x in self.longest]
+        return self.cut(whole, [frames])[0]
 
     @cached_property
     def programs(self) -> list[Progressive]:
@@ -265,7 +262,7 @@ def _run(
     trial: Trial, prog: Progressive, head: Sequence[int], tail: Sequence[int]
 ) -> tuple[list[Any], Any, list[Any]]:
     """What the steps of the clip gave, its flush, and what the steps after it gave."""
-    pieces = trial.cut(trial.longest, [*head, *tail, 0])
+    pieces = trial.cut(trial.first(trial.lengths[-1]), [*head, *tail, 0])
     prog.reset()
     early = [trial.feed(prog, piece, False) for piece in pieces[: len(head)]]
     args, kwargs = trial.args(pieces[-1])
