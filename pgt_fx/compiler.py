@@ -11,6 +11,7 @@ from pgt_fx.capture.guess import guess_example
 from pgt_fx.capture.idle import warn_idle
 from pgt_fx.capture.inputs import TimeDim, read_example
 from pgt_fx.capture.time_axis import ask_for_time
+from pgt_fx.checking.selfcheck import self_check
 from pgt_fx.hints import hinted
 from pgt_fx.options import (
     Attention,
@@ -38,6 +39,7 @@ def transform(
     clip_pools: ClipPools = "auto",
     strict: bool = True,
     attention: Attention | AttentionMemory = "step",
+    check: bool = True,
 ) -> Progressive:
     """Turn a video model into a progressive one. The model is not changed; weights are shared.
 
@@ -62,6 +64,8 @@ def transform(
         attention: what attention over time without a causal mask sees: the "step", or a "memory"
             of the keys and values of the clip before beside it; ``AttentionMemory(clips)`` for
             another size. With a causal mask it is exact, whatever is said here.
+        check: compare what was made with the model, on copies and short random videos, and refuse
+            what differs; ``prog.report`` says on which. It takes up to as long as the rest.
 
     Returns:
         a :class:`~pgt_fx.progressive.Progressive` in the model's mode (train or eval). A warning
@@ -72,6 +76,7 @@ def transform(
             over its frames in Python, with a cache of its own or without).
         BlockedError: operators that mix time have no rule; all are listed.
         ExactnessError: ``future="wait"`` with operators that no bounded state reproduces.
+        SelfCheckError: what was made does not give what the model gives.
         OptionError, ClipError: for bad arguments, and where the time axis can't be told.
     """
     options = Options(operator, future, pooling, strict, attention)
@@ -82,6 +87,8 @@ def transform(
         prog._analysis()  # analyze
         prog._program()  # rewrite and emit
         prog._promised()  # verify what the options promise
+        if check:
+            prog._note(self_check(prog))  # and that it is so
     warn_idle(model, captured.idle, source.spec)
     return prog
 

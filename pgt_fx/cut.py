@@ -114,16 +114,19 @@ def moment(
     fixed_sizes: Mapping[int, Mapping[int, int]],
     state: Mapping[str, Tensor],
     leaves: Sequence[Any],
+    last: bool = False,
 ) -> Moment:
     """Frames before and after a step, and the sizes that must stay the same in a video.
 
     Args:
         fixed_sizes: per input path the dimensions whose size the model fixes.
+        last: whether the video ends with the step: then it may bring no frames.
 
     Raises:
         ClipError: for a chunk unlike the example, or unlike the video so far.
         OtherClipError: where it differs from the example in a size that the model fixes.
-        StateError: for a state without a clock, or what is none.
+        StateError: for a state without a clock, or what is none; at the end of a video without
+            frames.
     """
     new: list[int] = []
     sizes: list[int] = []
@@ -149,10 +152,10 @@ def moment(
                 f"{which}expected size {fixed[wrong[0]]} in dimension {wrong[0]}, as the model "
                 f"takes it, got {tuple(leaf.shape)}"
             )
-        if leaf.shape[time] == 0:
+        if leaf.shape[time] == 0 and not last:
             raise ClipError(
                 f"{which}an empty chunk, {tuple(leaf.shape)}: expected at least one frame "
-                f"(time is dimension {time})"
+                f"(time is dimension {time}); only the end of a video may bring none (last=True)"
             )
         new.append(int(leaf.shape[time]))
         sizes += shape
@@ -183,6 +186,12 @@ def moment(
             )
     else:
         before = (0,) * len(new)
+    if 0 in new and any(new):
+        raise ClipError(
+            f"a chunk of {' and '.join(map(str, new))} frames: expected some of each input, or none"
+        )
+    if 0 in new and not any(before):
+        raise StateError("a video without frames: there is nothing to flush; feed its frames first")
     return before, tuple(b + n for b, n in zip(before, new, strict=True)), sizes
 
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 import pgt_fx
 from pgt_fx import video as video_file
 from pgt_fx import zoo
+from pgt_fx.checking.measure import assembled, error, error_per_element, leaves
 from pgt_fx.demo_size import (
     AFTERWARDS,
     FRAMES,
@@ -33,7 +34,6 @@ from pgt_fx.demo_talk import Stage, Talk
 from pgt_fx.errors import ClipError
 from pgt_fx.progressive import Progressive
 from pgt_fx.schedule import Schedule
-from pgt_fx.verification.measure import assembled, error, error_per_element, leaves
 
 #: Frames of the video that the figure shows.
 THUMBNAILS = 8

@@ -30,7 +30,7 @@ from pgt_fx.capture.grown import grown
 from pgt_fx.capture.recurrent import run_layers
 from pgt_fx.delays import late
 from pgt_fx.devices import follow_the_clip, in_any_layout
-from pgt_fx.emitted import Emitted, Names, identifier, note
+from pgt_fx.emitted import Emitted, Names, identifier, note, of_clip_alone
 from pgt_fx.errors import BlockedError, Blocker
 from pgt_fx.layout import LayoutError, axis_of, time_dims
 from pgt_fx.lost import check_by_hand, check_drawn
@@ -470,13 +470,18 @@ class _Emitter:
         return node.op in ("placeholder", "output") or bool(schema and schema.is_mutable)
 
     def _schedule(self) -> None:
-        prefix = f"{self.markov_name}."
+        prefix, spec = f"{self.markov_name}.", self.analysis.spec
+        clips = {self.leaves[n]: self.captured.inputs[n.name] for n in self.leaves}
+        self.out.schedulable.clips = {
+            node.name: spec.paths.index(leaf) for node, leaf in clips.items() if leaf in spec.paths
+        }
         for node in self.out.graph.nodes:
             if node.op not in ("call_module", "call_function"):
                 continue
             slot = None
             if node.op == "call_module" and node.target.startswith(prefix):
                 slot = str(self.out.markov[node.target.removeprefix(prefix)].slot)
-            inputs = tuple(n.name for n in node.all_input_nodes if n is not self.step)
+            read = () if of_clip_alone(node) else node.all_input_nodes
+            inputs = tuple(n.name for n in read if n is not self.step)
             first = node.target is operator.getitem and node.args[1] == 0
             self.out.schedulable.nodes.append(Node(node.name, inputs, slot, first))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor, fx, nn
 
 from pgt_fx.capture.calls import Whole, module_path, place
@@ -43,6 +44,12 @@ class Emitted:
     made: dict[str, str] = field(default_factory=dict)
     video: int = 0
     whole: Whole = field(default_factory=Whole)
+
+
+def of_clip_alone(node: fx.Node) -> bool:
+    """Whether a node reads a clip's sizes or device, which a clip without frames has as well."""
+    what = (torch.ops.aten.sym_size.int, getattr)
+    return node.target in what and node.all_input_nodes[0].op == "placeholder"
 
 
 class Names:

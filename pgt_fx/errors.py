@@ -62,8 +62,24 @@ class CompileError(PgtError, RuntimeError):
     """``torch.compile`` can't take a step of the model as one graph."""
 
 
+class TracedError(PgtError, RuntimeError):
+    """A step was traced into a program (exported, scripted), in which its state would be lost."""
+
+
 class VerificationError(PgtError, AssertionError):
     """A verification did not hold."""
+
+
+class SelfCheckError(PgtError, RuntimeError):
+    """The program that was made of a model does not give what the model gives.
+
+    Attributes:
+        where: the operator and the line at which values first differ; "" where none was found.
+    """
+
+    def __init__(self, message: str, where: str = "") -> None:
+        self.where = where
+        super().__init__(message)
 
 
 class VideoError(PgtError, RuntimeError):

@@ -94,6 +94,5 @@ def _of_the_model(analysis: Analysis) -> Iterator[Guard]:
     if read:
         words = f"masks let the same frames through, as read from {', '.join(read)}"
         yield Guard(words, "each video", "captured anew")
-    if captured.state is not None:
-        words = "modules, their modes, hooks and attributes are those of the capture"
-        yield Guard(words, "each video", "captured anew")
+    words = "modules, their modes, hooks and attributes are those of the capture"
+    yield Guard(words, "each video", "captured anew")

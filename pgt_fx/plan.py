@@ -114,10 +114,15 @@ class Node:
 
 @dataclass
 class Schedulable:
-    """What :func:`plan` needs of an emitted graph."""
+    """What :func:`plan` needs of an emitted graph.
+
+    Attributes:
+        clips: name of each input with time -> its input path.
+    """
 
     nodes: list[Node] = field(default_factory=list)
     items: dict[str, Item] = field(default_factory=dict)
+    clips: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -138,13 +143,15 @@ class Plan:
 def plan(graph: Schedulable, before: tuple[int, ...], after: tuple[int, ...], last: bool) -> Plan:
     """Plan the step that takes the model from ``before`` to ``after`` frames per path.
 
+    A last step may bring no frames: it gives what is still due at the end of the video.
+
     Raises:
         StateError: when an operator would have elements to work on without the value, pooled over
             time, that they are combined with.
     """
     due: dict[str, Work] = {}
     idle: set[str] = set()
-    silent: set[str] = set()
+    silent = {name for name, path in graph.clips.items() if after[path] == before[path]}
     told: set[str] = set()  # scans that have their last state to give, and no elements
     for node in graph.nodes:
         if node.slot is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
 from torch import Tensor, fx, nn
@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 from pgt_fx.compiled import CompiledSteps, run_eagerly
 from pgt_fx.cut import CLOCK
 from pgt_fx.devices import bring
-from pgt_fx.emitted import Emitted
+from pgt_fx.emitted import Emitted, of_clip_alone
 from pgt_fx.errors import StateError
 from pgt_fx.hoist import hoisted
 from pgt_fx.markov.pool import MarkovPool
@@ -29,10 +29,16 @@ class Program:
     """
 
     def __init__(
-        self, emitted: Emitted, model: nn.Module, markov_name: str, ratio: tuple[int, ...]
+        self,
+        emitted: Emitted,
+        model: nn.Module,
+        markov_name: str,
+        ratio: tuple[int, ...],
+        plans: SteadyPlans | None = None,
     ) -> None:
-        self.emitted, self.markov_name = emitted, markov_name
-        self.plan = SteadyPlans(emitted.schedulable, ratio).plan
+        self.emitted, self.markov_name, self.ratio = emitted, markov_name, ratio
+        self.plans = plans or SteadyPlans(emitted.schedulable, ratio)
+        self.plan = self.plans.plan
         self.markov = nn.Module()
         for name, module in emitted.markov.items():
             self.markov.add_module(name, module)
@@ -46,6 +52,10 @@ class Program:
         self.compiled: CompiledSteps | None = None
         self._modules_by_work: dict[tuple[frozenset[str], frozenset[str]], fx.GraphModule] = {}
         self._known: set[str] = set()
+
+    def bound_to(self, model: nn.Module) -> Program:
+        """The same program, not made anew, on a copy of the model."""
+        return Program(self.emitted, model, self.markov_name, self.ratio, self.plans)
 
     @property
     def slots(self) -> frozenset[str]:
@@ -127,7 +137,9 @@ class Program:
         have something to do."""
         key = (work.idle, work.silent) if work else (frozenset[str](), frozenset[str]())
         if key not in self._modules_by_work:
-            graph = without(self.emitted.graph, key[0]) if key[0] else self.emitted.graph
+            empty = key[1] & self.emitted.schedulable.clips.keys()
+            whole = not key[0] and not empty
+            graph = self.emitted.graph if whole else without(self.emitted.graph, key[0], empty)
             self._modules_by_work[key] = self._bind(graph)
         return self._modules_by_work[key]
 
@@ -145,16 +157,23 @@ class Program:
         return module
 
 
-def without(graph: fx.Graph, idle: frozenset[str]) -> fx.Graph:
-    """The graph without the nodes named; their results are None."""
+def without(graph: fx.Graph, idle: frozenset[str], empty: Set[str] = frozenset()) -> fx.Graph:
+    """The graph without the nodes named; their results are None.
+
+    Args:
+        empty: inputs without frames: None to all that would read them, but sizes and device.
+    """
     out = fx.Graph()
     env: dict[fx.Node, Any] = {}
+    known: dict[fx.Node, Any] = {}  # the empty inputs too
     for node in graph.nodes:
         if node.name in idle:
-            env[node] = None
+            env[node] = known[node] = None
             continue
-        args = fx.map_arg(node.args, lambda n: env[n])
-        kwargs = fx.map_arg(node.kwargs, lambda n: env[n])
-        env[node] = out.create_node(node.op, node.target, args, kwargs, name=node.name)
+        given = known if of_clip_alone(node) else env
+        args = fx.map_arg(node.args, given.__getitem__)
+        kwargs = fx.map_arg(node.kwargs, given.__getitem__)
+        known[node] = out.create_node(node.op, node.target, args, kwargs, name=node.name)
+        env[node] = None if node.name in empty else known[node]
     out.eliminate_dead_code(is_impure_node=lambda n: n.op != "get_attr")
     return out

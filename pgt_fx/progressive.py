@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Unpack
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, NoReturn, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +28,7 @@ from pgt_fx.program import Program
 from pgt_fx.report import Report, make_report
 from pgt_fx.schedule import Schedule, check_lengths
 from pgt_fx.source import MOST_CAPTURED, Source
+from pgt_fx.traced import refuse_tracing, refused
 from pgt_fx.wrapped import stepped
 
 State = dict[str, Tensor]
@@ -64,6 +65,16 @@ class _Mode:
     report: Report | None = None
     watch: Watch | None = None
 
+    def bound_to(self, model: nn.Module) -> _Mode:
+        """The same, not made anew, of a copy of the model."""
+        rehooked = self.analysis.captured.rehooked
+        return _Mode(
+            self.analysis,
+            self.program and self.program.bound_to(model),
+            self.report,
+            Watch(model, rehooked) if self.watch is not None else None,
+        )
+
 
 class Progressive(nn.Module):
     """A video model that is fed a long video in successive steps; made by ``pgt_fx.transform``.
@@ -84,6 +95,7 @@ class Progressive(nn.Module):
     _resized: dict[tuple[Any, ...], Progressive]
     _origin: Origin | None
     _lent: bool | None
+    _checked: str
 
     def __init__(self, source: Source, options: Options) -> None:
         super().__init__()
@@ -98,6 +110,7 @@ class Progressive(nn.Module):
         self.__dict__["_resized"] = {}
         self.__dict__["_origin"] = None
         self.__dict__["_lent"] = None  # else whether to cut off the state: see pgt_fx.wrapped
+        self.__dict__["_checked"] = "not checked by itself"
         for name in SHARED:
             self.__dict__[name] = source.model.__dict__[name]
         self._version = source.model._version
@@ -112,7 +125,7 @@ class Progressive(nn.Module):
         """One progressive step; the state is kept inside.
 
         Args:
-            clip: new frames, as the model takes a clip; any number of them.
+            clip: new frames, as the model takes a clip; any number of them, and with ``last`` none.
             last: whether the video ends with them.
 
         Returns:
@@ -122,11 +135,13 @@ class Progressive(nn.Module):
             ClipError: for an empty chunk, or one unlike the example or the video so far; for a
                 video that ends with paths of other lengths to one another than the example's.
             StateError: after the last step, until :meth:`reset`.
+            TracedError: while an exporter or a tracer writes down what is done.
 
         Warns:
             StreamWarning: when a video goes on though the parameters or the mode have changed
                 since its first step: probably :meth:`reset` was forgotten. Once for a stream.
         """
+        refuse_tracing(clip, named)
         if self._lent is None and not torch.compiler.is_compiling():
             if self._origin is None or not self._state:
                 self.__dict__["_origin"] = Origin(self._source.model)
@@ -152,6 +167,7 @@ class Progressive(nn.Module):
             state: as returned by the last step, or by :meth:`init_state`; not written.
             detach: cut the next state from the autograd graph (truncated gradients).
         """
+        refuse_tracing(clip, named)
         spec = self._source.spec
         leaves = spec.flatten(clip, named)
         if not _begun(state) and self._source.renew():
@@ -159,7 +175,7 @@ class Progressive(nn.Module):
         mode = self._mode()
         program, captured = self._program(mode), mode.analysis.captured
         try:
-            before, after, sizes = moment(spec, captured.fixed, state, leaves)
+            before, after, sizes = moment(spec, captured.fixed, state, leaves, last)
             self._source.check_types(leaves)
             if captured.branches is not None:
                 captured.branches.check(sizes)
@@ -187,6 +203,34 @@ class Progressive(nn.Module):
         if all(item is None for item in flat):
             return None, following
         return pytree.tree_unflatten(flat, captured.out_spec), following
+
+    def flush(self) -> Any:
+        """End the video without new frames, as a live one ends: what is still due.
+
+        The same as a last step with an empty chunk, ``prog(video[:, :, :0], last=True)``, which a
+        model with inputs beside its videos (boxes) needs, and ``step`` takes as well. Under
+        ``future="wait"`` the outputs of all steps and this one are those of the model for the whole
+        video; under ``future="zero"`` there is seldom anything left.
+
+        Returns:
+            what the model returns, for the output elements that are due; None when none is.
+
+        Raises:
+            StateError: when there was no frame, or the video has ended.
+            ClipError: when the model takes no video of this length, or has other inputs.
+
+        Example:
+            >>> outputs = [prog(frames) for frames in camera]
+            >>> outputs.append(prog.flush())
+            >>> prog.reset()
+        """
+        sizes = self._state.get("clock.sizes", torch.empty(0)).tolist()
+        if not sizes:
+            raise StateError("no frame has come since reset(): there is nothing to flush")
+        carried = next((x for name, x in self._state.items() if name not in CLOCK), None)
+        leaves = self._source.without_frames(sizes, None if carried is None else carried.device)
+        args, kwargs = pytree.tree_unflatten(leaves, self._source.spec.spec)
+        return self(*args, last=True, **kwargs)
 
     # -- state ---------------------------------------------------------------------------------
 
@@ -350,7 +394,7 @@ class Progressive(nn.Module):
         mode = self._mode()
         if mode.report is None:
             emitted, name = self._program(mode).emitted, type(self._source.model).__name__
-            mode.report = make_report(mode.analysis, self._options, emitted, name)
+            mode.report = make_report(mode.analysis, self._options, emitted, name, self._checked)
         return mode.report
 
     @property
@@ -512,13 +556,37 @@ class Progressive(nn.Module):
             "the copy; use torch.nn.parallel.DistributedDataParallel"
         )
 
+    def __prepare_scriptable__(self) -> NoReturn:
+        # torch.jit.script asks every module, before it looks at its code.
+        refused("torch.jit.script")
+
     def __deepcopy__(self, memo: dict[int, Any]) -> Progressive:
         other = Progressive(copy.deepcopy(self._source, memo), self._options)
         memo[id(self)] = other
         not_own = {"_source", "_options", "_modes", "_compile", "_resized", "_origin", *SHARED}
         own = self.__dict__.keys() - not_own
         other.__dict__.update({name: copy.deepcopy(self.__dict__[name], memo) for name in own})
+        other._adopt(self)
         return other
+
+    def _note(self, checked: object) -> None:
+        """What a self-check has compared, for the report."""
+        self.__dict__["_checked"] = str(checked)
+        for mode in self._modes.values():
+            mode.report = mode.report and replace(mode.report, checked=self._checked)
+
+    def _adopt(self, other: Progressive) -> None:
+        """Go on with what was made of another one's graphs: a copy does what the original does, and
+        so does what differs in options alone, as far as they have no part in it."""
+        if self._options.future != other._options.future:
+            return
+        same = self._options.replace(strict=other._options.strict) == other._options
+        for number, mode in other._modes.items():
+            mine = mode.bound_to(self._source.model)
+            program = mine.program if same else None
+            report = mine.report if self._options == other._options else None
+            self._modes[number] = replace(mine, program=program, report=report)
+        self.__dict__["_sums"] = other._sums if same else None
 
     def __getstate__(self) -> dict[str, Any]:
         # What was made of the graphs is made again; as of a copy, steps are compiled when asked.

@@ -87,6 +87,7 @@ class Report:
         longest_step: most frames of a step, of the slowest path, where the model has tables of a
             fixed length; None: any number.
         guards: the conditions under which all of this holds.
+        checked: what :func:`pgt_fx.transform` compared with the model itself, or why it did not.
     """
 
     model: str
@@ -106,6 +107,7 @@ class Report:
     longest_step: int | None
     guards: tuple[Guard, ...]
     idle: list[str]
+    checked: str
     _graph: nx.DiGraph = field(repr=False, compare=False)
     _strict: bool = field(repr=False, compare=False)
 
@@ -210,6 +212,7 @@ class Report:
             | ({"videos": f"of {self.lengths} frames"} if self.lengths != "any number" else {})
             | ({"longest step": f"{self.longest_step} frames"} if self.longest_step else {})
             | ({"not run": listed(self.idle)} if self.idle else {})
+            | {"self-check": self.checked}
         )
 
     def __str__(self) -> str:
@@ -241,8 +244,15 @@ def size(count: int) -> str:
     return f"{count} B"
 
 
-def make_report(analysis: Analysis, options: Options, emitted: Emitted, model: str) -> Report:
-    """Collect the report of a model under some options."""
+def make_report(
+    analysis: Analysis, options: Options, emitted: Emitted, model: str, checked: str
+) -> Report:
+    """Collect the report of a model under some options.
+
+    Args:
+        model: name of its class.
+        checked: what the self-check has compared.
+    """
     reach = reaches(analysis)
     gates = _gates(analysis)
     by_slot = state_bytes(analysis, emitted)
@@ -282,6 +292,7 @@ def make_report(analysis: Analysis, options: Options, emitted: Emitted, model: s
         longest_step=longest_step(analysis),
         guards=guards_of(analysis),
         idle=list(analysis.captured.idle),
+        checked=checked,
         _graph=network(analysis, reach),
         _strict=options.strict,
     )
@@ -295,7 +306,7 @@ def _row(
     gates: set[str],
     state: dict[str, int],
 ) -> Row | None:
-    outcome, where = operation.outcome, operation.place
+    where = operation.place
     found = reach.get(operation.node.name, {})
     worst = max(
         found.values(), key=lambda r: math.inf if r.field is None else r.field, default=None
@@ -304,6 +315,27 @@ def _row(
     stride = ""
     if worst is not None:
         past, future, stride = worst.past, worst.future, str(worst.stride)
+    what, verdict, reason = _verdict(analysis, operation, options, gates)
+    name = _name(where)
+    return Row(
+        name,
+        what,
+        verdict,
+        reason,
+        past,
+        future,
+        stride,
+        state.get(f"@{operation.node.name}", 0),
+        where.source,
+        where.line,
+    )
+
+
+def _verdict(
+    analysis: Analysis, operation: Operation, options: Options, gates: set[str]
+) -> tuple[str, str, str]:
+    """What an operator is in short words, its verdict, and the reason."""
+    outcome = operation.outcome
     verdict, reason = EXACT, ""
     if isinstance(outcome, Windowed):
         what = outcome.what
@@ -331,7 +363,7 @@ def _row(
             verdict = STEP
             reason = "is taken over each step's frames and one of the past"
     elif isinstance(outcome, StepOnly):
-        what = where.op.removeprefix("aten.")
+        what = operation.place.op.removeprefix("aten.")
         verdict, reason = (TRAINING if outcome.training else STEP), outcome.reason
         if remembers(operation, options):
             reason += f"; finds {memory_size(analysis, operation, options)} elements of the past"
@@ -339,19 +371,14 @@ def _row(
         what = "join of operands with different delays"
     else:
         what = "beside a table of the frames' positions"
-    name = _name(where)
-    return Row(
-        name,
-        what,
-        verdict,
-        reason,
-        past,
-        future,
-        stride,
-        state.get(f"@{operation.node.name}", 0),
-        where.source,
-        where.line,
-    )
+    return what, verdict, reason
+
+
+def reproduces(analysis: Analysis, options: Options) -> bool:
+    """Whether the outputs under ``future="wait"`` are the model's own: ``Report.exact``, alone."""
+    gates = _gates(analysis)
+    verdicts = (_verdict(analysis, o, options, gates) for o in analysis.operations.values())
+    return all(verdict not in (STEP, CONTEXT) for _, verdict, _ in verdicts)
 
 
 def _returned(analysis: Analysis, operation: Operation) -> bool:

@@ -67,6 +67,7 @@ class Source:
         self._written = [(i, x) for i, x in enumerate(leaves) if i not in self._tensors]
         self._captured: dict[Key, Captured] = {}
         self._asked: frozenset[str] = frozenset()
+        self._attributes: PythonState | None = None
         self._parents: list[dict[str, nn.Module | None]] = []
         self._children: Children | None = None
         self._childless: list[dict[str, nn.Module | None]] = []
@@ -114,12 +115,14 @@ class Source:
             known = self._rehooked(key)
         if known is None or anew or (known.typed and known.dtype != _dtype(self.model)):
             leaves = self._example()
-            state = PythonState(self.model)
+            if self._changes(known):
+                self._captured.clear()
+            self._attributes = PythonState(self.model)
             # Tensors made under inference_mode could not be used in training later.
             with as_outside(), torch.inference_mode(False), without_backward(self.model):
                 found = capture(self.model, self.spec, leaves, self.pools)
                 known = clean(found, min(self.spec.lengths))
-                known.dtype, known.state = _dtype(self.model), state
+                known.dtype = _dtype(self.model)
                 note_attention(known, TensorsOf(self.model))
             if not known.surroundings <= self._asked:
                 self._asked |= known.surroundings
@@ -138,10 +141,20 @@ class Source:
             whether it has.
         """
         known = self._captured.get(self._key())
-        changed = known is not None and bool(known.changed(TensorsOf(self.model)))
+        changed = known is not None and self._changes(known)
         if changed:
             self._captured.clear()
         return changed
+
+    def _changes(self, known: Captured | None) -> bool:
+        """Whether attributes of modules, or what the analysis has read from parameters and buffers,
+        are others than when the model was captured; what forward itself keeps is not meant."""
+        names = () if self._attributes is None else self._attributes.changes()
+        kept = frozenset() if known is None else known.kept
+        if any(name not in kept for name in names):
+            return True
+        values = None if known is None else known.values
+        return values is not None and bool(values.changed(TensorsOf(self.model)))
 
     def _example(self) -> list[Any]:
         """A clip like the example, where the model's weights are; what is in it is not defined."""
@@ -235,6 +248,33 @@ class Source:
         tensors = [(leaves[i], times[i]) for i in self._tensors]
         return [x if time is None else dense(x, x) for x, time in tensors]
 
+    def without_frames(self, sizes: Sequence[int], device: torch.device | None) -> list[Any]:
+        """Leaves of a clip without frames.
+
+        Args:
+            sizes: of all paths, one after the other; -1 for their time.
+            device: where the video is; None: where the model is.
+
+        Raises:
+            ClipError: when a clip has tensors that are no videos.
+        """
+        others = [i for i in self._tensors if i not in self.spec.paths]
+        if others:
+            raise ClipError(
+                f"input {others[0]} of this model has no time axis, and a last step needs it as "
+                "any other does: end the video with an empty chunk and that input, "
+                "prog(video[:, :, :0], boxes, last=True)"
+            )
+        if device is None:
+            device = next((p.device for p in self.model.parameters()), torch.device("cpu"))
+        leaves, rest = list(self.leaves), [max(n, 0) for n in sizes]
+        for i in self.spec.paths:
+            rank = leaves[i].dim()
+            dtype = self._cast(leaves[i].dtype)
+            leaves[i] = torch.empty(rest[:rank], dtype=dtype, device=device)
+            rest = rest[rank:]
+        return leaves
+
     def _cast(self, dtype: torch.dtype) -> torch.dtype:
         """The dtype of a video once the model was moved to another (``prog.double()``)."""
         now = _dtype(self.model)
@@ -245,17 +285,16 @@ class Source:
         other = Source(copy.deepcopy(self.model, memo), self.spec, self.leaves, self.pools)
         _ = other.modes  # has looked at its model before it is given the graphs of this one
         self.renew()
-        state = PythonState(other.model)
-        other._captured = {
-            key: dataclasses.replace(known, state=state) for key, known in self._captured.items()
-        }
+        if self._attributes is not None:
+            other._attributes = PythonState(other.model)
+        other._captured = dict(self._captured)
         other._dtype, other._asked = self._dtype, self._asked
         other._paths = dict(self._paths)
         return other
 
     def __getstate__(self) -> dict[str, Any]:
         # Graphs hold functions of their own and can't be pickled: they are captured again.
-        return {**self.__dict__, "_captured": {}}
+        return {**self.__dict__, "_captured": {}, "_attributes": None}
 
 
 def _children(parents: Sequence[dict[str, nn.Module | None]]) -> Children:

@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from typer.testing import CliRunner
 
 import pgt_fx
+from pgt_fx.checking.redraw import redraw_zeros
 from pgt_fx.cli import app
 from pgt_fx.errors import OptionError, VerificationError
 from pgt_fx.markov.window import MarkovWindow
 from pgt_fx.training.replay import Replay
 from pgt_fx.verification.causal import verify_causal
-from pgt_fx.verification.redraw import redraw_zeros
 from pgt_fx.verification.session import Session
 
 CLIP = torch.zeros(1, 2, 8)

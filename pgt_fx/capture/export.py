@@ -26,7 +26,7 @@ from pgt_fx.capture.idle import find_idle
 from pgt_fx.capture.inputs import ClipSpec
 from pgt_fx.capture.lengths import Lengths, OtherBranch, allowed_lengths, known_sizes
 from pgt_fx.capture.loops import check_loops
-from pgt_fx.capture.python_state import Memory, PythonState
+from pgt_fx.capture.python_state import Memory
 from pgt_fx.capture.sample import LIKE_CLIP, Sample, Stretch, find_sample
 from pgt_fx.capture.sizes import SYMBOLIC, Sizes
 from pgt_fx.capture.spelling import TooComplicated
@@ -68,7 +68,6 @@ class Captured:
         drawn: modules that drew random numbers of Python's, of which it holds one.
         kept: attributes of modules that forward changes.
         memories: those among them that the next call reads.
-        state: the attributes of the model's modules when it was captured.
         surroundings: what the model's Python asked of them (gradients, autocast, types).
         seeded: lines on which it seeds torch's random numbers.
         values: evaluates what depends on sizes, parameters and buffers alone.
@@ -95,7 +94,6 @@ class Captured:
     drawn: list[Drawn] = field(default_factory=list)
     kept: frozenset[str] = frozenset()
     memories: list[Memory] = field(default_factory=list)
-    state: PythonState | None = None
     surroundings: frozenset[str] = frozenset()
     seeded: list[Place] = field(default_factory=list)
     values: Constants | None = field(default=None, repr=False)
@@ -104,18 +102,6 @@ class Captured:
     _timed: dict[Any, bool] = field(default_factory=dict, repr=False)
     _sizes: Sizes | None = field(default=None, repr=False)
     _valid: LengthSet | None = field(default=None, repr=False)
-
-    def changed(self, tensors: Mapping[str, Tensor]) -> list[str]:
-        """What of the model has another value now than when it was captured: attributes of its
-        modules, but for what forward itself keeps there; and parameters and buffers that say which
-        frames a mask lets through.
-
-        Args:
-            tensors: parameters and buffers of the model as it is.
-        """
-        names = () if self.state is None else self.state.changes()
-        found = [name for name in names if name not in self.kept]
-        return found if self.values is None else [*found, *self.values.changed(tensors)]
 
     @property
     def rows(self) -> int | None:

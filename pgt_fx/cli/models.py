@@ -69,7 +69,7 @@ def progressive(module: nn.Module, example: Any, time_dim: int | None = None) ->
 
     if isinstance(module, Progressive):
         return module
-    return transform(module, example, strict=False, time_dim=time_dim)
+    return transform(module, example, strict=False, time_dim=time_dim, check=False)
 
 
 def _import(name: str) -> Any:

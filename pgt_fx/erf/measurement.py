@@ -19,13 +19,13 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from pgt_fx.capture.inputs import resized
+from pgt_fx.checking.measure import leaves
+from pgt_fx.checking.redraw import redraw_norms
 from pgt_fx.erf.result import CURVES, Curve, Receptive
 from pgt_fx.erf.target import Feed, Target
 from pgt_fx.errors import ClipError, OptionError
 from pgt_fx.progressive import Progressive
 from pgt_fx.schedule import Schedule
-from pgt_fx.verification.measure import leaves
-from pgt_fx.verification.redraw import redraw_norms
 
 __all__ = ["Curve", "Position", "Receptive", "measure"]
 

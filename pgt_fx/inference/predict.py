@@ -90,7 +90,9 @@ def predict(
             step. "stream": in the steps of ``schedule`` under ``future="wait"`` and
             ``pooling="running"``: the answer of the original view at the memory of one step. A
             model to be streamed often is better replaced once, by
-            ``prog.replace(future="wait", pooling="running")``, than here at each call.
+            ``prog.replace(future="wait", pooling="running")``, than here at each call; of a live
+            video, whose last frame nobody knows, that one is fed by hand: ``prog(frames)`` for
+            frames as they come, and ``prog.flush()`` at the end.
         schedule: as for :meth:`Progressive.run`; none with "original".
         temporal: number of clips, at even distances, the first and the last frame of the video
             included; a single one that is shorter than the video is its centre.

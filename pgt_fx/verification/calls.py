@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from pgt_fx.capture.lines import calling_place
+from pgt_fx.checking.measure import leaves
 from pgt_fx.errors import Place
-from pgt_fx.verification.measure import leaves
 
 
 @dataclass(frozen=True)

@@ -15,14 +15,14 @@ from torch import Tensor, nn
 
 from pgt_fx.capture.guess import guess_example
 from pgt_fx.capture.inputs import TimeDim, read_example
+from pgt_fx.checking.measure import error, leaves, same_bits
+from pgt_fx.checking.redraw import redraw_norms, redraw_zeros, redrawn_in_words
+from pgt_fx.checking.trials import BOUNDS, OTHER_BOUNDS
+from pgt_fx.checking.videos import Video, Videos, device_of, first_line, measurable, short
 from pgt_fx.errors import OptionError, PgtError, VerificationError, of_this_machine
 from pgt_fx.verification.calls import Call, calls_of
-from pgt_fx.verification.measure import error, leaves, same_bits
 from pgt_fx.verification.record import record_of_causal
-from pgt_fx.verification.redraw import redraw_norms, redraw_zeros, redrawn_in_words
 from pgt_fx.verification.result import Check, Verification
-from pgt_fx.verification.subject import BOUNDS, OTHER_BOUNDS
-from pgt_fx.verification.videos import Video, Videos, device_of, first_line, measurable, short
 
 
 class Settings(TypedDict, total=False):

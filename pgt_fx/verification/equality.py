@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -10,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from pgt_fx.verification.measure import (
+from pgt_fx.checking.measure import (
     assembled,
     error,
     error_per_element,
@@ -18,6 +19,7 @@ from pgt_fx.verification.measure import (
     random_chunks,
     shapes,
 )
+from pgt_fx.errors import ClipError
 from pgt_fx.verification.result import Check
 from pgt_fx.verification.subject import Subject
 
@@ -41,7 +43,8 @@ def time_sensitive(check: Check, subject: Subject, chunkings: int) -> Check:
 
 
 def full_equals_model(check: Check, subject: Subject, chunkings: int) -> Check:
-    """At the clip's length, and where the model takes it at the video's."""
+    """At the clip's length, and where the model takes it at the video's, at one frame, and at both
+    sides of the lengths that a video may have."""
     worst = error(subject.full(subject.answering, subject.clip), subject.clip_output)
     tested = f"clip of {subject.length} frames"
     if subject.refusal:
@@ -51,7 +54,37 @@ def full_equals_model(check: Check, subject: Subject, chunkings: int) -> Check:
     else:
         worst = max(worst, error(subject.whole, subject.reference))
         tested += f", video of {subject.frames} frames"
+        taken, refused = subject.edges(subject.longest)
+        if unrefused := [n for n in refused if _answers(subject, n)]:
+            detail = f"{tested}; a video of {_some(unrefused)} frames is answered, not refused"
+            return replace(check, ok=False, measured="lengths not kept", detail=detail)
+        for n, wanted in _at_edges(subject, taken):
+            video = subject.video(n, salt=17)
+            gap = error(subject.full(subject.answering, video), wanted)
+            if gap > max(worst, subject.exact_bound):
+                tested += f"; differs for a video of {n} frames"
+            worst = max(worst, gap)
     return _compared(check, subject, worst, tested)
+
+
+def _answers(subject: Subject, frames: int) -> bool:
+    """Whether a video of a length that the model isn't for is answered all the same."""
+    try:
+        subject.full(subject.answering, subject.video(frames, salt=17))
+    except ClipError:
+        return False
+    return True
+
+
+def _at_edges(subject: Subject, lengths: Sequence[int]) -> list[tuple[int, Any]]:
+    """The model's own answers to short videos, where it takes them."""
+    found = []
+    for n in lengths:
+        with contextlib.suppress(Exception):  # shorter than a window, say
+            wanted = subject.plain(subject.video(n, salt=17))
+            if all(x is None or x.numel() for x in leaves(wanted)):
+                found.append((n, wanted))
+    return found
 
 
 def exact_wait(check: Check, subject: Subject, chunkings: int) -> Check:
@@ -81,6 +114,11 @@ def exact_wait(check: Check, subject: Subject, chunkings: int) -> Check:
             worst, where = found, f"worst at {chunks}"
             if found > subject.exact_bound:
                 where += f": shapes {shapes(got)}, expected {shapes(wanted)}"
+    for n, short in _at_edges(subject, subject.edges(subject.longest)[0] if own else ()):
+        outputs = subject.run(prog, subject.video(n, salt=17), [1] * n if n < 6 else [n - 2, 2])
+        gap = error(assembled(outputs, subject.dims), leaves(short))
+        if gap > worst:
+            worst, where = gap, f"worst for a video of {n} frames"
     what = "the model" if own else "full()"
     if not subject.dense:
         what += ", the last step's answer"

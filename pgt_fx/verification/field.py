@@ -9,12 +9,12 @@ from typing import Any
 from torch import Tensor
 
 from pgt_fx.analysis import Value
+from pgt_fx.checking.measure import leaves
+from pgt_fx.checking.recording import recorded_full
+from pgt_fx.checking.videos import Video
 from pgt_fx.reach import Reach, reaches
-from pgt_fx.verification.measure import leaves
-from pgt_fx.verification.recording import recorded_full
 from pgt_fx.verification.result import Check
 from pgt_fx.verification.subject import Subject
-from pgt_fx.verification.videos import Video
 
 #: Frames to change, in each input path: enough to see both ends of most fields.
 MOST = 24

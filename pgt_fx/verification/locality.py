@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pgt_fx.verification.measure import leaves, random_chunks, same_bits
+from pgt_fx.checking.measure import leaves, random_chunks, same_bits
+from pgt_fx.checking.videos import Video
 from pgt_fx.verification.result import Check
 from pgt_fx.verification.subject import Subject, count_tensors
-from pgt_fx.verification.videos import Video
 
 #: What is found where later frames change no answer at all, their own included.
 INERT = "no answer changes"
@@ -169,14 +169,15 @@ def _loss(answer: Any) -> Tensor | None:
 
 
 def _used_parameters(subject: Subject) -> list[tuple[str, Tensor]]:
-    """Parameters that the plain model's answer to a clip depends on."""
+    """Parameters that the plain model's answer to a clip depends on, of the progressive form."""
     named = [(n, p) for n, p in subject.model.named_parameters() if p.requires_grad]
     args, kwargs = subject.args([x.clone() if isinstance(x, Tensor) else x for x in subject.clip])
     loss = _loss(subject.model(*args, **kwargs))
     if loss is None or not named:
         return []
     gradients = torch.autograd.grad(loss, [p for _, p in named], allow_unused=True)
-    return [pair for pair, g in zip(named, gradients, strict=True) if g is not None]
+    used = {n for (n, _), g in zip(named, gradients, strict=True) if g is not None}
+    return [pair for pair in subject.answering.named_parameters() if pair[0] in used]
 
 
 def spoilt(subject: Subject) -> tuple[Video, Video, bool]:

@@ -16,15 +16,15 @@ import torch
 from torch import Tensor
 
 from pgt_fx.capture.calls import place
-from pgt_fx.verification import locality, repeat, stream
-from pgt_fx.verification.field import different, replaced_frame
-from pgt_fx.verification.measure import error, random_chunks, same_bits
-from pgt_fx.verification.recording import (
+from pgt_fx.checking.measure import random_chunks, same_bits
+from pgt_fx.checking.places import named, place_of, slot_place, unlike_model, unlike_whole
+from pgt_fx.checking.recording import (
     Record,
     recorded_full,
-    recorded_plain,
     recorded_run,
 )
+from pgt_fx.verification import locality, repeat, stream
+from pgt_fx.verification.field import different, replaced_frame
 from pgt_fx.verification.result import Check
 from pgt_fx.verification.subject import Subject
 
@@ -145,38 +145,12 @@ def _exact_wait(check: Check, subject: Subject, chunkings: int) -> str:
         found = _unlike_model(subject, prog)
         if found:
             return found
-    whole = recorded_full(subject, prog, subject.main)
     limits = (2 * subject.length, 3, subject.length)
     for number in range(chunkings):
         chunks = random_chunks(subject.frames, limits[number % 3], rng)
-        steps = recorded_run(subject, prog, subject.main, chunks)
-        for node in prog._program().emitted.graph.nodes:
-            wanted = whole.get(node.name)
-            if wanted is None or node.op == "placeholder":
-                continue
-            parts = [s[node.name] for s in steps if node.name in s]
-            why = _unlike(parts, wanted, subject.exact_bound)
-            if why:
-                where = place_of(prog, node.name)
-                return f"{where}: the first value that is not the whole's, {why}, steps {chunks}"
-    return ""
-
-
-def _unlike(parts: list[Tensor], wanted: Tensor, bound: float) -> str:
-    """How what the steps gave, put one after the other, differs from one step's value."""
-    if not parts:
-        return "none is given" if wanted.numel() else ""
-    if all(p.shape == wanted.shape for p in parts):  # without time: the last one counts
-        gap = error(parts[-1], wanted)
-        return f"by {gap:.0e}" if gap > bound else ""
-    for d in range(wanted.dim()):
-        others = [[n for k, n in enumerate(p.shape) if k != d] for p in (*parts, wanted)]
-        if all(o == others[-1] for o in others):
-            count = sum(p.shape[d] for p in parts)
-            if count != wanted.shape[d]:
-                return f"{count} elements instead of {wanted.shape[d]}"
-            gap = error(torch.cat(parts, d), wanted)
-            return f"by {gap:.0e}" if gap > bound else ""
+        found = unlike_whole(subject, prog, subject.main, chunks, subject.exact_bound)
+        if found:
+            return found
     return ""
 
 
@@ -194,18 +168,9 @@ def _full(check: Check, subject: Subject, chunkings: int) -> str:
 
 
 def _unlike_model(subject: Subject, prog: Any) -> str:
-    names = prog._program().emitted.made
-    for video in (subject.clip, subject.main)[: 1 if subject.refusal else 2]:
-        got, plain = recorded_full(subject, prog, video), recorded_plain(subject, prog, video)
-        for name, captured in names.items():
-            if name not in got or captured not in plain:
-                continue
-            gap = error(got[name], plain[captured])
-            if gap > subject.exact_bound:
-                return (
-                    f"{place_of(prog, name)}: the first value that is not the model's, by {gap:.0e}"
-                )
-    return ""
+    videos = (subject.clip, subject.main)[: 1 if subject.refusal else 2]
+    found = (unlike_model(subject, prog, video, subject.exact_bound) for video in videos)
+    return next((where for where in found if where), "")
 
 
 # -- the state -----------------------------------------------------------------------------------
@@ -267,46 +232,12 @@ def _field(check: Check, subject: Subject, chunkings: int) -> str:
                 known = graph.nodes.get(captured, {})
                 if known.get("past") is None or name not in after:
                     continue
-                dim = prog._analysis().axis(_named(prog, captured)).dim
+                dim = prog._analysis().axis(named(prog, captured)).dim
                 for j in different(after[name], before[name], dim):
                     own = int(j * Fraction(known["stride"]))
                     if own - frame > known["past"] or frame - own > known["future"]:
                         return f"{place_of(prog, name)}: element {j} reads frame {frame}"
     return "no operator: each stays within its field; it is the report's figure for the output"
-
-
-def _named(prog: Any, name: str) -> Any:
-    return next(n for n in prog._captured().graph.nodes if n.name == name)
-
-
-# -- names ---------------------------------------------------------------------------------------
-
-
-def place_of(prog: Any, name: str) -> str:
-    """Operator, module and source line of a node of the step's graph."""
-    program = prog._program()
-    emitted = program.emitted
-    node = next(n for n in emitted.graph.nodes if n.name == name)
-    prefix = f"{program.markov_name}."
-    if node.op == "placeholder":
-        return "the clip itself, before any operator"
-    if node.op == "call_module" and not node.target.startswith(prefix):
-        return f"module {node.target}"
-    if node.op == "call_module":
-        return slot_place(prog, emitted.markov[node.target.removeprefix(prefix)].slot)
-    return str(place(_named(prog, emitted.made[name]))) if name in emitted.made else name
-
-
-def slot_place(prog: Any, slot: str) -> str:
-    """Operator, module and source line of what a state entry belongs to."""
-    program = prog._program()
-    known = program._slot_of(slot)
-    if known is None:
-        return f"state entry {slot!r}"
-    owner = program.emitted.owner.get(known)
-    if owner is None:
-        return f"state entry {slot!r}: held at the output"
-    return f"{place(_named(prog, owner))}, state entry {slot!r}"
 
 
 FINDERS: dict[str, Callable[[Check, Subject, int], str]] = {

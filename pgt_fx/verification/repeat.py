@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
+from pgt_fx.checking.measure import same_bits
 from pgt_fx.errors import StateError
 from pgt_fx.verification.locality import _policies, _steps
-from pgt_fx.verification.measure import same_bits
 from pgt_fx.verification.result import Check
 from pgt_fx.verification.subject import Subject
 

@@ -9,24 +9,25 @@ from typing import Any
 
 import torch
 
+from pgt_fx.checking.measure import error
+from pgt_fx.checking.trials import SLACK
+from pgt_fx.checking.videos import device_of, first_line, measurable, short
 from pgt_fx.errors import OptionError, PgtError, StateError, of_this_machine
 from pgt_fx.progressive import Progressive
 from pgt_fx.verification.locality import INERT
 from pgt_fx.verification.locate import locate
-from pgt_fx.verification.measure import error
 from pgt_fx.verification.promises import CHECKS, ROUNDED
 from pgt_fx.verification.record import record_of
 from pgt_fx.verification.result import Check, Verification
 from pgt_fx.verification.subject import Subject
 from pgt_fx.verification.training import gradient_rounding
-from pgt_fx.verification.videos import device_of, first_line, measurable, short
 
 RAISED = (PgtError, RuntimeError, ValueError, TypeError, LookupError, AttributeError)
 
-#: How much more than the model itself a step may round: it adds the same numbers in another order,
-#: and gradients add more of them.
-SLACK = 20.0
 #: Checks of which gradients are the figure; and the most that these may be said to round by.
+#: Checks that are made of the very program that was given, where the others are made of its model
+#: captured anew in another dtype.
+AS_GIVEN = ("full-equals-model", "exact-wait", "exact-zero")
 OF_GRADIENTS = ("gradients-equal-model", "exact-gradients", "replayed")
 ROUGHEST = 5e-3
 
@@ -72,7 +73,8 @@ class Session:
             "video": "noise" if video is None else "given",
             "device": str(device_of(prog)),
         }
-        self.subject = Subject(prog, dtype, seed, redraw_norms, video, frames)
+        self.made_of = (seed, redraw_norms, video, frames)
+        self.subject = Subject(prog, dtype, *self.made_of)
         self.name = type(prog._source.model).__name__
         self.made: dict[str, Check] = {}
         self.broken = _prepared(self.subject)
@@ -101,12 +103,38 @@ class Session:
         if self.broken and name != "time-sensitive":
             found = Check(name, sentence, False, "full() raised", detail=self.broken)
             return replace(found, where=locate(found, self.subject, self.chunkings))
+        if name in AS_GIVEN and self.subject.anew:
+            given = self._as_given(name, sentence, measure)
+            if given is not None:
+                return given
         found = _guarded(name, sentence, measure, self.subject, self.chunkings)
         if found.ok is False and name in ROUNDED and self.subject.dtype != torch.float64:
-            found = self._repeated(found, measure)
+            found = self._repeated(found, measure, self.subject, self._double)
         if found.ok is False:
             found = replace(found, where=locate(found, self.subject, self.chunkings))
         return found
+
+    def _as_given(self, name: str, sentence: str, measure: Measure) -> Check | None:
+        """The check in the model's own dtype, where it was captured anew for another one: of what
+        was given. None where it holds."""
+        given = self._given
+        if broken := _prepared(given):
+            found = Check(name, sentence, False, "full() raised", detail=broken)
+        else:
+            found = _guarded(name, sentence, measure, given, self.chunkings)
+        if found.ok is False and given.dtype != torch.float64:
+            exact = self.subject if self.subject.dtype == torch.float64 else self._double
+            found = self._repeated(found, measure, given, exact)
+        if found.ok is not False:
+            return None
+        kind = short(given.dtype)
+        told = f"{found.detail}; of the program as it was given, in {kind}"
+        return replace(found, detail=told, where=locate(found, given, self.chunkings))
+
+    @cached_property
+    def _given(self) -> Subject:
+        own = next(p.dtype for p in self.prog.parameters() if p.is_floating_point())
+        return Subject(self.prog, own, *self.made_of)
 
     # -- rounding ------------------------------------------------------------------------------
 
@@ -120,26 +148,21 @@ class Session:
             return None
         return exact
 
-    @cached_property
-    def _rounding(self) -> float:
-        """How far the model's own answer is from its answer in float64."""
-        if self._double is None:
-            return 0.0
-        return error(self.subject.clip_output, self._double.clip_output)
-
-    def _own_rounding(self, name: str, exact: Subject) -> tuple[float, str]:
+    def _own_rounding(self, name: str, low: Subject, exact: Subject) -> tuple[float, str]:
         """What a check's figure may be compared with, and in words; of gradients at most
         :data:`ROUGHEST`, behind which a fault could hide."""
+        rounding = error(low.clip_output, exact.clip_output)
         if name not in OF_GRADIENTS:
-            return self._rounding, f"the model itself rounds by {self._rounding:.0e}"
-        found = gradient_rounding(self.subject, exact, training=name != "exact-gradients")
+            return rounding, f"the model itself rounds by {rounding:.0e}"
+        found = gradient_rounding(low, exact, training=name != "exact-gradients")
         own = f"the model's own gradients round by {found:.0e}"
-        return max(self._rounding, min(found, ROUGHEST)), own
+        return max(rounding, min(found, ROUGHEST)), own
 
-    def _repeated(self, found: Check, measure: Measure) -> Check:
+    def _repeated(
+        self, found: Check, measure: Measure, low: Subject, exact: Subject | None
+    ) -> Check:
         """A failure in low precision, measured again in float64 before it is called one."""
-        kind = short(self.subject.dtype)
-        exact = self._double
+        kind = short(low.dtype)
         if exact is None:
             detail = f"{found.detail}; could not be repeated: the model fails in float64"
             return replace(found, detail=detail)
@@ -148,10 +171,12 @@ class Session:
             detail = f"{again.detail}; also in float64, so it is no rounding"
             return replace(again, detail=detail)
         if not isinstance(found.measured, float) or not isinstance(again.measured, float):
+            if exact.anew:  # what holds there is not the program that failed here
+                return found
             detail = f"{found.detail}; {found.measured} in {kind}, in float64: {again.measured}"
             return replace(found, ok=again.ok, detail=detail)
-        rounding, own = self._own_rounding(found.id, exact)
-        allowed = SLACK * max(rounding, torch.finfo(self.subject.dtype).eps)
+        rounding, own = self._own_rounding(found.id, low, exact)
+        allowed = SLACK * max(rounding, torch.finfo(low.dtype).eps)
         told = f"holds in float64 ({again.measured:.0e})"
         if found.measured <= allowed:
             reason = f"{found.measured:.0e} in {kind} is rounding: {told}, and {own}"

@@ -9,7 +9,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from pgt_fx.verification.measure import random_chunks, same_bits, storage_of
+from pgt_fx.checking.measure import random_chunks, same_bits, storage_of
 from pgt_fx.verification.result import Check
 from pgt_fx.verification.subject import Subject
 

@@ -3,29 +3,26 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from pgt_fx.checking.measure import leaves, time_dims
+from pgt_fx.checking.redraw import redraw_norms, redraw_zeros, redrawn_in_words
+from pgt_fx.checking.trials import BOUNDS, OTHER_BOUNDS, Trials
+from pgt_fx.checking.videos import device_of, first_line, short
 from pgt_fx.errors import VerificationError
-from pgt_fx.options import Changes
 from pgt_fx.progressive import Progressive
-from pgt_fx.verification.measure import leaves, time_dims
-from pgt_fx.verification.redraw import redraw_norms, redraw_zeros, redrawn_in_words
-from pgt_fx.verification.videos import Video, Videos, device_of, first_line, short
-
-#: Greatest relative error that passes for rounding, and what is certainly more than rounding.
-BOUNDS = {torch.float64: (1e-9, 1e-13), torch.float32: (1e-4, 1e-6)}
-OTHER_BOUNDS = (5e-2, 1e-2)
 
 
-class Subject(Videos):
+class Subject(Trials):
     """One model under measurement, in eval mode.
 
     Attributes:
-        model: a copy of the user's module.
+        model: a copy of the user's module as it is now.
+        anew: the dtype is written in the captured graph, so that it is another one than the given
+            program's.
         answering: its progressive form that answers at once (``future="zero"``).
         waiting: the one that waits until it is exact (``future="wait"``, ``pooling="running"``).
         length: T', frames of the example in the path with the fewest.
@@ -77,19 +74,23 @@ class Subject(Videos):
     def _take(self, prog: Progressive, dtype: torch.dtype, redraw: bool) -> None:
         self.dtype = dtype
         self.exact_bound, self.noise = BOUNDS.get(dtype, OTHER_BOUNDS)
-        taken = copy.deepcopy(prog).eval().to(dtype)
-        self.model = taken._source.model.eval()
+        taken = copy.deepcopy(prog).eval()
+        captured = taken._captured()
+        taken.to(dtype)
+        self.anew = taken._captured() is not captured
+        self.model = taken._source.model
         # Some models write into the clip they are given: a copy each time.
         if redraw:
             clip = self.video(self.length, batch=2, salt=11)
             self.zeros = redraw_zeros(self.model, self.seed)
             generator = torch.Generator().manual_seed(self.seed)
             self.redrawn = redraw_norms(self.model, generator, lambda: self.plain(clip))
+        # Not the one that the program runs: what that leaves in its buffers is no part of it.
+        self.model = copy.deepcopy(self.model)
         self.clip = self.video(self.length, salt=1)
         self.clip_output = self.plain(self.clip)
-        self.answering = taken.replace(future="zero", strict=False).eval()
-        exact = Changes(operator="mco", future="wait", pooling="running", strict=False)
-        self.waiting = taken.replace(**exact).eval()
+        self.answering = _under(taken, future="zero")
+        self.waiting = _under(taken, operator="mco", future="wait", pooling="running")
         self.main = self.video(self.frames, salt=2)
         self.reference, self.refusal = self._reference()
 
@@ -117,32 +118,6 @@ class Subject(Videos):
         except Exception as error:
             return None, f"{type(error).__name__}: {first_line(error)}"
 
-    # -- calls ---------------------------------------------------------------------------------
-
-    def plain(self, video: Video, model: nn.Module | None = None) -> Any:
-        """The model's own answer (or another model's)."""
-        args, kwargs = self.args([x.clone() if isinstance(x, Tensor) else x for x in video])
-        with torch.no_grad():
-            return (model or self.model)(*args, **kwargs)
-
-    def full(self, prog: nn.Module, video: Video) -> Any:
-        """The whole video in one step."""
-        args, kwargs = self.args(video)
-        with torch.no_grad():
-            return prog.full(*args, **kwargs)  # type: ignore[operator]
-
-    def feed(self, prog: nn.Module, piece: Video, last: bool) -> Any:
-        """One step, as a user makes it."""
-        args, kwargs = self.args(piece)
-        return prog(*args, last=last, **kwargs)
-
-    def run(self, prog: Any, video: Video, chunks: Sequence[int]) -> list[Any]:
-        """All steps of a video, from a reset on; without gradient."""
-        prog.reset()
-        pieces = self.cut(video, chunks)
-        with torch.no_grad():
-            return [self.feed(prog, p, n == len(pieces) - 1) for n, p in enumerate(pieces)]
-
     @property
     def dense(self) -> bool:
         """Whether the output has a time axis."""
@@ -161,6 +136,14 @@ class Subject(Videos):
             f"{self.frames} frames of {what} ({size}), {short(self.dtype)}{self.note}, {weights}, "
             f"eval mode"
         )
+
+
+def _under(prog: Progressive, **changes: Any) -> Progressive:
+    """Under other options, with what was made of the given one where these have no part in it: what
+    is measured is that, and not what would be made today."""
+    other = prog.replace(**changes, strict=False)
+    other._adopt(prog)
+    return other
 
 
 def count_tensors(output: Any) -> int:

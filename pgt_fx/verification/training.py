@@ -14,13 +14,13 @@ from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
+from pgt_fx.checking.measure import error, leaves, same_bits
+from pgt_fx.checking.videos import Video, first_line
 from pgt_fx.errors import BlockedError, CaptureError, PgtError
 from pgt_fx.training.gradients import Run
 from pgt_fx.verification.locality import _loss
-from pgt_fx.verification.measure import error, leaves, same_bits
 from pgt_fx.verification.result import Check
 from pgt_fx.verification.subject import Subject
-from pgt_fx.verification.videos import Video, first_line
 
 
 def gradients_equal_model(check: Check, subject: Subject, chunkings: int) -> Check:

@@ -30,12 +30,18 @@ def error_per_element(got: Tensor, wanted: Tensor, dim: int) -> list[float]:
     The same value on both sides, NaN and infinity included, is no difference; NaN on one side
     is an infinite one.
     """
-    a, b = got.detach().to(torch.float64), wanted.detach().to(torch.float64)
+    a, b = _numbers(got), _numbers(wanted)
     finite = b[b.isfinite()]
     scale = finite.abs().max().clamp_min(1e-300) if finite.numel() else b.new_ones(())
     same = (a == b) | (a.isnan() & b.isnan())
     gap = torch.where(same, torch.zeros_like(a), (a - b).abs() / scale).nan_to_num(nan=INF)
     return gap.movedim(dim, 0).reshape(gap.shape[dim], -1).amax(1).tolist()
+
+
+def _numbers(x: Tensor) -> Tensor:
+    """In double precision; of complex numbers both parts, in a last dimension of their own."""
+    x = x.detach()
+    return (torch.view_as_real(x.resolve_conj()) if x.is_complex() else x).to(torch.float64)
 
 
 def error(got: Any, wanted: Any) -> float:

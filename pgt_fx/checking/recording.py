@@ -10,10 +10,10 @@ from unittest import mock
 import torch
 from torch import Tensor, fx, nn
 
+from pgt_fx.checking.trials import Trials
+from pgt_fx.checking.videos import Video, device_of
 from pgt_fx.devices import elsewhere, in_any_layout
 from pgt_fx.program import Program
-from pgt_fx.verification.subject import Subject
-from pgt_fx.verification.videos import Video, device_of
 
 #: Node name -> what it gave, in the order of execution; one for each step.
 Record = dict[str, Any]
@@ -85,7 +85,7 @@ def raising(prog: Any) -> Iterator[None]:
 
 
 def recorded_run(
-    subject: Subject,
+    subject: Trials,
     prog: Any,
     video: Video,
     chunks: Sequence[int],
@@ -107,7 +107,7 @@ def recorded_run(
 
 
 def recorded_full(
-    subject: Subject, prog: Any, video: Video, only: Collection[str] | None = None
+    subject: Trials, prog: Any, video: Video, only: Collection[str] | None = None
 ) -> Record:
     """The whole video in one step; ``only`` some nodes, None: all."""
     with raising(prog), recording(only) as records:
@@ -115,7 +115,7 @@ def recorded_full(
     return records[0]
 
 
-def recorded_plain(subject: Subject, prog: Any, video: Video) -> Record:
+def recorded_plain(subject: Trials, prog: Any, video: Video) -> Record:
     """The graph as it was captured, before anything was rewritten."""
     captured, device = prog._captured(), device_of(prog)
     record: Record = {}

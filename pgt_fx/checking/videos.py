@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -25,6 +25,7 @@ class Videos:
         frames: frames of the videos, in that path.
         given: the video that the user gave, or None.
         rows: videos in a batch, where the model takes no other number; else None.
+        space: how large a side of a frame is, of one of the example's.
     """
 
     def __init__(
@@ -41,6 +42,7 @@ class Videos:
         self.spec, self.seed, self.dtype = spec, seed, dtype
         self.allowed = allowed
         self.rows: int | None = None
+        self.space: Callable[[int], int] = lambda side: side
         self.length = min(spec.lengths)
         self._leaves, self._device = leaves, device
         self.given = None if video is None else self.spec.flatten(*as_call(video))
@@ -65,6 +67,22 @@ class Videos:
         first = chunks[:-1]
         return [*first, self.allowed.near(sum(chunks)) - sum(first)]
 
+    def edges(self, most: int | None = None) -> tuple[list[int], list[int]]:
+        """Lengths at which a rule ends: one frame, and both sides of the bounds of what lengths a
+        video may have.
+
+        Args:
+            most: frames of a step, where it has a bound.
+
+        Returns:
+            a few that are allowed, and a few that are not.
+        """
+        allows, longest = self.allowed.allows, max(64, 3 * self.length)
+        longest = longest if most is None else min(longest, most)
+        turns = [n for n in range(2, longest + 1) if allows(n) != allows(n - 1)]
+        near = sorted({1, *turns[:4], *(n - 1 for n in turns[:4])})
+        return [n for n in near if allows(n)][:3], [n for n in near if not allows(n)][:3]
+
     @property
     def ratio(self) -> tuple[int, ...]:
         return self.spec.ratio
@@ -85,7 +103,7 @@ class Videos:
         scaled = iter(self.ratio)
         lengths = {i: frames * r for i, r in zip(self.spec.paths, scaled, strict=True)}
         batch = self.rows or batch
-        out = resized(self.spec, source, batch=batch, time=lambda n: n, space=lambda n: n)
+        out = resized(self.spec, source, batch=batch, time=lambda n: n, space=self.space)
         generator = torch.Generator().manual_seed(self.seed * 1000 + salt)
         for i in self.spec.paths:
             shape = list(out[i].shape)

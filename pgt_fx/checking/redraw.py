@@ -55,7 +55,12 @@ def redrawn_in_words(norms: int, zeros: int) -> str:
 
 
 @torch.no_grad()
-def redraw_norms(model: nn.Module, generator: torch.Generator, run: Callable[[], Any]) -> int:
+def redraw_norms(
+    model: nn.Module,
+    generator: torch.Generator,
+    run: Callable[[], Any],
+    floor: float = 1e-2,
+) -> int:
     """Redraw weight, bias and running statistics of every norm layer of ``model``, in place.
 
     Args:
@@ -63,6 +68,8 @@ def redraw_norms(model: nn.Module, generator: torch.Generator, run: Callable[[],
         run: one forward pass over a typical clip. The statistics of each layer are fitted to what
             it sees there and then disturbed, so that activations keep their scale through a net
             of any depth.
+        floor: least variance, in mean squares of what arrives. A layer that sees few elements may
+            find them nearly alike, and would blow up their rounding.
 
     Returns:
         how many layers were redrawn.
@@ -88,7 +95,7 @@ def redraw_norms(model: nn.Module, generator: torch.Generator, run: Callable[[],
         if isinstance(module, _NormBase) and module.running_mean is not None:
             running.append(module)
     if running:
-        _fit(running, uniform, run)
+        _fit(running, uniform, run, floor)
     return count
 
 
@@ -96,6 +103,7 @@ def _fit(
     norms: list[_NormBase],
     uniform: Callable[[Tensor, float, float], Tensor],
     run: Callable[[], Any],
+    floor: float,
 ) -> None:
     """Running statistics from what arrives at each layer, before the layer runs."""
     seen: set[int] = set()
@@ -107,7 +115,7 @@ def _fit(
         x: Tensor = args[0].transpose(0, 1).flatten(1)
         mean, var = x.mean(1), x.var(1, unbiased=False)
         # A channel that is nearly constant on this clip must not be blown up on others.
-        var = var.clamp_min(1e-2 * float(x.square().mean()) + 1e-12)
+        var = var.clamp_min(floor * float(x.square().mean()) + 1e-12)
         shift, scale = uniform(mean, -0.2, 0.2), uniform(var, 0.5, 1.5)
         module.running_mean.copy_(mean + shift * var.sqrt())  # type: ignore[operator]
         module.running_var.copy_(var * scale)  # type: ignore[operator]
