@@ -4,40 +4,25 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NoReturn, Unpack
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from pgt_fx.analysis import Analysis, analyze_graph
-from pgt_fx.capture.export import Captured
 from pgt_fx.capture.lengths import Lengths
-from pgt_fx.compiled import CompiledSteps, plain_numbers
-from pgt_fx.cut import CLOCK, check_ratio, cut, lengths_of, moment, sizes_of
-from pgt_fx.emit import emit
-from pgt_fx.errors import BlockedError, ClipError, OtherClipError, PgtError, StateError
+from pgt_fx.cut import CLOCK, check_ratio, cut, lengths_of, moment
+from pgt_fx.errors import ClipError, OtherClipError, StateError
 from pgt_fx.frames import exact_frames, lengths_per_path
+from pgt_fx.graphs import SHARED, Graphs, State
 from pgt_fx.guards import Guard, guards_of
-from pgt_fx.hooks import Watch, check_backward
 from pgt_fx.listing import listing
 from pgt_fx.options import Changes, Options
 from pgt_fx.origin import Origin
-from pgt_fx.program import Program
-from pgt_fx.report import Report, make_report
 from pgt_fx.schedule import Schedule, check_lengths
-from pgt_fx.source import MOST_CAPTURED, Source
+from pgt_fx.source import Source
 from pgt_fx.traced import refuse_tracing, refused
 from pgt_fx.wrapped import stepped
-
-State = dict[str, Tensor]
-#: Dictionaries of ``nn.Module`` that are the model's own: parts, and hooks on their names.
-SHARED = (
-    *("_modules", "_parameters", "_buffers", "_non_persistent_buffers_set"),
-    *("_state_dict_hooks", "_state_dict_pre_hooks"),
-    *("_load_state_dict_pre_hooks", "_load_state_dict_post_hooks"),
-)
 
 
 def _clock(frames: Sequence[int], sizes: Sequence[int], ended: bool) -> State:
@@ -56,27 +41,7 @@ def _begun(state: Mapping[str, Tensor]) -> bool:
     return isinstance(frames, Tensor) and bool(frames.any())
 
 
-@dataclass
-class _Mode:
-    """What has been made of one graph of the model."""
-
-    analysis: Analysis
-    program: Program | None = None
-    report: Report | None = None
-    watch: Watch | None = None
-
-    def bound_to(self, model: nn.Module) -> _Mode:
-        """The same, not made anew, of a copy of the model."""
-        rehooked = self.analysis.captured.rehooked
-        return _Mode(
-            self.analysis,
-            self.program and self.program.bound_to(model),
-            self.report,
-            Watch(model, rehooked) if self.watch is not None else None,
-        )
-
-
-class Progressive(nn.Module):
+class Progressive(Graphs):
     """A video model that is fed a long video in successive steps; made by ``pgt_fx.transform``.
 
     Its parameters, buffers and ``state_dict`` keys are the original model's: they are shared.
@@ -86,34 +51,15 @@ class Progressive(nn.Module):
     :meth:`exact_frames` says which outputs are the original's.
     """
 
-    _source: Source
-    _options: Options
-    _modes: dict[int, _Mode]
     _state: State
-    _sums: dict[str, str] | None
-    _compile: dict[str, Any] | None
-    _resized: dict[tuple[Any, ...], Progressive]
     _origin: Origin | None
     _lent: bool | None
-    _checked: str
 
     def __init__(self, source: Source, options: Options) -> None:
-        super().__init__()
-        # Not registered as a submodule: the model's own dictionaries are shared instead, so that
-        # names of parameters are the user's.
-        self.__dict__["_source"] = source
-        self.__dict__["_options"] = options
-        self.__dict__["_modes"] = {}
+        super().__init__(source, options)
         self.__dict__["_state"] = {}
-        self.__dict__["_sums"] = None
-        self.__dict__["_compile"] = None
-        self.__dict__["_resized"] = {}
         self.__dict__["_origin"] = None
         self.__dict__["_lent"] = None  # else whether to cut off the state: see pgt_fx.wrapped
-        self.__dict__["_checked"] = "not checked by itself"
-        for name in SHARED:
-            self.__dict__[name] = source.model.__dict__[name]
-        self._version = source.model._version
 
     # -- one step ------------------------------------------------------------------------------
 
@@ -389,15 +335,6 @@ class Progressive(nn.Module):
         return self._options
 
     @property
-    def report(self) -> Report:
-        """What the analysis found: timelines, verdicts, receptive field, state."""
-        mode = self._mode()
-        if mode.report is None:
-            emitted, name = self._program(mode).emitted, type(self._source.model).__name__
-            mode.report = make_report(mode.analysis, self._options, emitted, name, self._checked)
-        return mode.report
-
-    @property
     def code(self) -> str:
         """The generated Python of one step, each temporal operator with its source line."""
         return listing(self._program())
@@ -418,99 +355,6 @@ class Progressive(nn.Module):
         ratio = self._source.spec.ratio
         lengths = lengths_per_path(chunks, ratio)
         return exact_frames(self._analysis(), self._options, lengths)
-
-    # -- graphs --------------------------------------------------------------------------------
-
-    def _captured(self) -> Captured:
-        captured = self._source.captured()
-        return self._mode().analysis.captured if captured.rehooked else captured
-
-    def _mode(self) -> _Mode:
-        """What is known of the graph of the model as it is now."""
-        captured = self._source.captured()
-        known = self._modes.get(id(captured))
-        if known is None and captured.rehooked and not self._holds(captured):
-            captured = self._source.captured(anew=True)
-        if known is None:
-            known = _Mode(analyze_graph(captured, self._source.spec, self._options.future))
-            if captured.rehooked:
-                known.watch = Watch(self._source.model, captured.rehooked)
-            for number, mode in list(self._modes.items()):
-                if not self._source.knows(mode.analysis.captured):  # captured anew
-                    del self._modes[number]
-            self._modes[id(captured)] = known
-        return known
-
-    def _holds(self, captured: Captured) -> bool:
-        """Whether hooks were added to or removed from modules alone that are called whole."""
-        try:
-            found = analyze_graph(captured, self._source.spec, self._options.future)
-            whole = emit(found, self._options, self._source.markov_name).whole
-        except BlockedError:  # perhaps by a hook that is gone
-            return False
-        return all(path in whole for path in captured.rehooked)
-
-    def _like(self, leaves: Sequence[Any], error: OtherClipError) -> Progressive:
-        """The same for clips of another batch, space or type, for which the model is another graph.
-
-        Raises:
-            OtherClipError: the one given, where the model can't be captured with such a clip.
-        """
-        spec = self._source.spec
-        key = sizes_of(spec, leaves), tuple(leaves[i].dtype for i in spec.paths)
-        known = self._resized.get(key)
-        if known is None:
-            try:
-                known = Progressive(self._source.like(leaves), self._options)
-                known._program()
-            except PgtError as failed:
-                raise OtherClipError(
-                    f"{error}\n    and it can't be captured for it: {failed}"
-                ) from failed
-            if self._compile is not None:
-                known.compile(**self._compile)
-            self._resized[key] = known
-            while len(self._resized) > MOST_CAPTURED:
-                del self._resized[next(iter(self._resized))]
-        return known
-
-    def _analysis(self) -> Analysis:
-        return self._mode().analysis
-
-    def _program(self, mode: _Mode | None = None) -> Program:
-        mode = mode or self._mode()
-        if mode.program is None:
-            spec, name = self._source.spec, self._source.markov_name
-            with torch.inference_mode(False):  # as in a capture
-                emitted = emit(mode.analysis, self._options, name)
-                check_backward(self._source.model, emitted.whole)
-                mode.program = Program(emitted, self._source.model, name, spec.ratio)
-            self.__dict__["_sums"] = {**(self._sums or {}), **mode.program.sums}
-            if self._compile is not None:
-                mode.program.compiled = CompiledSteps(self._compile)
-        return mode.program
-
-    def compile(self, **options: Any) -> None:
-        """Compile the steps in place, as ``nn.Module.compile`` does.
-
-        A step's plan is compiled when it recurs: the first steady step runs as it is, the second
-        is compiled, all later ones find it compiled. ``torch.compile(prog)`` would look into the
-        planning as well, and compile more often.
-
-        Args:
-            options: of ``torch.compile``; ``fullgraph=True, dynamic=False`` unless said otherwise
-                (``fullgraph=False`` for recurrent layers, which torch does not compile). Where
-                they record CUDA graphs (``mode="reduce-overhead"``), answers and state are copied
-                out of the graph's memory, which its next replay overwrites.
-
-        A step that is compiled raises ``CompileError`` where torch can't take an operation of the
-        model into its graph, with the line.
-        """
-        plain_numbers(self._source.model)
-        self.__dict__["_compile"] = dict(options)
-        self._resized.clear()
-        for mode in self._modes.values():
-            mode.program = None
 
     # -- nn.Module -----------------------------------------------------------------------------
 
@@ -568,25 +412,6 @@ class Progressive(nn.Module):
         other.__dict__.update({name: copy.deepcopy(self.__dict__[name], memo) for name in own})
         other._adopt(self)
         return other
-
-    def _note(self, checked: object) -> None:
-        """What a self-check has compared, for the report."""
-        self.__dict__["_checked"] = str(checked)
-        for mode in self._modes.values():
-            mode.report = mode.report and replace(mode.report, checked=self._checked)
-
-    def _adopt(self, other: Progressive) -> None:
-        """Go on with what was made of another one's graphs: a copy does what the original does, and
-        so does what differs in options alone, as far as they have no part in it."""
-        if self._options.future != other._options.future:
-            return
-        same = self._options.replace(strict=other._options.strict) == other._options
-        for number, mode in other._modes.items():
-            mine = mode.bound_to(self._source.model)
-            program = mine.program if same else None
-            report = mine.report if self._options == other._options else None
-            self._modes[number] = replace(mine, program=program, report=report)
-        self.__dict__["_sums"] = other._sums if same else None
 
     def __getstate__(self) -> dict[str, Any]:
         # What was made of the graphs is made again; as of a copy, steps are compiled when asked.
