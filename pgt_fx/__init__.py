@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from pgt_fx import doctor as doctor
     from pgt_fx import erf as erf
     from pgt_fx import errors as errors
+    from pgt_fx import hints as hints
     from pgt_fx import inference as inference
     from pgt_fx import rules as rules
     from pgt_fx import testing as testing

@@ -141,6 +141,11 @@ class _Walk:
                 )
             self._builtin(node, pooled)
             return
+        if node.kwargs.get("generator") is not None:
+            raise Refusal(
+                "draws random numbers with a generator of its own, which a graph can't hold",
+                "draw them without generator=, or outside the model",
+            )
         if "pgt_written" in node.meta and self._written_to_time(node):
             raise node.meta["pgt_written"]
         if not any(v.timed for v in flat):

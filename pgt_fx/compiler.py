@@ -12,6 +12,7 @@ from pgt_fx.capture.idle import warn_idle
 from pgt_fx.capture.inputs import TimeDim, read_example
 from pgt_fx.capture.time_axis import ask_for_time
 from pgt_fx.checking.selfcheck import self_check
+from pgt_fx.errors import OptionError
 from pgt_fx.hints import hinted
 from pgt_fx.options import (
     Attention,
@@ -110,6 +111,9 @@ def capture_source(
     model: nn.Module, example: Any, time_dim: TimeDim, clip_pools: ClipPools
 ) -> Source:
     """The model with the structure of its clip; the capture itself is made when needed."""
+    if not isinstance(model, nn.Module):
+        what = f"the class {model.__name__}" if isinstance(model, type) else type(model).__name__
+        raise OptionError(f"model: expected a torch.nn.Module, an instance of one, got {what}")
     check_clip_pools(clip_pools)
     if example is None:
         example = guess_example(model)

@@ -49,6 +49,8 @@ def with_features(model: nn.Module, tap: nn.Module) -> nn.Module:
     keep their names.
     """
     kind = type(model)
+    # By its name: in a copy it is another object.
+    path = next(name for name, module in model.named_modules() if module is tap)
 
     @functools.wraps(kind.forward)  # with its signature: a capture reads it
     def forward(self: nn.Module, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
@@ -58,7 +60,7 @@ def with_features(model: nn.Module, tap: nn.Module) -> nn.Module:
             # SlowFast goes on writing into the list that it passes along.
             seen.append(list(output) if isinstance(output, list) else output)
 
-        handle = tap.register_forward_hook(keep)
+        handle = self.get_submodule(path).register_forward_hook(keep)
         try:
             logits = kind.forward(self, *args, **kwargs)
         finally:

@@ -31,7 +31,7 @@ from pgt_fx.capture.recurrent import run_layers
 from pgt_fx.delays import late
 from pgt_fx.devices import follow_the_clip, in_any_layout
 from pgt_fx.emitted import Emitted, Names, identifier, note, of_clip_alone
-from pgt_fx.errors import BlockedError, Blocker
+from pgt_fx.errors import BlockedError, Blocker, CaptureError
 from pgt_fx.layout import LayoutError, axis_of, time_dims
 from pgt_fx.lost import check_by_hand, check_drawn
 from pgt_fx.markov.align import MarkovAlign
@@ -171,6 +171,12 @@ class _Emitter:
             return self.env[node]
         if node.name in self.captured.tensors:
             target = self.captured.tensors[node.name]
+        elif node.name not in self.captured.constants:
+            raise CaptureError(
+                "is captured with something that is no tensor, as the transforms of torch.func "
+                "are: write what it is for with tensor operators, or leave it outside the model",
+                place(next(iter(node.users), node)),
+            )
         else:
             target = f"{self.markov_name}.constants.{node.name}"
             self.out.constants[node.name] = self.captured.constants[node.name]

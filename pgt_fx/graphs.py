@@ -33,12 +33,17 @@ SHARED = (
 
 @dataclass
 class Made:
-    """What has been made of one graph of the model."""
+    """What has been made of one graph of the model.
+
+    Attributes:
+        promised: whether the options are known to promise what they can keep.
+    """
 
     analysis: Analysis
     program: Program | None = None
     report: Report | None = None
     watch: Watch | None = None
+    promised: bool = False
 
     def bound_to(self, model: nn.Module) -> Made:
         """The same, not made anew, of a copy of the model."""
@@ -48,6 +53,7 @@ class Made:
             self.program and self.program.bound_to(model),
             self.report,
             Watch(model, rehooked) if self.watch is not None else None,
+            self.promised,
         )
 
 
@@ -123,7 +129,7 @@ class Graphs(nn.Module):
         if known is None:
             try:
                 known = type(self)(self._source.like(leaves), self._options)
-                known._program()
+                known._promised()
             except PgtError as failed:
                 raise OtherClipError(
                     f"{error}\n    and it can't be captured for it: {failed}"
@@ -150,6 +156,21 @@ class Graphs(nn.Module):
             if self._compile is not None:
                 mode.program.compiled = CompiledSteps(self._compile)
         return mode.program
+
+    def _promised(self, mode: Made | None = None) -> Program:
+        """The program of a graph whose options promise what they can keep. Each graph is looked at:
+        the model may do something else in another mode, with another hook, after a change.
+
+        Raises:
+            ExactnessError: when strict exactness is asked for and impossible.
+        """
+        mode = mode or self._mode()
+        program = self._program(mode)
+        if not mode.promised:
+            if self._options.future == "wait" and self._options.strict:
+                self._report(mode).check_strict()
+            mode.promised = True
+        return program
 
     def compile(self, **options: Any) -> None:
         """Compile the steps in place, as ``nn.Module.compile`` does.
@@ -189,13 +210,16 @@ class Graphs(nn.Module):
             mine = mode.bound_to(self._source.model)
             program = mine.program if same else None
             report = mine.report if self._options == other._options else None
-            self._modes[number] = replace(mine, program=program, report=report)
+            promised = mine.promised and self._options == other._options
+            self._modes[number] = replace(mine, program=program, report=report, promised=promised)
         self.__dict__["_sums"] = other._sums if same else None
 
     @property
     def report(self) -> Report:
         """What the analysis found: timelines, verdicts, receptive field, state."""
-        mode = self._mode()
+        return self._report(self._mode())
+
+    def _report(self, mode: Made) -> Report:
         if mode.report is None:
             emitted, name = self._program(mode).emitted, type(self._source.model).__name__
             mode.report = make_report(mode.analysis, self._options, emitted, name, self._checked)

@@ -116,10 +116,10 @@ class Progressive(Graphs):
         refuse_tracing(clip, named)
         spec = self._source.spec
         leaves = spec.flatten(clip, named)
-        if not _begun(state) and self._source.renew():
-            self._promised()
+        if not _begun(state):
+            self._source.renew()
         mode = self._mode()
-        program, captured = self._program(mode), mode.analysis.captured
+        program, captured = self._promised(mode), mode.analysis.captured
         try:
             before, after, sizes = moment(spec, captured.fixed, state, leaves, last)
             self._source.check_types(leaves)
@@ -272,15 +272,6 @@ class Progressive(Graphs):
         other = Progressive(self._source, self._options.replace(**changes))
         other._promised()
         return other
-
-    def _promised(self) -> None:
-        """Make sure that the options promise what they can keep.
-
-        Raises:
-            ExactnessError: when strict exactness is asked for and impossible.
-        """
-        if self._options.future == "wait" and self._options.strict:
-            self.report.check_strict()
 
     def answers(self, chunks: Sequence[int], *, last: bool = True) -> list[bool]:
         """Which steps of a video cut into these chunks give an output; nothing is run.

@@ -134,17 +134,11 @@ class Source:
     def _key(self) -> Key:
         return self.modes, hooks_of(self._hooked), answers(self.model, self._asked)
 
-    def renew(self) -> bool:
-        """Before a video: forget what was captured of a model that has changed since.
-
-        Returns:
-            whether it has.
-        """
+    def renew(self) -> None:
+        """Before a video: forget what was captured of a model that has changed since."""
         known = self._captured.get(self._key())
-        changed = known is not None and self._changes(known)
-        if changed:
+        if known is not None and self._changes(known):
             self._captured.clear()
-        return changed
 
     def _changes(self, known: Captured | None) -> bool:
         """Whether attributes of modules, or what the analysis has read from parameters and buffers,

@@ -248,12 +248,21 @@ def check_shifts(constants: Constants, node: fx.Node, layout: Layout) -> None:
 def _check_shifts(constants: Constants, node: fx.Node, layout: Layout) -> None:
     try:
         frames = max(24, 2 * constants.largest([node]) + 5)
-        small, large = constants.value(node, frames), constants.value(node, frames + 7)
+        rows, columns = time_dims(layout, 1)[0], time_dims(layout, 2)[0]
+        large = constants.value(node, frames + 7)
+        side = min(large.shape[rows], large.shape[columns])
+        for one in constants.squares([node]):
+            if constants.value(node, one + 1).shape[rows] <= one:
+                side = one  # cut from a table of that side: no video is longer
+        if side != frames + 7:
+            frames, large = side - 7, constants.value(node, side)
+        if frames < 1:
+            raise Refusal("a mask or bias of frames by frames for fewer than eight frames")
+        small = constants.value(node, frames)
     except NotConstant as error:
         raise Refusal(
             f"makes a table of frames by frames from more than their number ({error})"
         ) from error
-    rows, columns = time_dims(layout, 1)[0], time_dims(layout, 2)[0]
     for first in (0, 3, 7):
         part = large.narrow(rows, first, frames).narrow(columns, first, frames)
         if not torch.equal(part, small):

@@ -63,11 +63,11 @@ def causal() -> tuple[nn.Module, Tensor]:
 
 
 def refused() -> tuple[nn.Module, Tensor]:
-    return Flip(), CLIP
+    return nn.Sequential(nn.Conv1d(3, 3, 1), Flip()), CLIP
 
 
 def blind() -> tuple[nn.Module, Tensor]:
-    return nn.AdaptiveAvgPool1d(1), CLIP
+    return nn.Sequential(nn.Conv1d(3, 4, 1), nn.AdaptiveAvgPool1d(1)), CLIP
 
 
 def whole() -> tuple[nn.Module, Tensor]:

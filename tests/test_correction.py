@@ -123,7 +123,7 @@ def test_any_chunks_and_states_between_the_two_ways(seed: int, name: str) -> Non
 )
 def test_others_are_copied(model: nn.Module, options: dict[str, str], corrected: list[int]) -> None:
     video = video_of((4,), 24)
-    prog = pgt_fx.transform(model.double(), video[:, :, :8], **options)  # type: ignore[arg-type]
+    prog = pgt_fx.transform(model.double(), video[:, :, :8], time_dim=2, **options)  # type: ignore[arg-type]
     with torch.no_grad():
         steps_of(prog, video, [8, 8, 8])
     assert not corrected

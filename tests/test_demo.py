@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+import mmap
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -206,8 +208,9 @@ def test_the_quicker_number_of_threads_is_used(
 def test_memory_is_seen() -> None:
     pytest.importorskip("psutil")
     with demo.PeakMemory() as peak:
-        held = torch.ones(30_000_000)
-        held += 1
+        held = mmap.mmap(-1, 120_000_000)  # new pages, whatever the allocator has kept
+        held.write(bytes(120_000_000))
+        time.sleep(0.05)
     assert peak.bytes is not None and peak.bytes > 6e7
     before = demo_size.resident()
     assert before is not None

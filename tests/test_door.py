@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -359,9 +360,19 @@ def test_no_color_leaves_no_escape_code(
 # ------------------------------------------------------- Ctrl-C, pipes, slow imports
 
 
+@pytest.fixture
+def keyboard() -> Iterator[None]:
+    """SIGINT as at a keyboard: a job in the background ignores it, and so do its children."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize("name", ["interrupted", "hides_it"])
 @pytest.mark.parametrize("debug", [(), ("--debug",)])
-def test_an_interrupt_is_no_error(here: str, name: str, debug: tuple[str, ...]) -> None:
+def test_an_interrupt_is_no_error(
+    here: str, name: str, debug: tuple[str, ...], keyboard: Any
+) -> None:
     handler = signal.getsignal(signal.SIGINT)
     result = run(*debug, "verify", f"{here}:{name}")
     assert result.exit_code == 130 and result.stderr.strip() == "pgt-fx: interrupted"
@@ -372,6 +383,7 @@ INTERRUPT = """
 import os, signal, sys
 
 asked = sys.argv[1]
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
 
 class Interrupt:
     def find_spec(self, name, *rest):

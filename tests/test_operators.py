@@ -105,7 +105,8 @@ def test_a_strided_convolution_fills_the_position_that_its_window_needs(operator
 def test_a_max_pool_takes_its_past_from_the_operator_too(operator: Any) -> None:
     model, op = sequential(nn.MaxPool1d(3, 2, 1)), markov(operator)
     x = features(16) - 10  # negative: padding with zeros instead of -inf would win
-    found = pgt_fx.transform(model, features(8), operator=operator).run(x, schedule=[8, 8])
+    prog = pgt_fx.transform(model, features(8), operator=operator, time_dim=2)
+    found = prog.run(x, schedule=[8, 8])
     first, second = x.split(8, dim=2)
     past = aggregate(op.aggregate, first, first[:, :, -1:])
     expected = F.max_pool1d(torch.cat([past, second], 2), 3, 2)
@@ -136,7 +137,7 @@ def test_momentum_goes_on_over_steps_whose_next_window_needs_no_past() -> None:
 def test_the_heads_pool_has_one_element_of_the_past(operator: Any) -> None:
     model, op = sequential(nn.AdaptiveAvgPool1d(1), nn.Flatten()), markov(operator)
     x, chunks = features(22), [8, 7, 7]
-    prog = pgt_fx.transform(model, features(8), operator=operator, pooling="markov")
+    prog = pgt_fx.transform(model, features(8), operator=operator, pooling="markov", time_dim=2)
     past = average = None
     for piece, answer in zip(x.split(chunks, dim=2), prog.run(x, schedule=chunks), strict=True):
         seen = piece if past is None else torch.cat([past, piece], 2)

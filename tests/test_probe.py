@@ -68,7 +68,7 @@ def test_what_fails_without_data_alone_is_run_with_a_device(
         monkeypatch.setattr(probing, name, noted)
     torch.manual_seed(0)
     model, video = kind().eval(), torch.randn(2, 4, 24)
-    prog = pgt_fx.transform(model, video[:, :, :8], future="wait")
+    prog = pgt_fx.transform(model, video[:, :, :8], time_dim=2, future="wait")
     assert ran == ["_on_meta", "_on_fake"]
     outs = [out for out in prog.run(video, schedule=[8, 8, 8]) if out is not None]
     assert torch.allclose(torch.cat(outs, 2), model(video), atol=1e-6)

@@ -383,7 +383,7 @@ def test_what_adds_up_stays_in_single_precision(how: str, dtype: torch.dtype) ->
         def forward(self, x: Tensor) -> Tensor:
             return getattr(x, how)(2)
 
-    prog = pgt_fx.transform(Plain().eval(), torch.zeros(1, 3, 8), pooling="running")
+    prog = pgt_fx.transform(Plain().eval(), torch.zeros(1, 3, 8), time_dim=2, pooling="running")
     x = video(1010).float() * 30
     x = x + 300 if how == "mean" else x
     wanted = prog.full(x)

@@ -352,6 +352,9 @@ def test_a_model_of_two_paths_is_looked_at_too(project: Path) -> None:
         code, said = run("config.toml", "--model", "own_model:two_paths", *more)
         assert code == 0, said
     assert "epoch 1: loss" in said
+    code, said = run("config.toml", "--model", "own_model:two_paths", "--dry-run")
+    assert code == 2 and "would be overwritten" in said
+    (project / "checkpoint.pt").unlink()
     config(project)
     code, said = run("config.toml", "--model", "own_model:two_paths", "--dry-run")
     assert code == 2 and "[data] stride: expected a multiple of 4" in said

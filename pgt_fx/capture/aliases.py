@@ -138,7 +138,14 @@ def storages(node: fx.Node) -> set[int]:
     """Which memory a value has, as the capture saw it."""
     value = node.meta.get("val")
     values = value if isinstance(value, (list, tuple)) else [value]
-    return {t.untyped_storage()._cdata for t in values if isinstance(t, Tensor)}
+    out = set()
+    for t in values:
+        if isinstance(t, Tensor):
+            try:
+                out.add(t.untyped_storage()._cdata)
+            except (NotImplementedError, RuntimeError):  # of torch.func: a wrapper, without memory
+                out.add(id(t))
+    return out
 
 
 def _overlap(a: list[fx.Node], b: list[fx.Node]) -> bool:

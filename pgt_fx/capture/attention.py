@@ -87,7 +87,7 @@ class Attention:
     def _band(self, rows: int, columns: int, normalised: bool) -> Band:
         widths = []
         try:
-            for frames in self._sizes(max(rows, columns)):
+            for frames in self._measured(rows, columns, normalised):
                 seen = self._seen(frames, rows, columns, normalised)
                 if seen is None or bool(torch.triu(seen, 1).any()):
                     return Band()
@@ -104,6 +104,25 @@ class Attention:
         if self.constants is None:
             raise NotConstant("nothing is known of what depends on the number of frames")
         return self.constants
+
+    def _measured(self, rows: int, columns: int, normalised: bool) -> tuple[int, int]:
+        """The two numbers of frames at which a mask is looked at. Where it is cut from a table, the
+        whole table is looked at: no video is longer."""
+        for side in self._known.squares([self.product, *self.between, *self._masks()]):
+            try:
+                seen = self._seen(side + 1, rows, columns, normalised)
+                ends = seen is None or seen.shape[0] != side + 1
+            except NotConstant:
+                ends = True
+            if ends and side * max(rows, columns) <= LARGEST:
+                return max(1, side - min(9, side // 2)), side
+        return self._sizes(max(rows, columns))
+
+    def _masks(self) -> list[fx.Node]:
+        if schema_name(self.product) != "aten::scaled_dot_product_attention":
+            return []
+        mask = named(self.product).get("attn_mask")
+        return [mask] if isinstance(mask, fx.Node) else []
 
     def _sizes(self, entries: int) -> tuple[int, int]:
         """Two numbers of frames, above every constant that a mask could be cut off at."""

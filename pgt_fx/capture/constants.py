@@ -19,6 +19,9 @@ from pgt_fx.capture.export import Captured
 from pgt_fx.capture.schema import schema_name
 from pgt_fx.devices import elsewhere
 
+#: Entries of a tensor that may be a threshold, or a few.
+_SMALL = 16
+
 
 class NotConstant(Exception):
     """The value depends on the video."""
@@ -35,7 +38,7 @@ class Constants:
     def __init__(self, captured: Captured, tensors: Mapping[str, Tensor]) -> None:
         self.captured, self.tensors = captured, tensors
         self.hints = self._hints()
-        self._read: dict[str, tuple[int, int | None]] = {}
+        self._read: dict[str, tuple[int, int | None, Tensor | None]] = {}
         self._facts: list[tuple[Callable[[], Any], Any]] = []
 
     @property
@@ -57,8 +60,7 @@ class Constants:
             tensors: parameters and buffers of the model as it is.
         """
         self.tensors = tensors
-        now = {name: _version(tensors[name]) for name in self._read}
-        names = [name for name, seen in self._read.items() if now[name] != seen]
+        names = [name for name, seen in self._read.items() if _other(tensors[name], seen)]
         if not names:
             return []
         try:
@@ -66,7 +68,7 @@ class Constants:
                 return names
         except Exception:  # what was no reason to refuse is one now: told by the next analysis
             return names
-        self._read = now
+        self._read = {name: _version(tensors[name]) for name in self._read}
         return []
 
     def _hints(self) -> dict[sympy.Symbol, int]:
@@ -144,14 +146,33 @@ class Constants:
         given = torch.randn(shape, dtype=torch.float64, generator=generator, device="cpu")
         return self.value(normaliser, frames, {product: given.to(product.meta["val"].dtype)})
 
+    def squares(self, nodes: Sequence[fx.Node]) -> list[int]:
+        """Sides of the tables of a fixed size, as many rows as columns, that lead to ``nodes``: one
+        that is cut to the video's length says all that a mask can be."""
+        found, seen, queue = set(), set(), list(nodes)
+        while queue:
+            node = queue.pop()
+            if node in seen or not (self.free(node) or node in nodes):
+                continue
+            seen.add(node)
+            value = node.meta.get("val")
+            if isinstance(value, Tensor) and value.dim() > 1 and self.free(node):
+                last = value.shape[-2:]
+                if all(isinstance(s, int) for s in last) and last[0] == last[1] > 2:
+                    found.add(int(last[0]))
+            queue += node.all_input_nodes
+        return sorted(found)
+
     def largest(self, nodes: Sequence[fx.Node]) -> int:
-        """The largest whole number written in what leads to ``nodes`` without a video's frames."""
+        """The largest whole number that leads to ``nodes`` without a video's frames: written, or an
+        entry of a small tensor."""
         most, seen, queue = 0, set(), list(nodes)
         while queue:
             node = queue.pop()
             if node in seen or (node.op == "placeholder" and node.name in self.captured.inputs):
                 continue
             seen.add(node)
+            most = max(most, self._entry(node))
             if schema_name(node) not in ("aten::view", "aten::reshape", "aten::expand"):
                 flat = torch.utils._pytree.tree_leaves((node.args, node.kwargs))
                 for one in flat:
@@ -160,6 +181,20 @@ class Constants:
             # Weights and features lead back to the video; masks don't.
             queue += [n for n in node.all_input_nodes if self.free(n)]
         return most
+
+    def _entry(self, node: fx.Node) -> int:
+        """The largest entry of a small tensor that is given; 0 of others."""
+        if node.op != "placeholder" or not isinstance(node.meta.get("val"), Tensor):
+            return 0
+        try:
+            value = self._given(node)
+        except NotConstant:
+            return 0
+        if not 0 < value.numel() <= _SMALL or value.is_complex() or value.dtype is torch.bool:
+            return 0
+        finite = value.double().abs()[value.double().isfinite()]
+        most = float(finite.max()) if finite.numel() else 0.0
+        return int(most) if most == int(most) and most < 2**31 else 0
 
     def free(self, node: fx.Node) -> bool:
         """Whether a node depends on sizes and parameters alone."""
@@ -192,10 +227,22 @@ class TensorsOf(Mapping[str, Tensor]):
         return sum(1 for _ in self)
 
 
-def _version(tensor: Tensor) -> tuple[int, int | None]:
-    """Another one after whatever writes into a tensor or replaces it; of those of inference_mode
-    writes are not counted."""
-    return id(tensor), None if tensor.is_inference() else tensor._version
+#: Elements of a tensor whose values are kept: writes through ``.data`` or NumPy are not counted.
+_KEPT = 1 << 16
+
+
+def _version(tensor: Tensor) -> tuple[int, int | None, Tensor | None]:
+    """What tells whether a tensor was written to or replaced."""
+    counted = None if tensor.is_inference() else tensor._version
+    return id(tensor), counted, tensor.detach().clone() if tensor.numel() <= _KEPT else None
+
+
+def _other(tensor: Tensor, seen: tuple[int, int | None, Tensor | None]) -> bool:
+    """Whether a tensor is another one, or has been written to."""
+    number, counted, values = seen
+    if id(tensor) != number or (None if tensor.is_inference() else tensor._version) != counted:
+        return True
+    return values is not None and not torch.equal(tensor, values)
 
 
 def _behind(node: fx.Node, known: Mapping[fx.Node, Any]) -> list[fx.Node]:

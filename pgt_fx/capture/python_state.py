@@ -8,8 +8,10 @@ stream would not be those of the model: they are the steps of one video.
 
 from __future__ import annotations
 
+import functools
 import types
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +24,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from pgt_fx.capture.lines import calling_place
 from pgt_fx.errors import Place
+from pgt_fx.tensor_bytes import bytes_of
 
 #: What every module has. Hooks, children and modes are looked at elsewhere; of parameters and
 #: buffers the sizes alone are frozen by a capture.
@@ -29,8 +32,10 @@ _OF_MODULE = frozenset(vars(nn.Module()))
 _WEIGHTS = ("_parameters", "_buffers")
 #: Values that are compared as they are; others by what is in them.
 _PLAIN = (int, float, complex, str, bytes, bool, type(None), torch.dtype, torch.device)
+#: Elements of a tensor whose values are compared.
+_FEW = 4096
 #: How deep lists, dictionaries and objects are looked into.
-_DEPTH = 6
+_DEPTH = 10
 
 
 class PythonState:
@@ -43,6 +48,10 @@ class PythonState:
         self._weights = [own[kind] for own in self._own for kind in _WEIGHTS]
         self._known = [dict(one) for one in self._weights]
         self._sizes = [_sizes(one) for one in self._known]
+        self._shared = _shared(self._weights)
+        self._modules = list(model.modules())
+        self._kinds = _kinds(self._modules)
+        self._classes = {kind: _content(_of_class(kind)) for kind in _users(self._modules)}
         #: Values that may change without being replaced.
         self._open = [
             (number, name, value, _content(value))
@@ -65,8 +74,17 @@ class PythonState:
         for number, name, value, content in self._open:
             if self._own[number].get(name) is value and _content(value) != content:
                 yield self._name(number, name)
+        kinds = _kinds(self._modules)
+        if kinds != self._kinds:
+            pairs = zip(self._paths, kinds, self._kinds, strict=True)
+            yield from (f"{path or 'model'}.__class__" for path, now, then in pairs if now != then)
+        for kind, content in self._classes.items():
+            if _content(_of_class(kind)) != content:
+                yield f"{CLASS}{kind.__qualname__}"
         for place, (now, known) in enumerate(zip(self._weights, self._known, strict=True)):
             if _differ(now, known):
+                if _shared(self._weights) != self._shared:
+                    yield "weights that are shared"
                 if _sizes(now) != self._sizes[place]:
                     number = place // len(_WEIGHTS)
                     yield from (
@@ -80,6 +98,39 @@ class PythonState:
 
     def _name(self, number: int, name: str) -> str:
         return ".".join(filter(None, (self._paths[number], name)))
+
+
+#: Before the name of a class whose own values have changed.
+CLASS = "class "
+
+
+def _kinds(modules: Sequence[nn.Module]) -> list[Any]:
+    return [(type(m), type(m).forward) for m in modules]
+
+
+def _is_of_torch(kind: type) -> bool:
+    return kind.__module__.partition(".")[0] == "torch"
+
+
+def _users(modules: Sequence[nn.Module]) -> list[type]:
+    """The classes of a model that are no part of torch."""
+    found = dict.fromkeys(kind for m in modules for kind in type(m).__mro__)
+    return [kind for kind in found if kind is not object and not _is_of_torch(kind)]
+
+
+def _of_class(kind: type) -> dict[str, Any]:
+    """What a class itself holds: values that all of its modules read, and its forward with what
+    that keeps (a default, a variable of the function around it)."""
+    skipped = (property, classmethod, staticmethod, types.FunctionType, types.GetSetDescriptorType)
+    own = {k: v for k, v in vars(kind).items() if not k.startswith("__")}
+    return {k: v for k, v in own.items() if k == "forward" or not isinstance(v, skipped)}
+
+
+def _shared(weights: Sequence[dict[str, Any]]) -> list[int]:
+    """For each weight the number of the first that it is the same as."""
+    first: dict[int, int] = {}
+    flat = [x for one in weights for x in one.values() if x is not None]
+    return [first.setdefault(id(x), number) for number, x in enumerate(flat)]
 
 
 def _differ(one: dict[str, Any], other: dict[str, Any]) -> bool:
@@ -107,23 +158,58 @@ def _sizes(tensors: dict[str, Any]) -> dict[str, Any]:
 def _content(value: Any, depth: int = _DEPTH, seen: frozenset[int] = frozenset()) -> Any:
     """What of a value may change while it stays the same object, as something to compare."""
     if isinstance(value, _PLAIN):
-        return value
+        return type(value), value
     if isinstance(value, Tensor):
-        return id(value), None if value.is_inference() else value._version
-    skipped = (nn.Module, type, types.ModuleType, types.FunctionType, types.MethodType)
-    if depth == 0 or id(value) in seen or isinstance(value, skipped):
+        return id(value), _version(value), _few_bytes(value)
+    if depth == 0 or id(value) in seen or isinstance(value, (type, types.ModuleType)):
         return id(value)
-    seen = seen | {id(value)}
-    if isinstance(value, dict):
-        return [
-            (_content(k, depth - 1, seen), _content(v, depth - 1, seen)) for k, v in value.items()
-        ]
-    if isinstance(value, (list, tuple)):
-        return [_content(v, depth - 1, seen) for v in value]
-    if isinstance(value, (set, frozenset)):
-        return {v if isinstance(v, _PLAIN) else id(v) for v in value}
+    if _is_of_torch(type(value)) and not isinstance(value, nn.Module):
+        return id(value)  # an operator keeps what torch has made for it
+    seen, inner = seen | {id(value)}, depth - 1
+    found: list[Any] = [type(value)]
+    if isinstance(value, Mapping):
+        found += [(_content(k, inner, seen), _content(v, inner, seen)) for k, v in value.items()]
+    elif isinstance(value, (list, tuple, deque)):
+        found += [_content(v, inner, seen) for v in value]
+    elif isinstance(value, (set, frozenset)):
+        found.append({v if isinstance(v, _PLAIN) else id(v) for v in value})
+    elif isinstance(value, bytearray) or type(value).__module__ == "numpy":
+        found.append(bytes(value) if isinstance(value, bytearray) else value.tobytes())
+    elif isinstance(value, functools.partial):
+        found += [_content(v, inner, seen) for v in (value.func, value.args, value.keywords)]
+    elif isinstance(value, types.MethodType):
+        found += [id(value.__self__), _content(value.__func__, inner, seen)]
+    elif isinstance(value, types.FunctionType):
+        cells = [c.cell_contents for c in value.__closure__ or () if _filled(c)]
+        found += [id(value), *(_content(v, inner, seen) for v in (cells, value.__defaults__))]
+    else:
+        found.append(id(value))
+        slots = [s for kind in type(value).__mro__ for s in vars(kind).get("__slots__", ())]
+        found += [(s, _content(getattr(value, s, None), inner, seen)) for s in slots]
     inside = getattr(value, "__dict__", None)
-    return (id(value), _content(dict(inside), depth - 1, seen)) if inside else id(value)
+    if inside:  # of a module outside of the model's own, too: its weights are in the graph
+        found.append(_content(dict(inside), inner, seen))
+    return found
+
+
+def _filled(cell: types.CellType) -> bool:
+    try:
+        return cell.cell_contents is not None
+    except ValueError:
+        return False
+
+
+def _version(tensor: Tensor) -> int | None:
+    return None if tensor.is_inference() else tensor._version
+
+
+def _few_bytes(tensor: Tensor) -> bytes | None:
+    """The values of a small tensor: writes through ``.data`` or NumPy are not counted."""
+    small = 0 < tensor.numel() <= _FEW and tensor.device.type == "cpu"
+    if not small or tensor.layout is not torch.strided or tensor.is_quantized:
+        return None
+    flat = tensor.detach().resolve_conj().resolve_neg().contiguous().reshape(-1)
+    return bytes(bytes_of(flat.view(torch.uint8)))
 
 
 # ------------------------------------------------------------------------- what forward leaves
@@ -170,7 +256,9 @@ def memories(
         video: the tensors of the clip.
         run: calls the model with them, without data, and with a mode innermost.
     """
-    names = [name for name in names if not _of_torch(model, name)]
+    elsewhere = [name for name in names if name.startswith(CLASS)]
+    names = [n for n in names if "." in n or hasattr(model, n)]
+    names = [n for n in names if not n.startswith(CLASS) and not _of_torch(model, n)]
     found: dict[str, _Access] = {}
     before = [x for name in names for x in _tensors(_value(model, name))]
     tainted = _Tainted([*video, *before])
@@ -182,7 +270,7 @@ def memories(
             run(tainted)
         except Exception:
             complete = False  # then what it did up to there is all that is known
-    out = []
+    out = [Memory(name, Place(name)) for name in elsewhere]
     for name in names:
         access = found.get(name, _Access())
         if complete and access.place is not None and not access.read_first:
@@ -199,8 +287,7 @@ def memories(
 
 def _of_torch(model: nn.Module, name: str) -> bool:
     """Whether an attribute is one of a module of torch, which keeps references to its weights."""
-    home = type(model.get_submodule(name.rpartition(".")[0])).__module__
-    return home.partition(".")[0] == "torch"
+    return _is_of_torch(type(model.get_submodule(name.rpartition(".")[0])))
 
 
 def _tensors(value: Any) -> list[Tensor]:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pgt_fx.capture.inputs import ClipSpec
+from pgt_fx.capture.inputs import CHANNELS, ClipSpec
 from pgt_fx.capture.probe import probe
 from pgt_fx.errors import ClipError
 
@@ -50,14 +50,14 @@ def ask_for_time(model: nn.Module, spec: ClipSpec, leaves: Sequence[Any]) -> Cli
     if len(spec.paths) > 1 or not _is_open(leaves[first]):
         return spec
     takes = [_runs(model, one, leaves, {first: one}) for one in (spec, other)]
-    if all(takes):
+    if all(takes) and not _is_usual(leaves[first]):
         shape, guess = tuple(leaves[first].shape), spec.times[first]
         raise ClipError(
             f"the model takes other lengths of the example {shape} along axis 1 and along axis 2: "
             f"which of them is time can't be told. Pass time_dim={guess} or "
             f"time_dim={other.times[first]}"
         )
-    return other if takes[1] else spec
+    return other if takes[1] and not takes[0] else spec
 
 
 def _is_open(video: Tensor) -> bool:
@@ -67,6 +67,11 @@ def _is_open(video: Tensor) -> bool:
             video.shape[1] not in COLOURS
         )
     return video.dim() == 3
+
+
+def _is_usual(video: Tensor) -> bool:
+    """Whether one of two axes has as few entries as channels have."""
+    return video.dim() == 5 and (video.shape[1] in CHANNELS) != (video.shape[2] in CHANNELS)
 
 
 def _runs(

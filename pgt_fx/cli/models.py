@@ -37,6 +37,10 @@ def load(
     if features:
         raise typer.BadParameter("--features is for models of the zoo")
     module_name, _, attribute = name.partition(":")
+    if not module_name or not attribute or module_name.endswith(".py") or "/" in module_name:
+        raise typer.BadParameter(
+            f"{name!r}: expected package.module:factory, as an import has it: dots, and no .py"
+        )
     module = _import(module_name)
     target: Any = module
     for part in attribute.split("."):

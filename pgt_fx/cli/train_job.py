@@ -37,6 +37,11 @@ def train(config: Path, model: str | None, resume: bool, init: Path | None, dry_
     if path.resolve() == config.resolve():
         raise ConfigError(f"[run] checkpoint: {path} is the config itself")
     check_checkpoint(path)
+    if path.exists() and not resume and init is None:
+        raise ConfigError(
+            f"[run] checkpoint: {path} is there already, and would be overwritten: go on from it "
+            "with --resume, move it, or name another file"
+        )
     schedule = settings.schedule.build(settings.run.seed, settings.optim.epochs)
     splits = _videos(settings, folder)
     training, validation = splits

@@ -251,9 +251,9 @@ def _read(path: Path) -> Plain:
     try:
         data = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # truncated, not torch's, or with objects that would run code
-        text = " ".join(str(error).split())[:200]
         raise CheckpointError(
-            f"{path} can't be read as a checkpoint: {type(error).__name__}: {text}"
+            f"{path} can't be read as a checkpoint: it is cut off, of another kind, or holds more "
+            f"than plain data ({type(error).__name__})"
         ) from error
     if not isinstance(data, dict) or "pgt_fx_checkpoint" not in data or "model" not in data:
         raise CheckpointError(f"{path} is not a checkpoint of a pgt_fx training")

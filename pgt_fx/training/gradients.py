@@ -358,6 +358,8 @@ class Run:
             if (reason := twice.reason()) is not None:
                 raise OptionError(_of_step(number, reason))
         if all(loss is None for loss in self.found.losses):
+            if any(output is not None for output in self.found.outputs):
+                raise OptionError("loss_fn: it gave no loss (None) for any step that answered")
             raise ClipError(
                 f"no step answered in {len(self.chunks)} steps, so there is no loss; feed a longer "
                 "video"
@@ -394,7 +396,8 @@ def _check_length(prog: Progressive, chunks: list[Chunk]) -> None:
     if prog.options.future == "zero" and not prog.answers(lengths)[0]:
         raise ClipError(
             f"a first step of T'={lengths[0]} frames gives no output: the model's smallest clip is "
-            f"{prog.smallest_clip} frames; use a longer Schedule(length=…)"
+            f"{prog.smallest_clip} frames. Use a longer Schedule(length=…) or, where a model ends "
+            'in a pool over its clip, clip_pools="global", under which a shorter step has an answer'
         )
 
 

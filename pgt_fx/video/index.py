@@ -103,6 +103,8 @@ def opened(path: Path) -> Iterator[tuple[av.container.InputContainer, Any]]:
             "decoding video needs PyAV, which is not installed: pip install 'pgt_fx[video]'"
         ) from error
     if not path.is_file():
+        if path.is_dir():
+            raise VideoError(f"{path} is a folder: expected a video file", path)
         raise VideoError(f"no such video file: {path}", path)
     size = path.stat().st_size
     if not size:
