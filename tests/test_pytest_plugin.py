@@ -47,7 +47,7 @@ def test_each_promise_of_each_model_is_a_test(tmp_path: Path) -> None:
     ]
     assert {"converts", "exact-wait", "exact-tight", "replayed"} <= set(passed)
     assert found["shop.pgt-model:shop:both_ways", "context"] == "skipped"
-    assert "aten.flip (" in done.stdout and "shop.py:" in done.stdout
+    assert "aten.flip in 1 (" in done.stdout and "shop.py:" in done.stdout
     assert "did you mean" in done.stdout or "there are" in done.stdout
     # What is printed can be given again as it is, also to several workers: these and no others.
     ids = re.findall(r"^FAILED (\S+)", done.stdout, re.MULTILINE)

@@ -161,13 +161,25 @@ def test_what_a_call_keeps_and_none_reads(name: str) -> None:
     assert judge(whole) == RIGHT
 
 
+def _scaled(around: list[float]) -> Callable[[Tensor], Tensor]:
+    return lambda y: y * around[0]
+
+
 class Reads(nn.Module):
     """Reads attributes of many kinds."""
 
+    of_class = 2.0
+
     def __init__(self) -> None:
         super().__init__()
+        type(self).of_class = 2.0  # a case before this one has changed it
+        self.around = [3.0]
+        self.scaled = _scaled(self.around)
+        self.hidden = [nn.Conv3d(2, 2, 1).double()]
         torch.manual_seed(0)
         self.conv = nn.Conv3d(2, 2, (3, 1, 1), padding=(1, 0, 0))
+        self.second = nn.Conv3d(2, 2, (3, 1, 1), padding=(1, 0, 0))
+        self.second.weight = self.conv.weight
         self.scale, self.power, self.on = 2.0, 1, True
         self.options = {"bias": 1.5, "deep": [1.0, {"x": 2.0}]}
         self.shifts = [0.5, 0.25]
@@ -178,6 +190,9 @@ class Reads(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.conv(x) * self.scale + self.options["bias"] + self.shifts[0]
+        if self.conv.weight.shape == self.second.weight.shape:
+            y = y + self.second(x)
+        y = self.scaled(self.hidden[0](y)) * self.of_class
         y = y * self.options["deep"][1]["x"] * self.table
         y = F.leaky_relu(y, self.config.slope) ** self.power
         return self.act(y) if self.on else y
@@ -215,10 +230,17 @@ CHANGES: dict[str, Callable[[Any], Any]] = {
     "dilation": _dilation,
     "kernel": _kernel,
     "padding mode": _mode,
-    "stride": lambda m: setattr(m.conv, "stride", (2, 1, 1)),
+    "stride": lambda m: [setattr(c, "stride", (2, 1, 1)) for c in (m.conv, m.second)],
     "groups of other weights": lambda m: setattr(m, "conv", nn.Conv3d(2, 2, 1).double()),
     "weights in place": lambda m: nn.init.ones_(m.conv.weight),
     "bias taken away": lambda m: setattr(m.conv, "bias", None),
+    "class attribute": lambda m: setattr(type(m), "of_class", 4.0),
+    "variable of a function": lambda m: m.around.__setitem__(0, 8.0),
+    "module in a list": lambda m: nn.init.constant_(m.hidden[0].weight, 0.3),
+    "tensor through data": lambda m: m.table.data.fill_(7),
+    "weights that were shared": lambda m: setattr(
+        m.second, "weight", nn.Parameter(m.conv.weight.detach() * 2)
+    ),
     "forward of its own": lambda m: setattr(m, "forward", lambda x: Reads.forward(m, x) * 2),
 }
 
