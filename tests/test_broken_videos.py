@@ -35,7 +35,7 @@ def refused(path: Path, message: str) -> video.VideoError:
 
 def test_missing_file(tmp_path: Path) -> None:
     refused(tmp_path / "nothing.mp4", r"no such video file.*nothing\.mp4")
-    refused(tmp_path, "no such video file")  # a folder
+    refused(tmp_path, "is a folder: expected a video file")
 
 
 def test_empty_file(tmp_path: Path) -> None:

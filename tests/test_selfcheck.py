@@ -426,3 +426,10 @@ def test_all_options_are_compared(kind: Any, options: dict[str, Any], words: str
     assert words in prog.report.checked, prog.report.checked
     with off(1.01), pytest.raises(SelfCheckError):
         pgt_fx.transform(kind().eval(), SEQUENCE, **options)
+
+
+def test_answers_that_are_not_finite_prove_nothing() -> None:
+    model = nn.Conv1d(3, 4, 3, padding=1)
+    nn.init.constant_(model.weight, float("nan"))
+    prog = pgt_fx.transform(model, SEQUENCE)
+    assert "not checked" in prog.report.checked and "look at its weights" in prog.report.checked

@@ -19,7 +19,7 @@ from pgt_fx.capture.inputs import resized
 from pgt_fx.capture.probe import probe
 from pgt_fx.checking.beside import Difference, Found, Trial, Unfit, compare
 from pgt_fx.checking.draws import as_before
-from pgt_fx.checking.measure import error
+from pgt_fx.checking.measure import error, leaves
 from pgt_fx.checking.places import unlike_model, unlike_whole
 from pgt_fx.checking.trials import BOUNDS, OTHER_BOUNDS, SLACK
 from pgt_fx.checking.videos import Video, first_line, short
@@ -95,6 +95,9 @@ def _in_eval_mode(prog: Progressive, side: int | None, train: Checked) -> str:
 
 def _checked(prog: Progressive, side: int | None, *, steps: bool = True) -> Checked:
     trial = Trial(prog, side, None)
+    floats = [x for x in leaves(trial.answer) if isinstance(x, Tensor) and x.is_floating_point()]
+    if floats and not any(bool(x.isfinite().any()) for x in floats):
+        raise Unfit("all that the model itself answers is NaN or infinite: look at its weights")
     found, notes = compare(trial, steps=steps), []
     difference = found.difference
     if difference is not None and _change(trial, difference.video, (0, 0)) > trial.bound:
