@@ -61,7 +61,21 @@ class Sizes:
             found = self.reader.polynomial(expr).values()
             return any(the_constant(c, self.lengths) is None for c in found)
         except NotQuasiLinear:
-            return True
+            return bool(self._settled(expr).free_symbols & self.times)
+
+    def _settled(self, expr: Any) -> Any:
+        """An expression in which a number stands for what is the same at all of the lengths: of a
+        product of space and ``T // (T // 2)`` the space is left."""
+        if not expr.free_symbols & self.times:
+            return expr
+        if expr.free_symbols <= self.times:
+            try:
+                found = the_constant(self.reader.function(expr), self.lengths)
+            except NotQuasiLinear:
+                found = None
+            if found is not None:
+                return sympy.Rational(found)
+        return expr.func(*map(self._settled, expr.args)) if expr.args else expr
 
     def grows(self, size: Any) -> bool:
         """Whether a size certainly differs between long videos."""
