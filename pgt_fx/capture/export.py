@@ -191,8 +191,7 @@ def capture(
             if len(spec.paths) > 1 or stretches is not None:
                 break
             stretches = LIKE_CLIP  # perhaps it takes lengths of one form only (4n + 1)
-    assert first is not None
-    raise first
+    raise first or CaptureError("the model could not be captured at any length that was tried")
 
 
 def _like_clip(lengths: LengthSet, clip: int) -> int | None:

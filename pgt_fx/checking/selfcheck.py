@@ -186,7 +186,7 @@ def _where(found: Difference) -> str:
             if where:
                 return where
         return str(trial.alone(partial(unlike_model, trial, prog, found.video, trial.bound)))
-    except Exception:  # what is broken can't always be looked into, and is told all the same
+    except Exception:  # what is broken can't always be looked into, and is reported all the same
         return ""
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterator
-from itertools import pairwise
+from itertools import zip_longest
 
 from pgt_fx.core.length_sets import (
     ANY_LENGTH,
@@ -35,8 +35,7 @@ def positive(f: QuasiLinear, *, strict: bool = True) -> LengthSet:
     def holds(value: Number | None) -> bool:
         return value is not None and (value > 0 if strict else value >= 0)
 
-    for piece, following in pairwise([*f.pieces, None]):
-        assert piece is not None
+    for piece, following in zip_longest(f.pieces, f.pieces[1:]):
         start, period = piece.start, len(piece.values)
         end = None if following is None else following.start
         at_first = [holds(v) for v in piece.values]
