@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,7 +24,7 @@ from typer.testing import CliRunner
 from pgt_fx import demo, demo_figure, demo_size, zoo
 from pgt_fx.cli import app
 from pgt_fx.demo_story import Findings, Pass, _waiting
-from pgt_fx.demo_talk import Talk
+from pgt_fx.demo_talk import Stage, Talk
 
 pytest.importorskip("pytorchvideo")
 
@@ -263,6 +264,22 @@ def test_on_a_terminal_bars_move() -> None:
         pass
     text = file.getvalue()
     assert "9 of 10" in text and "building" in text and "/?" not in text
+
+
+def test_every_pass_tells_how_far_it_is(film: Path) -> None:
+    told: dict[str, list[tuple[int, int | None]]] = {}
+
+    class Recorded(Talk):
+        @contextmanager
+        def stage(self, what: str, of: int | None = None) -> Iterator[Stage]:
+            yield lambda done, of=None: told.setdefault(what, []).append((done, of))
+
+    demo.run(video=film, size=32, frames="all", talk=Recorded())
+    assert [done for done, _ in told["decoding the video"]][-1] == FRAMES
+    for way in ("answering at once", "the exact stream"):
+        assert told[f"step by step, {way}"] == [(0, 5)] + [(n, None) for n in range(1, 6)]
+    layers = told["the whole video in one forward"]
+    assert layers[-1] == (len(layers), len(layers)) and len(layers) > 50
 
 
 @pytest.mark.parametrize("option", ["--figure", "--output"])

@@ -286,6 +286,24 @@ def test_layers_along_time_that_are_not_run_are_told() -> None:
         pgt_fx.doctor.examine(Decoder().eval(), x, time_dim=2)
 
 
+class Frames(nn.Module):
+    """Another argument runs a layer that works within a frame."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.mix = nn.Conv1d(4, 4, 3, padding=1), nn.Conv1d(4, 4, 1)
+
+    def forward(self, x: Tensor, more: bool = False) -> Tensor:
+        return self.mix(self.first(x)) if more else self.first(x)
+
+
+def test_layers_within_a_frame_that_are_not_run_are_no_matter() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        prog = pgt_fx.transform(Frames().eval(), torch.randn(1, 4, T))
+    assert prog.report.idle == ["mix"]
+
+
 class Quiet(nn.Module):
     """Layers that are not called, and nothing is wrong."""
 
