@@ -11,9 +11,11 @@ import pytest
 from mutants import MUTANTS
 from typer.testing import CliRunner
 
+from pgt_fx.capture.lengths import Lengths
 from pgt_fx.cli import app
 from pgt_fx.testing.case import Case, Fault, check, sensitive
 from pgt_fx.testing.fuzz import fuzz
+from pgt_fx.testing.graphs import example_frames, way
 
 CONV = {
     "op": "conv", "in": [0], "out": 1, "k": 3, "stride": 1, "dilation": 1, "groups": 1,
@@ -75,6 +77,41 @@ def test_a_planted_fault_is_seen_by_a_case(name: str, future: str, words: str) -
     )
     check(found)
     with next(m for m in MUTANTS if m.name == name).plant(), pytest.raises(Fault, match=words):
+        check(found)
+
+
+@pytest.mark.parametrize("dims", [1, 3])
+@pytest.mark.parametrize(
+    "node",
+    [
+        *({"op": "positions", "how": how} for how in ("rows", "cos", "decay")),
+        *({"op": "attention", "how": how} for how in ("tril", "window", "buffer", "alibi", "flag")),
+        *(
+            {"op": "branch", "ask": ask}
+            for ask in (["<", 80], ["==", 7], ["%", 5, 3], ["//", 90, 0])
+        ),
+    ],
+    ids=str,
+)
+def test_operators_that_know_the_length_hold(node: dict[str, object], dims: int) -> None:
+    nodes = [CONV | {"out": 2}, node | {"in": [1]}, CONV | {"in": [2]}]
+    found = case(spec={"dims": dims, "channels": 1, "nodes": nodes}, frames=34)
+    assert way(found["spec"], 34) == way(found["spec"], example_frames(found["spec"]))
+    assert sensitive(found)
+    check(found | {"chunks": [[4, 30], [1] * 34]})
+
+
+@pytest.mark.parametrize("ask", [["<", 12], ["==", 11], ["%", 2, 0], ["//", 7, 1]])
+def test_another_way_of_a_branch_must_be_refused(
+    ask: list[object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = {"dims": 1, "channels": 1, "nodes": [CONV, {"op": "branch", "in": [1], "ask": ask}]}
+    example = example_frames(spec)
+    frames = next(n for n in range(5, 30) if way(spec, n) != way(spec, example))
+    found = case(spec=spec, frames=frames, chunks=[[4, frames - 4], [1] * frames])
+    check(found)
+    monkeypatch.setattr(Lengths, "check", lambda self, frames, last: None)
+    with pytest.raises(Fault, match="another length than the graph's is accepted"):
         check(found)
 
 

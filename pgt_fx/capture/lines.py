@@ -24,12 +24,15 @@ from pgt_fx.capture.running import on_inside
 from pgt_fx.errors import Place
 
 _PACKAGES = tuple(os.path.dirname(f) + os.sep for f in (torch.__file__, pgt_fx.__file__))
-_MODELS = os.path.join(os.path.dirname(pgt_fx.__file__), "zoo") + os.sep
+#: Of this package's files those in which models are written: the zoo, and the random graphs.
+_MODELS = tuple(
+    os.path.join(os.path.dirname(pgt_fx.__file__), *path)
+    for path in (("zoo", ""), ("testing", "modules.py"), ("testing", "graphs.py"))
+)
 
 
 def is_ours(path: str) -> bool:
-    """Whether a source file is torch's or this package's, and so no part of a model; those of
-    ``pgt_fx.zoo`` are models."""
+    """Whether a source file is torch's or this package's, and so no part of a model."""
     return path.startswith(_PACKAGES) and not path.startswith(_MODELS)
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 import pgt_fx
 from pgt_fx.checking.measure import error, error_per_element, same_bits
+from pgt_fx.errors import ClipError
 from pgt_fx.progressive import Progressive
 from pgt_fx.testing.cutmask import cut_masked
 from pgt_fx.testing.graphs import (
@@ -24,6 +25,7 @@ from pgt_fx.testing.graphs import (
     minimum_frames,
     picky,
     video,
+    way,
 )
 from pgt_fx.training.gradients import backward
 from pgt_fx.verification.stream import unowned
@@ -107,6 +109,9 @@ def _check(case: Case, kind: str) -> None:
     with torch.no_grad():
         whole = model(x)
     prog = transformed(case, model)
+    if way(spec, case["frames"]) != way(spec, example_frames(spec)):
+        _refused(case, prog, x)
+        return
     with torch.no_grad():
         _close(prog.full(x), whole, bound, "one step over the whole video")
     for chunks in case["chunks"]:
@@ -133,7 +138,7 @@ def transformed(case: Case, model: nn.Module) -> Progressive:
     """The progressive model of a case."""
     dtype = next((p.dtype for p in model.parameters()), torch.float64)
     example = video(case["spec"], example_frames(case["spec"]), 9).to(dtype)
-    options = {"strict": False, "check": False, **case["options"]}
+    options = {"strict": False, **case["options"]}
     return pgt_fx.transform(model, example, time_dim=2, **options)
 
 
@@ -148,6 +153,18 @@ def run(prog: Progressive, x: Tensor, chunks: Sequence[int]) -> list[Tensor | No
             if faults := unowned(prog.state):
                 raise Fault(f"chunks {list(chunks)}: after step {number + 1} {faults[0]}")
     return outputs
+
+
+def _refused(case: Case, prog: Progressive, x: Tensor) -> None:
+    """The model goes another way for this length than for the clip's: it is told, not run."""
+    for chunks in [[case["frames"]], *case["chunks"]]:
+        try:
+            run(prog, x, chunks)
+        except ClipError as error:
+            if "graphs.py" not in str(error) and "modules.py" not in str(error):
+                raise Fault(f"chunks {chunks}: the refusal names no line: {error}") from error
+            continue
+        raise Fault(f"chunks {chunks}: a video of another length than the graph's is accepted")
 
 
 def _stitched(given: Sequence[Tensor]) -> Tensor | None:

@@ -15,7 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 from pgt_fx.errors import PgtError, of_this_machine
 from pgt_fx.testing.case import HEADS, Case, Fault, check, first_chunk, runs, sensitive
-from pgt_fx.testing.strategies import chunkings, graphs, minimum_frames
+from pgt_fx.testing.strategies import (
+    chunkings,
+    example_frames,
+    graphs,
+    minimum_frames,
+    ops,
+    way,
+)
 
 if TYPE_CHECKING:
     from hypothesis.strategies import DrawFn, SearchStrategy
@@ -25,6 +32,8 @@ BATCH = 40
 #: Ways to cut the video for each graph: a capture costs far more than a run.
 CHUNKINGS = 3
 
+#: Operators that half of the graphs have besides.
+MORE = ("branch", "positions", "attention")
 OPERATORS = ("mco", "mco", "mco", "cmco-avg", "cmco-max", "pmco")
 
 
@@ -33,7 +42,7 @@ def cases() -> SearchStrategy[Case]:
     from hypothesis import strategies as st
 
     def whole(draw: DrawFn) -> Case:
-        spec = draw(graphs())
+        spec = draw(graphs(more=draw(st.sampled_from([(), MORE]))))
         future = draw(st.sampled_from(["wait", "zero"]))
         operator = "mco" if future == "wait" else draw(st.sampled_from(OPERATORS))
         head = draw(st.sampled_from(("", "", *HEADS)))
@@ -46,7 +55,12 @@ def cases() -> SearchStrategy[Case]:
             "frames": minimum_frames(spec) + draw(st.integers(0, 40)),
             "seed": draw(st.integers(0, 3)),
             "dtype": draw(st.sampled_from(["float64", "float64", "float32", "bfloat16"])),
-            "options": {"operator": operator, "future": future, "pooling": pooling},
+            "options": {
+                "operator": operator,
+                "future": future,
+                "pooling": pooling,
+                "check": draw(st.integers(0, 3)) == 0,  # it takes longer than the rest
+            },
             "gradients": draw(st.integers(0, 3)) == 0,
         }
         first = first_chunk(case) if future == "zero" else 1
@@ -206,6 +220,10 @@ def _count(campaign: Campaign, case: Case) -> None:
     kinds = [case["dtype"], f"future={options['future']}", f"operator={options['operator']}"]
     kinds.append(f"head={case['head'] or 'none'}" + f"/{options['pooling']}" * bool(case["head"]))
     kinds.append("videos" if case["spec"]["dims"] == 3 else "features")
+    kinds += ["self-check"] * options["check"]
+    kinds += [kind for kind in MORE if kind in ops(case["spec"])]
+    if way(case["spec"], case["frames"]) != way(case["spec"], example_frames(case["spec"])):
+        kinds.append("refused: another way of a branch")
     kinds += ["gradients"] * (case["gradients"] and case["dtype"] == "float64")
     campaign.counts.update(kinds)
 

@@ -12,11 +12,26 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pgt_fx.testing.modules import (
+    ROWS,
+    Attention,
+    Branch,
+    Join,
+    Node,
+    PaddedConv,
+    Positions,
+    Resample,
+    Scale,
+    Scan,
+    Shift,
+    Slice,
+    asked,
+    triple,
+)
+
 Spec = dict[str, Any]
-Node = dict[str, Any]
 
 #: Height and width of the videos that a spec with ``dims`` 3 takes.
 SPACE = 4
@@ -26,143 +41,6 @@ MAX_CHANNELS = 6
 MAX_MINIMUM = 40
 #: Lengths are compared up to here; beyond, every op's length is periodic in T.
 HORIZON = 200
-
-
-# ---------------------------------------------------------------------- modules
-
-
-def _triple(dims: int, time: int, space: int) -> Any:
-    return time if dims == 1 else (time, space, space)
-
-
-class PaddedConv(nn.Module):
-    """``F.pad`` along time in any mode, then a convolution that pads no time.
-
-    Mode "first" spells replicate padding on the left as a ``cat`` of the first
-    frame, as causal video autoencoders do. (N, C, T, …) -> (N, C', T', …).
-    """
-
-    temporal = True
-
-    def __init__(self, conv: nn.Module, node: Node, dims: int) -> None:
-        super().__init__()
-        self.conv = conv
-        self.left, self.right = node["pad"]
-        self.mode, self.value = node["mode"], node["value"]
-        self.space = (0, 0) * (dims - 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        if self.mode == "first":
-            x = torch.cat([x[:, :, :1]] * self.left + [x], dim=2)
-        elif self.mode == "constant":
-            x = F.pad(x, (*self.space, self.left, self.right), value=self.value)
-        else:
-            x = F.pad(x, (*self.space, self.left, self.right), mode=self.mode)
-        return self.conv(x)
-
-
-class Slice(nn.Module):
-    """``x[:, :, start::step]``. (N, C, T, …) -> (N, C, ceil((T - start) / step), …)."""
-
-    temporal = True
-
-    def __init__(self, start: int, step: int) -> None:
-        super().__init__()
-        self.start, self.step = start, step
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x[:, :, self.start :: self.step]
-
-
-class Shift(nn.Module):
-    """Temporal shift by ``cat`` of slices: some channels look back, some ahead.
-
-    What has no neighbour is zero or, with ``fill`` "edge", the end frame again.
-    (N, C, T, …) -> the same shape.
-    """
-
-    temporal = True
-
-    def __init__(self, back: int, ahead: int, fill: str) -> None:
-        super().__init__()
-        self.back, self.ahead, self.fill = back, ahead, fill
-
-    def forward(self, x: Tensor) -> Tensor:
-        first, last = x[:, :, :1], x[:, :, -1:]
-        if self.fill == "zeros":
-            first, last = torch.zeros_like(first), torch.zeros_like(last)
-        b, a = self.back, self.back + self.ahead
-        pieces = []
-        if self.back:
-            pieces.append(torch.cat([first[:, :b], x[:, :b, :-1]], dim=2))
-        if self.ahead:
-            pieces.append(torch.cat([x[:, b:a, 1:], last[:, b:a]], dim=2))
-        if a < x.shape[1]:
-            pieces.append(x[:, a:])
-        return torch.cat(pieces, dim=1)
-
-
-class Scan(nn.Module):
-    """A cumulative sum along time, or a recurrent layer. Shape in = shape out."""
-
-    temporal = True
-
-    def __init__(self, how: str, channels: int) -> None:
-        super().__init__()
-        kind = {"gru": nn.GRU, "lstm": nn.LSTM}.get(how)
-        self.rnn = kind(channels, channels, batch_first=True) if kind else None
-
-    def forward(self, x: Tensor) -> Tensor:
-        if self.rnn is None:
-            return x.cumsum(2) / 8
-        if x.dim() == 3:
-            return self.rnn(x.transpose(1, 2))[0].transpose(1, 2)
-        n, c, t, h, w = x.shape
-        rows = x.permute(0, 3, 4, 2, 1).reshape(n * h * w, t, c)
-        return self.rnn(rows)[0].reshape(n, h, w, t, c).permute(0, 4, 3, 1, 2)
-
-
-class Resample(nn.Module):
-    """Upsampling along time alone. (N, C, T, …) -> (N, C, scale * T, …)."""
-
-    temporal = True
-
-    def __init__(self, dims: int, scale: int, mode: str) -> None:
-        super().__init__()
-        self.scale: Any = float(scale) if dims == 1 else (float(scale), 1.0, 1.0)
-        self.mode = mode if mode == "nearest" else {1: "linear", 3: "trilinear"}[dims]
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.interpolate(x, scale_factor=self.scale, mode=self.mode)
-
-
-class Scale(nn.Module):
-    """One learned factor per channel. Shape in = shape out."""
-
-    def __init__(self, dims: int, channels: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(channels, *[1] * dims))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x * self.weight
-
-
-class Join(nn.Module):
-    """add, mul or cat (channels) of values of equal length. Shapes as torch has them."""
-
-    temporal_join = True
-
-    def __init__(self, op: str) -> None:
-        super().__init__()
-        self.op = op
-
-    def forward(self, *values: Tensor) -> Tensor:
-        if self.op == "cat":
-            return torch.cat(values, dim=1)
-        result = values[0]
-        for value in values[1:]:
-            result = result + value if self.op == "add" else result * value
-        return result
 
 
 class Graph(nn.Module):
@@ -191,10 +69,10 @@ def _module(node: Node, dims: int, channels: int) -> nn.Module:
         conv = (nn.Conv1d if dims == 1 else nn.Conv3d)(
             channels,
             node["out"],
-            _triple(dims, node["k"], space),
-            stride=_triple(dims, node["stride"], 1),
-            padding=pad if isinstance(pad, str) else _triple(dims, pad, space // 2),
-            dilation=_triple(dims, node["dilation"], 1),
+            triple(dims, node["k"], space),
+            stride=triple(dims, node["stride"], 1),
+            padding=pad if isinstance(pad, str) else triple(dims, pad, space // 2),
+            dilation=triple(dims, node["dilation"], 1),
             groups=node["groups"],
             bias=node["bias"],
         )
@@ -203,24 +81,24 @@ def _module(node: Node, dims: int, channels: int) -> nn.Module:
         return (nn.ConvTranspose1d if dims == 1 else nn.ConvTranspose3d)(
             channels,
             node["out"],
-            _triple(dims, node["k"], 1),
-            stride=_triple(dims, node["stride"], 1),
-            padding=_triple(dims, node["padding"], 0),
-            output_padding=_triple(dims, node["extra"], 0),
+            triple(dims, node["k"], 1),
+            stride=triple(dims, node["stride"], 1),
+            padding=triple(dims, node["padding"], 0),
+            output_padding=triple(dims, node["extra"], 0),
         )
     if op in ("max", "avg", "lp"):
         options: dict[str, Any] = {
-            "kernel_size": _triple(dims, node["k"], 1),
-            "stride": _triple(dims, node["stride"], 1),
+            "kernel_size": triple(dims, node["k"], 1),
+            "stride": triple(dims, node["stride"], 1),
             "ceil_mode": node["ceil"],
         }
         if op == "lp":
             return (nn.LPPool1d if dims == 1 else nn.LPPool3d)(2.0, **options)
-        options["padding"] = _triple(dims, node["padding"], 0)
+        options["padding"] = triple(dims, node["padding"], 0)
         if op == "avg":
             options["count_include_pad"] = node["include"]
             return (nn.AvgPool1d if dims == 1 else nn.AvgPool3d)(**options)
-        options["dilation"] = _triple(dims, node["dilation"], 1)
+        options["dilation"] = triple(dims, node["dilation"], 1)
         return (nn.MaxPool1d if dims == 1 else nn.MaxPool3d)(**options)
     make: dict[str, Callable[[], nn.Module]] = {
         "resample": lambda: Resample(dims, node["scale"], node["mode"]),
@@ -233,6 +111,9 @@ def _module(node: Node, dims: int, channels: int) -> nn.Module:
         "scale": lambda: Scale(dims, channels),
         "join": lambda: Join(node["how"]),
         "scan": lambda: Scan(node["how"], channels),
+        "branch": lambda: Branch(node["ask"]),
+        "positions": lambda: Positions(node["how"], channels, dims),
+        "attention": lambda: Attention(node["how"], channels),
     }
     return make[op]()
 
@@ -250,7 +131,7 @@ def build(spec: Spec, seed: int = 0, dtype: torch.dtype = torch.float64) -> Grap
             for name, p in module.named_parameters(recurse=False):
                 size = torch.rand(p.shape, generator=generator, dtype=dtype) + 0.5
                 sign = torch.randint(0, 2, p.shape, generator=generator).to(dtype) * 2 - 1
-                fan = p[0].numel() if name == "weight" and p.dim() > 2 else 1
+                fan = p[0].numel() if name == "weight" and p.dim() > 1 else 1
                 positive = isinstance(module, (nn.BatchNorm1d, nn.BatchNorm3d)) and name == "weight"
                 p.copy_(size if positive else size * sign / fan**0.5)
             if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm3d)):
@@ -312,6 +193,8 @@ def _node_length(dims: int, node: Node, lengths: Sequence[int]) -> int | None:
         return n * node["scale"]
     if op == "slice":
         return -(-(n - node["start"]) // node["step"])
+    if op in ("positions", "attention") and n > ROWS // 2:
+        return None  # a table may end there
     return n
 
 
@@ -358,6 +241,16 @@ def example_frames(spec: Spec) -> int:
     return frames
 
 
+def way(spec: Spec, frames: int) -> list[bool]:
+    """The answers that the graph's branches get for a video of `frames`, one after the other."""
+    known = lengths(spec, frames)
+    return [
+        bool(asked(node["ask"], known[node["in"][0]] or 0))
+        for node in spec["nodes"]
+        if node["op"] == "branch"
+    ]
+
+
 def channel_counts(spec: Spec) -> list[int]:
     """Channels of every value."""
     channels = [spec["channels"]]
@@ -391,8 +284,10 @@ def generic(spec: Spec) -> bool:
     """With generic weights, a value that can differ does differ, all through the graph.
 
     ReLU and max pooling may drop what differs, so may a product with the zeros that a shift
-    brings in, and a recurrent layer forgets.
+    brings in; a recurrent layer forgets, and so does attention.
     """
     names = ops(spec)
     zeros = any(n.get("fill") == "zeros" for n in spec["nodes"])
-    return not names & {"relu", "max", "gru", "lstm"} and not ("mul" in names and zeros)
+    return not names & {"relu", "max", "gru", "lstm", "attention"} and not (
+        "mul" in names and zeros
+    )

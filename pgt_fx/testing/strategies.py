@@ -40,6 +40,7 @@ from pgt_fx.testing.graphs import (
     ops,
     picky,
     video,
+    way,
 )
 
 try:
@@ -71,6 +72,7 @@ __all__ = [
     "ops",
     "picky",
     "video",
+    "way",
 ]
 
 
@@ -86,8 +88,8 @@ def _hypothesis() -> Any:
 class _Drawing:
     """One graph while it is drawn: appends nodes that stay legal, drops the others."""
 
-    def __init__(self, draw: DrawFn, dims: int, max_nodes: int) -> None:
-        self.draw, self.dims = draw, dims
+    def __init__(self, draw: DrawFn, dims: int, max_nodes: int, more: Sequence[str]) -> None:
+        self.draw, self.dims, self.more = draw, dims, more
         self.spec: Spec = {"dims": dims, "channels": self.number(1, 4), "nodes": []}
         self.room = self.number(1, max_nodes)
         #: known[T - 1] are the lengths of all values for a video of T frames
@@ -136,13 +138,13 @@ class _Drawing:
         if stride is not None:
             kinds = ["conv", "conv", "conv", "pool"]
             if stride == 1:
-                kinds += ["point", "shift", "scan"]
+                kinds += ["point", "shift", "scan", *self.more]
             elif stride < 4:
                 kinds += ["slice"]
             node = getattr(self, "_" + self.one_of(*kinds))(c, stride)
         else:
             kinds = ["conv"] * 4 + ["pool"] * 2
-            kinds += ["point", "slice", "shift", "scan", "transposed", "resample"]
+            kinds += ["point", "slice", "shift", "scan", "transposed", "resample", *self.more]
             node = getattr(self, "_" + self.one_of(*kinds))(c, None)
         return self.append({"op": node.pop("op"), "in": [source], **node})
 
@@ -238,6 +240,23 @@ class _Drawing:
     def _scan(self, c: int, stride: int | None) -> Node:
         return {"op": "scan", "how": self.one_of("sum", "gru", "lstm")}
 
+    def _branch(self, c: int, stride: int | None) -> Node:
+        m = self.number(2, 5)
+        ask = self.one_of(
+            ["<", self.number(2, 60)],
+            ["==", self.number(2, 60)],
+            ["%", m, self.number(0, m - 1)],
+            ["//", self.number(3, 40), self.number(0, 1)],
+        )
+        return {"op": "branch", "ask": ask}
+
+    def _positions(self, c: int, stride: int | None) -> Node:
+        return {"op": "positions", "how": self.one_of("rows", "cos", "decay")}
+
+    def _attention(self, c: int, stride: int | None) -> Node:
+        how = self.one_of("tril", "window", "buffer", "alibi", "flag")
+        return {"op": "attention", "how": how}
+
     def _point(self, c: int, stride: int | None) -> Node:
         return {"op": self.one_of("relu", "gelu", "norm", "dropout", "scale")}
 
@@ -331,12 +350,21 @@ def graphs(
     dims: Sequence[int] = (1, 1, 3),
     max_nodes: int = MAX_NODES,
     accept: Callable[[Spec], bool] | None = None,
+    more: Sequence[str] = (),
 ) -> SearchStrategy[Spec]:
-    """Specs of random graphs; `dims` is drawn from, `accept` filters (as `generic`)."""
+    """Specs of random graphs.
+
+    Args:
+        dims: drawn from: 1 for features, 3 for videos.
+        max_nodes: at most so many operators.
+        accept: which graphs will do (as `generic`).
+        more: operators that are drawn besides, of "branch" (Python asks for the length),
+            "positions" and "attention" (causal).
+    """
     s = _hypothesis()
 
     def whole(draw: DrawFn) -> Spec:
-        return _Drawing(draw, draw(s.sampled_from(list(dims))), max_nodes).whole()
+        return _Drawing(draw, draw(s.sampled_from(list(dims))), max_nodes, more).whole()
 
     drawn = s.composite(whole)()
     return drawn.filter(accept) if accept is not None else drawn
