@@ -19,10 +19,12 @@ class PgtError(Exception):
     """
 
     hint: str = ""
+    #: What to do, where no hint for the model's class is known that would say it better.
+    advice: str = ""
 
     def __str__(self) -> str:
-        text = super().__str__()
-        return f"{text}\n{self.hint}" if self.hint else text
+        text, more = super().__str__(), self.hint or self.advice
+        return f"{text}\n{more}" if more else text
 
 
 class OptionError(PgtError, ValueError):
@@ -148,7 +150,8 @@ class CaptureError(PgtError, RuntimeError):
 
 
 class LoopError(CaptureError):
-    """The model loops over its frames in Python: it calls a module once for every so many."""
+    """The model loops over its frames in Python: it calls a module once for every so many. Or it is
+    made for one turn of such a loop: it returns a cache for the next."""
 
 
 @dataclass(frozen=True)

@@ -54,6 +54,7 @@ class Difference:
         chunks: the steps; none for the whole video in one.
         gap: how far it is off; infinite where nothing can be compared.
         words: what was seen.
+        reason: what the program raised.
     """
 
     trial: Trial
@@ -62,6 +63,7 @@ class Difference:
     chunks: tuple[int, ...]
     gap: float
     words: str
+    reason: Exception | None = None
 
 
 @dataclass
@@ -286,7 +288,7 @@ def _claiming(trial: Trial, prog: Progressive, wanted: dict[int, Any]) -> Differ
                 flags = flags_of(prog, chunks)
             except Exception as reason:
                 words = f"exact_frames raises {type(reason).__name__}: {first_line(reason)}"
-                return Difference(trial, prog, trial.first(n), chunks, INF, words)
+                return Difference(trial, prog, trial.first(n), chunks, INF, words, reason)
             # Where none is named their number is all that is claimed: of one video that will do.
             once = n == trial.length and chunks == (head, n - head) and (timed or summed)
             if not any(flags) and not once:
@@ -358,7 +360,7 @@ def _tried(
         if not exact and (isinstance(reason, PgtError) or (chunks and _short_steps(prog))):
             return None
         words = f"raises {type(reason).__name__}: {first_line(reason)}"
-        return Difference(trial, prog, trial.first(frames), chunks, INF, words)
+        return Difference(trial, prog, trial.first(frames), chunks, INF, words, reason)
 
 
 def _short_steps(prog: Progressive) -> bool:

@@ -139,7 +139,7 @@ def _judged(
         trial.bound = max(trial.bound, bound)
         compared = compare(trial, steps=steps)
         if compared.difference is not None:
-            raise _told(compared.difference)
+            raise _told(compared.difference) from compared.difference.reason
         return compared, trial.dtype
 
     low = found.trial
@@ -147,7 +147,7 @@ def _judged(
         # A model that computes in float32 inside differs by that rounding.
         if low.typed and found.gap <= BOUNDS[torch.float32][0]:
             return again(low, BOUNDS[torch.float32][0])
-        raise _told(found)
+        raise _told(found) from found.reason
     try:
         exact = Trial(prog, side, torch.float64)
         apart = error(low.answer, exact.answer)

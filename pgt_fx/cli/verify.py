@@ -93,7 +93,8 @@ def verify(
     time_dim: TimeDim = None,
     threads: Threads = None,
 ) -> None:
-    """Measure the promises of a model; exit code 0: they hold, 1: violated, 2: not checked."""
+    """Measure the promises of a model; exit code 0: they hold, 1: violated, 2: not checked, for a
+    reason of the model's or because of an error."""
     form = Format.json if json_ else format_
     if certificate is not None and (causal or save is not None or check):
         raise typer.BadParameter("--certificate goes with none of --causal, --save, --check")
@@ -141,9 +142,11 @@ def verify(
                     progress=lambda what, n, of: step(f"measuring {what}", n, of),
                 )
         found.record["model"]["given"] = given
-        if save is not None:
+        if save is not None and not found.errors:
             found.save(save)
     _show(found, form, outputs)
+    if save is not None and found.errors:
+        typer.echo(f"no certificate was written to {save}: see the errors above", err=True)
     raise typer.Exit(HOLDS if found.ok else VIOLATED if found.violations else UNCHECKED)
 
 
@@ -207,7 +210,8 @@ def _again(path: Path, model: str | None, form: Format, outputs: list[Path]) -> 
     _show(found, form, outputs)
     told = [f"contradicts the certificate: {x}" for x in contradictions]
     told += [f"changed since: {x}" for x in notes]
-    if not contradictions:
+    told += [f"not compared because of an error: {c}" for c in found.errors]
+    if not contradictions and not found.errors:
         told.append(f"the certificate of {certificate.data['created']} still holds")
     for line in told:
         typer.echo(line, err=form is not Format.table)

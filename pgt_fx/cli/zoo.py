@@ -13,7 +13,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from pgt_fx.cli.talk import HOLDS, VIOLATED, AsJson, check_folder, out, set_threads, spinner
+from pgt_fx.cli.talk import (
+    HOLDS,
+    UNCHECKED,
+    VIOLATED,
+    AsJson,
+    check_folder,
+    out,
+    set_threads,
+    spinner,
+)
 
 if TYPE_CHECKING:
     from pgt_fx.zoo.survey import Row
@@ -33,7 +42,9 @@ def zoo(
     jobs: Annotated[int, typer.Option(min=1, help="Models at a time, a thread each.")] = 1,
     json_: AsJson = False,
 ) -> None:
-    """List the backbones; --check converts and verifies them; exit code 1: one is violated.
+    """List the backbones; --check converts and verifies them.
+
+    Exit code 1: a promise of one is violated; 2: one was not checked because of an error.
 
     What was measured of the models named goes into table.json beside what was measured of the
     others before, and README.md is the table of all of them.
@@ -63,7 +74,9 @@ def zoo(
         for row in rows:
             _tell(row)
         typer.echo(summary(rows))
-    raise typer.Exit(HOLDS if all(r.ok for r in rows) else VIOLATED)
+    if not all(r.ok for r in rows):
+        raise typer.Exit(VIOLATED)
+    raise typer.Exit(UNCHECKED if any(r.errors for r in rows) else HOLDS)
 
 
 def checkout() -> Path | None:
@@ -132,3 +145,5 @@ def _tell(row: Row) -> None:
     typer.echo(text + (f"; VIOLATED: {', '.join(failed)}" if failed else ""))
     for reason in row.reasons:
         typer.echo(f"    {reason}")
+    for error in row.errors:
+        typer.echo(f"    not checked because of an error: {error}")

@@ -17,10 +17,11 @@ from pgt_fx.capture.guess import guess_example
 from pgt_fx.capture.inputs import TimeDim, read_example
 from pgt_fx.checking.measure import error, leaves, same_bits
 from pgt_fx.checking.redraw import redraw_norms, redraw_zeros, redrawn_in_words
-from pgt_fx.checking.trials import BOUNDS, OTHER_BOUNDS
+from pgt_fx.checking.trials import BOUNDS, OTHER_BOUNDS, the_model
 from pgt_fx.checking.videos import Video, Videos, device_of, first_line, measurable, short
-from pgt_fx.errors import OptionError, PgtError, VerificationError, of_this_machine
+from pgt_fx.errors import OptionError, VerificationError, of_this_machine
 from pgt_fx.verification.calls import Call, calls_of
+from pgt_fx.verification.outcome import unmade
 from pgt_fx.verification.record import record_of_causal
 from pgt_fx.verification.result import Check, Verification
 
@@ -119,6 +120,8 @@ class _Causal:
             self.video = videos.video(videos.frames, salt=2)
             self.whole, self.refusal = self._whole()
         except Exception as error:
+            if of_this_machine(error):
+                raise
             raise VerificationError(
                 f"{type(model).__name__}: the model itself fails on a clip like the example: "
                 f"{type(error).__name__}: {first_line(error)}"
@@ -130,13 +133,15 @@ class _Causal:
         try:
             return self.answer(self.video), ""
         except Exception as error:
+            if of_this_machine(error):
+                raise
             self.video = self.videos.video(self.videos.length, salt=2)
             return self.answer(self.video), first_line(error)
 
     def answer(self, video: Video) -> Any:
         """What the model gives."""
         args, kwargs = self.videos.args([x.clone() if isinstance(x, Tensor) else x for x in video])
-        with torch.no_grad():
+        with torch.no_grad(), the_model():
             return self.model(*args, **kwargs)
 
     def prefix(self, cut: int) -> Video:
@@ -178,6 +183,8 @@ def _parts(subject: _Causal, cut: int) -> tuple[list[Tensor | None], str]:
     try:
         return leaves(subject.answer(subject.prefix(cut))), ""
     except Exception as error:
+        if of_this_machine(error):
+            raise
         return [None] * len(leaves(subject.whole)), first_line(error)
 
 
@@ -280,14 +287,8 @@ CHECKS: tuple[tuple[str, str, Measure], ...] = (
 
 
 def _guarded(check: Check, measure: Measure, subject: _Causal) -> Check:
+    """A check; an exception is told as what it is (:func:`unmade`)."""
     try:
         return measure(check, subject)
-    except (PgtError, RuntimeError, ValueError, TypeError, LookupError, AttributeError) as error:
-        if of_this_machine(error):
-            raise
-        return replace(
-            check,
-            ok=False,
-            measured="raised",
-            detail=f"{type(error).__name__}: {first_line(error)}",
-        )
+    except Exception as error:
+        return unmade(check, error)

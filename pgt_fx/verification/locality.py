@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pgt_fx.checking.measure import leaves, random_chunks, same_bits
+from pgt_fx.checking.trials import the_model
 from pgt_fx.checking.videos import Video
 from pgt_fx.verification.result import Check
 from pgt_fx.verification.subject import Subject, count_tensors
@@ -117,6 +118,10 @@ def one_way_backward(check: Check, subject: Subject, chunkings: int) -> Check:
             mine = [x.requires_grad_() for x in _differentiable(piece)]
             inputs.append(mine)
             answer = subject.feed(prog, list(piece), number == len(chunks) - 1)
+            held = [name for name, x in prog.state.items() if x.requires_grad]
+            if held:  # torch refuses to go backward through it twice, as it is freed by then
+                faults.append(f"{policy}: step {number + 1} hands on the graph of {held[0]}")
+                break
             loss = _loss(answer)
             if loss is None:
                 continue
@@ -143,7 +148,7 @@ def one_way_backward(check: Check, subject: Subject, chunkings: int) -> Check:
                     f"{len(used)} parameters, {without[0]} among them"
                 )
     detail = f"{answered} steps of {chunks} frames, both policies, {len(used)} parameters"
-    if not answered:
+    if not answered and not faults:
         return replace(check, detail="no output can be differentiated")
     if not faults:
         return replace(check, ok=True, measured="0 gradients leak", detail=detail)
@@ -172,7 +177,8 @@ def _used_parameters(subject: Subject) -> list[tuple[str, Tensor]]:
     """Parameters that the plain model's answer to a clip depends on, of the progressive form."""
     named = [(n, p) for n, p in subject.model.named_parameters() if p.requires_grad]
     args, kwargs = subject.args([x.clone() if isinstance(x, Tensor) else x for x in subject.clip])
-    loss = _loss(subject.model(*args, **kwargs))
+    with the_model():
+        loss = _loss(subject.model(*args, **kwargs))
     if loss is None or not named:
         return []
     gradients = torch.autograd.grad(loss, [p for _, p in named], allow_unused=True)
