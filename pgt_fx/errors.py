@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pgt_fx.counts import counted
+
 
 class PgtError(Exception):
     """Base of all errors raised by ``pgt_fx``.
@@ -177,7 +179,7 @@ class BlockedError(PgtError):
     def __init__(self, blockers: Sequence[Blocker]) -> None:
         self.blockers = tuple(blockers)
         count = len(self.blockers)
-        head = f"{count} operator{'s' * (count > 1)} of this model can't be made progressive:"
+        head = f"{counted(count, 'operator')} of this model can't be made progressive:"
         super().__init__(
             "\n".join([head, *(f"  {i}. {b}" for i, b in enumerate(self.blockers, 1))])
         )

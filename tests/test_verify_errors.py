@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import types
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 from typing import Any
@@ -315,6 +317,9 @@ def test_the_fuzzer_shrinks_errors_and_tells_them_apart(
     def raises(case: Any) -> None:
         raise error
 
+    ticks = itertools.count()
+    clock = types.SimpleNamespace(monotonic=lambda: next(ticks) / 100)  # by how often it is read
+    monkeypatch.setattr(fuzz, "time", clock)
     monkeypatch.setattr(fuzz, "check", raises)
     monkeypatch.setattr(fuzz, "BATCH", 2)
     found = run("fuzz", "--minutes", "0.005", "--output", str(tmp_path), "--json")

@@ -28,6 +28,7 @@ from pgt_fx.checking.recursion import recursion
 from pgt_fx.checking.redraw import redraw_norms, redraw_zeros
 from pgt_fx.checking.trials import BOUNDS, OTHER_BOUNDS, Trials
 from pgt_fx.checking.videos import Video, device_of, first_line
+from pgt_fx.counts import counted
 from pgt_fx.errors import PgtError
 from pgt_fx.longest import longest_step
 from pgt_fx.options import Changes
@@ -333,7 +334,7 @@ def _named(
         if inner > 1 and inner * len(flags) == len(errors):
             errors = [max(errors[i : i + inner]) for i in range(0, len(errors), inner)]
     if len(errors) != len(flags):
-        words = f"names {len(flags)} outputs as exact or not, and gives {len(errors)}"
+        words = f"names {counted(len(flags), 'output')} as exact or not, and gives {len(errors)}"
         return Difference(trial, prog, trial.first(frames), chunks, INF, words)
     named = [i for i, flag in enumerate(flags) if flag]
     worst = max(named, key=lambda i: errors[i], default=None)

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
 
 from pgt_fx.cli.talk import (
     HOLDS,
@@ -23,6 +22,7 @@ from pgt_fx.cli.talk import (
     set_threads,
     spinner,
 )
+from pgt_fx.fitted import Fitted
 
 if TYPE_CHECKING:
     from pgt_fx.zoo.survey import Row
@@ -130,10 +130,7 @@ def _list(names: Sequence[str], json_: bool) -> None:
         plain = [{k: v for k, v in vars(e).items() if v is not None} for e in entries]
         typer.echo(json.dumps(plain, indent=2))
         return
-    table = Table(box=None, header_style="bold")
-    for column in ("name", "from", "clip", "space"):
-        table.add_column(column, no_wrap=column == "name", overflow="fold")
-    table.add_column("", overflow="fold")
+    table = Fitted(("name", "from", "clip", "space", ""))
     for e in entries:
         table.add_row(e.name, e.source, " + ".join(map(str, e.clip)), str(e.space), e.description)
     out().print(table)

@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pgt_fx.counts import counted
+
 Spec = dict[str, Any]
 Node = dict[str, Any]
 
@@ -346,7 +348,7 @@ def minimum_frames(spec: Spec, horizon: int = HORIZON) -> int:
             break
         least = frames
     if least > horizon:
-        raise ValueError(f"the graph takes no video of {horizon} frames")
+        raise ValueError(f"the graph takes no video of {counted(horizon, 'frame')}")
     return least
 
 

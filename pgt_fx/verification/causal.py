@@ -19,9 +19,11 @@ from pgt_fx.checking.measure import error, leaves, same_bits
 from pgt_fx.checking.redraw import redraw_norms, redraw_zeros, redrawn_in_words
 from pgt_fx.checking.trials import BOUNDS, OTHER_BOUNDS, the_model
 from pgt_fx.checking.videos import Video, Videos, device_of, first_line, measurable, short
-from pgt_fx.errors import OptionError, VerificationError, of_this_machine
+from pgt_fx.counts import counted
+from pgt_fx.errors import VerificationError, of_this_machine
 from pgt_fx.verification.calls import Call, calls_of
 from pgt_fx.verification.outcome import unmade
+from pgt_fx.verification.promises import check_names
 from pgt_fx.verification.record import record_of_causal
 from pgt_fx.verification.result import Check, Verification
 
@@ -71,11 +73,7 @@ def verify_causal(
         OptionError, ClipError: for a bad dtype or example, or a check that there isn't.
     """
     measurable(dtype)
-    known = [name for name, *_ in CHECKS]
-    if checks is not None and not set(checks) <= set(known):
-        raise OptionError(
-            f"checks: no {sorted(set(checks) - set(known))}; there are {', '.join(known)}"
-        )
+    check_names("checks", checks or (), [name for name, *_ in CHECKS])
     if example is None:
         example = guess_example(model)
     spec, clip = read_example(example, time_dim)
@@ -157,7 +155,10 @@ class _Causal:
 
     def setting(self) -> str:
         weights = redrawn_in_words(self.redrawn, self.zeros)
-        return f"{self.frames} frames of noise, {short(self.videos.dtype)}, {weights}, eval mode"
+        return (
+            f"{counted(self.frames, 'frame')} of noise, {short(self.videos.dtype)}, {weights}, "
+            "eval mode"
+        )
 
 
 def _due(whole: Tensor, part: Tensor | None) -> tuple[int, int] | None:
@@ -229,7 +230,7 @@ def _prefix(check: Check, subject: _Causal) -> Check:
     for cut in subject.cuts:
         parts, why = _parts(subject, cut)
         if why:
-            return replace(check, detail=f"the model takes no {cut} frames: {why}")
+            return replace(check, detail=f"the model takes no {counted(cut, 'frame')}: {why}")
         for whole, part in zip(leaves(subject.whole), parts, strict=True):
             found = None if whole is None else _due(whole, part)
             if whole is None or part is None or found is None:
@@ -237,7 +238,7 @@ def _prefix(check: Check, subject: _Causal) -> Check:
             compared += found[1]
             gap = error(part, whole.narrow(found[0], 0, found[1]))
             if gap > worst:
-                worst, where = gap, f"; worst for the first {cut} frames"
+                worst, where = gap, f"; worst for the first {counted(cut, 'frame')}"
     if not compared:
         return replace(check, detail="no output has a time axis: each reads all frames")
     ok = worst <= subject.bound

@@ -8,11 +8,11 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from rich.console import Console, ConsoleOptions, RenderResult
-from rich.table import Table
 from rich.text import Text
 
 from pgt_fx.counts import counted
 from pgt_fx.errors import VerificationError
+from pgt_fx.fitted import Fitted
 
 WORD = {True: "holds", False: "VIOLATED", None: "not checked"}
 ERROR = "ERROR"
@@ -182,19 +182,9 @@ class Verification:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         wide = options.max_width >= WIDE
-        table = Table(
-            title=f"{self.model}: measured on {self.setting}",
-            title_justify="left",
-            box=None,
-            header_style="bold",
-            padding=(0, 2, 0, 0),
-        )
-        table.add_column("check", no_wrap=True)
-        table.add_column("result", no_wrap=True)
-        table.add_column("measured", overflow="fold")
-        table.add_column("bound", overflow="fold")
-        if wide:
-            table.add_column("promise", overflow="fold", ratio=2)
+        columns = ["check", "result", "measured", "bound", *(["promise"] if wide else [])]
+        title = f"{self.model}: measured on {self.setting}"
+        table = Fitted(columns, title=title, whole=(0, 1))
         for c in self.checks:
             result = Text(c.word, style="bold yellow" if c.error else _STYLE[c.ok])
             promise = [c.sentence] if wide else []
