@@ -54,10 +54,11 @@ def quoted(path: str, number: int) -> str:
         following = linecache.getline(path, number + len(lines))
         if not following or len(lines) == _LINES:
             return f"{first} …"
-        lines.append(re.sub(r"(^|\s)#.*", "", following).strip())
+        lines.append(following.strip())
     if len(lines) == 1:
         return first
-    text = " ".join(line for line in lines if line)
+    bare = (re.sub(r"(^|\s)#.*", "", line).strip() for line in lines)
+    text = " ".join(line for line in bare if line)
     return re.sub(r",? ([)\]}])", r"\1", re.sub(r"([(\[{]) ", r"\1", text))
 
 
