@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from pgt_fx.capture.lines import is_ours, short
+from pgt_fx.capture.lines import at_frame, is_ours
 from pgt_fx.cut import CLOCK
 from pgt_fx.errors import CompileError, StateError
 from pgt_fx.markov.step import Step
@@ -218,7 +218,7 @@ def _refused(error: Exception) -> CompileError | None:
         return None
     lines = [f for f in error.real_stack or () if not is_ours(f.filename)]
     lines = [f for f in lines if not f.filename.startswith("<")]
-    at = f"{short(lines[-1].filename)}:{lines[-1].lineno}: {lines[-1].line}" if lines else "a step"
+    at = at_frame(lines[-1]) if lines else "a step"
     text = str(error)
     reason = text.partition("\n")[0]
     detail = text.partition("Developer debug context:")[2].strip().partition("\n")[0]

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from pgt_fx.capture.inputs import ClipSpec
+from pgt_fx.counts import counted
 from pgt_fx.errors import ClipError, OtherClipError, StateError
 from pgt_fx.schedule import OverTime, PerStep, Schedule, check_lengths
 
@@ -87,7 +88,9 @@ def cut(
     else:
         lengths = check_lengths("schedule", schedule)
         if sum(lengths) != frames[base] or min(lengths, default=0) < 1:
-            raise ClipError(f"chunks {lengths} don't make up the video's {frames[base]} frames")
+            raise ClipError(
+                f"chunks {lengths} don't make up the video's {counted(frames[base], 'frame')}"
+            )
     leaves = [x.cut(lengths) if isinstance(x, OverTime) else x for x in leaves]
     for leaf in leaves:
         if isinstance(leaf, PerStep) and len(leaf) != len(lengths):

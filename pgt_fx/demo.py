@@ -17,6 +17,7 @@ import pgt_fx
 from pgt_fx import video as video_file
 from pgt_fx import zoo
 from pgt_fx.checking.measure import assembled, error, error_per_element, leaves
+from pgt_fx.counts import counted
 from pgt_fx.demo_size import (
     AFTERWARDS,
     FRAMES,
@@ -231,7 +232,7 @@ def run(
         usable = decoded - decoded % alpha
         if usable < clip:
             raise ClipError(
-                f"{path.name}: {decoded} frames; {model} takes clips of {clip}, and the "
+                f"{path.name}: {counted(decoded, 'frame')}; {model} takes clips of {clip}, and the "
                 "video must be at least as long"
             )
         paths = as_paths(pixels, entry.clip)

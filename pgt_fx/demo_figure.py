@@ -7,6 +7,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pgt_fx.counts import counted
 from pgt_fx.demo_story import ROUNDING, Findings
 from pgt_fx.erf.figure import STYLE, check
 
@@ -47,7 +48,8 @@ def draw(found: Findings) -> Figure:
         rows: Any = figure.subfigures(3, 1, height_ratios=(1.25, 3.1, 1.35))
         film, errors, costs = rows
         figure.suptitle(
-            f"{found.model}, {found.used} frames in {len(found.chunks)} steps: {_verdict(found)}",
+            f"{found.model}, {counted(found.used, 'frame')} in "
+            f"{counted(len(found.chunks), 'step')}: {_verdict(found)}",
             fontsize=10,
             fontweight="bold",
         )

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Group
-from rich.table import Table
 from rich.text import Text
 
+from pgt_fx.counts import counted, plural
+from pgt_fx.fitted import Fitted
 from pgt_fx.report import Report
 
 #: float32 rounding through a deep net; more than this is a fault.
@@ -118,15 +119,19 @@ def _story(found: Findings) -> Iterator[Any]:
 
 def _head(found: Findings) -> Iterator[Any]:
     part = (
-        f"all {found.total} frames"
+        f"all {counted(found.total, 'frame')}"
         if found.used == found.total
-        else (f"the first {found.used} of {found.total} frames")
+        else (f"the first {found.used} of {counted(found.total, 'frame')}")
     )
+    one = len(found.chunks) == 1 and found.chunks[0] == 1
     lengths = ", ".join(map(str, found.chunks[:3])) + (", …" if len(found.chunks) > 3 else "")
     rows = [
         ("video", f"{found.source}, {part}"),
         ("model", f"{found.model}, unchanged; random weights, norm layers redrawn; float32"),
-        ("steps", f"{len(found.chunks)} steps of {lengths} new frames"),
+        (
+            "steps",
+            f"{counted(len(found.chunks), 'step')} of {lengths} new {'frame' if one else 'frames'}",
+        ),
     ]
     if found.why_part:
         rows.insert(1, ("", f"({found.why_part})"))
@@ -139,14 +144,15 @@ def _head(found: Findings) -> Iterator[Any]:
 def _analysis(found: Findings) -> Iterator[Any]:
     yield _title("The analysis (of the model, before anything is run)")
     yield _table(list(found.report._summary().items()))
-    yield Text(f"Its {len(found.report.rows)} operators along time: pgt-fx analyze {found.model}")
+    yield Text(
+        f"Its {counted(len(found.report.rows), 'operator')} along time: pgt-fx analyze "
+        f"{found.model}"
+    )
 
 
 def _costs(found: Findings) -> Iterator[Any]:
     yield _title("What a step costs beside the whole video in one forward")
-    table = Table(box=None, header_style="bold", padding=(0, 3, 0, 0))
-    for name in ("", "time", "peak memory"):
-        table.add_column(name, justify="left" if not name else "right")
+    table = Fitted(("", "time", "peak memory"), right=(1, 2), whole=(1, 2))
     for future, one in (("wait", found.waiting), ("zero", found.answering)):
         table.add_row(f"one step, future='{future}'", _ms(one.step_seconds), _bytes(one.memory))
     table.add_row(
@@ -155,9 +161,9 @@ def _costs(found: Findings) -> Iterator[Any]:
     yield table
     total = sum(found.waiting.seconds)
     yield Text(
-        f"Time of a step: the median. All {len(found.chunks)} steps took {total:.1f} s. Memory: "
-        "resident memory of the process at its greatest, sampled every 5 ms, beyond what it held "
-        "before the first clip (weights, the decoded video); outputs kept are in it."
+        f"Time of a step: the median. {counted(len(found.chunks), 'step')} took {total:.1f} s in "
+        "all. Memory: resident memory of the process at its greatest, sampled every 5 ms, beyond "
+        "what it held before the first clip (weights, the decoded video); outputs kept are in it."
     )
     yield Text(f"Carried from one step to the next: {_bytes(found.state_bytes)} at most.")
 
@@ -165,7 +171,7 @@ def _costs(found: Findings) -> Iterator[Any]:
 def _waiting(found: Findings) -> Iterator[Any]:
     yield _title("future='wait': the exact stream, whose outputs come when they are exact")
     silent = sum(y is None for y in found.waiting.outputs)
-    late = f"; {silent} of {len(found.chunks)} steps had no output due" if silent else ""
+    late = f"; {silent} of {counted(len(found.chunks), 'step')} had no output due" if silent else ""
     whole = "the forward over the whole video"
     yield _table(
         [
@@ -189,7 +195,8 @@ def _waiting(found: Findings) -> Iterator[Any]:
         else f"the {outputs} do NOT equal those of {whole} (bound {ROUNDING:.0e})"
     )
     yield Text(
-        f"Exact: {same} of {count} feature frames. In {len(found.chunks)} steps, {verdict}.",
+        f"Exact: {same} of {count} feature frames. In {counted(len(found.chunks), 'step')}, "
+        f"{verdict}.",
         "green" if found.ok else "bold red",
     )
 
@@ -198,9 +205,11 @@ def _logits(found: Findings, whole: str) -> str:
     text = f"{_difference(found.logits_error)} of the last step from {whole}"
     if not found.report.exact:
         what = sorted({row.what for row in found.report.inexact})
+        many = len(found.report.inexact)
         return (
-            f"{text}: not the model's own, since {len(found.report.inexact)} operators "
-            f"({', '.join(what)}) take all of time into every frame; no bounded state reproduces "
+            f"{text}: not the model's own, since {counted(many, 'operator')} "
+            f"({', '.join(what)}) {plural(many, 'takes', 'take')} all of time into every frame; "
+            "no bounded state reproduces "
             "that, so they were computed within each step (strict=False)"
         )
     if found.refusal:
@@ -228,7 +237,7 @@ def _answering(found: Findings) -> Iterator[Any]:
             for n, r in zip(found.report.look_ahead, found.ratio, strict=True)
         ]
         known = [n for n in ahead if n is not None]
-        far = "all of the video" if len(known) < len(ahead) else f"{max(known)} frames"
+        far = "all of the video" if len(known) < len(ahead) else counted(max(known), "frame")
         far += " of the slow path" if len(ahead) > 1 else ""
         rows.append(("why none", f"an output looks {far} ahead, a step has {max(found.chunks)}"))
         if found.longer:
@@ -242,12 +251,10 @@ def _title(text: str) -> Text:
     return Text(f"\n{text}", style="bold")
 
 
-def _table(rows: list[tuple[str, str]]) -> Table:
-    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
-    table.add_column(no_wrap=True)
-    table.add_column(overflow="fold")
+def _table(rows: list[tuple[str, str]]) -> Fitted:
+    table = Fitted(("", ""))
     for row in rows:
-        table.add_row(*(Text(cell) for cell in row))
+        table.add_row(*row)
     return table
 
 

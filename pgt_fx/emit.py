@@ -28,6 +28,7 @@ from pgt_fx.capture.clip_tables import clip_rows
 from pgt_fx.capture.fold import Region, called_whole, fold
 from pgt_fx.capture.grown import grown
 from pgt_fx.capture.recurrent import run_layers
+from pgt_fx.counts import counted
 from pgt_fx.delays import late
 from pgt_fx.devices import follow_the_clip, in_any_layout
 from pgt_fx.emitted import Emitted, Names, identifier, note, of_clip_alone
@@ -279,7 +280,7 @@ class _Emitter:
             args, kwargs = arguments(node, {"is_causal": False, "attn_mask": mask})
         args = with_memories(node, args, memories)
         self._new_call(node, node.target, args, kwargs, aligned)
-        how = "all frames so far" if size is None else f"{size} elements of the past"
+        how = "all frames so far" if size is None else f"{counted(size, 'element')} of the past"
         self.out.notes[self.env[node].name] = note(node, f"attends to {how} and this step")
 
     def _new_call(

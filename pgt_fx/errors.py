@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pgt_fx.counts import counted
+
 
 class PgtError(Exception):
     """Base of all errors raised by ``pgt_fx``.
@@ -19,10 +21,12 @@ class PgtError(Exception):
     """
 
     hint: str = ""
+    #: What to do, where no hint for the model's class is known that would say it better.
+    advice: str = ""
 
     def __str__(self) -> str:
-        text = super().__str__()
-        return f"{text}\n{self.hint}" if self.hint else text
+        text, more = super().__str__(), self.hint or self.advice
+        return f"{text}\n{more}" if more else text
 
 
 class OptionError(PgtError, ValueError):
@@ -148,7 +152,8 @@ class CaptureError(PgtError, RuntimeError):
 
 
 class LoopError(CaptureError):
-    """The model loops over its frames in Python: it calls a module once for every so many."""
+    """The model loops over its frames in Python: it calls a module once for every so many. Or it is
+    made for one turn of such a loop: it returns a cache for the next."""
 
 
 @dataclass(frozen=True)
@@ -174,7 +179,7 @@ class BlockedError(PgtError):
     def __init__(self, blockers: Sequence[Blocker]) -> None:
         self.blockers = tuple(blockers)
         count = len(self.blockers)
-        head = f"{count} operator{'s' * (count > 1)} of this model can't be made progressive:"
+        head = f"{counted(count, 'operator')} of this model can't be made progressive:"
         super().__init__(
             "\n".join([head, *(f"  {i}. {b}" for i, b in enumerate(self.blockers, 1))])
         )

@@ -11,6 +11,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pgt_fx.counts import counted
+
 
 @dataclass(frozen=True)
 class Factor:
@@ -165,7 +167,8 @@ def regroup(layout: Layout, sizes: Sequence[int]) -> Layout:
                 continue
             if factor.time:
                 raise LayoutError(
-                    f"the view splits the time axis ({factor.size} elements in the capture) "
+                    f"the view splits the time axis ({counted(factor.size, 'element')} in the "
+                    "capture) "
                     f"to make a dimension of {want}"
                 )
             if factor.size % left:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+from pgt_fx.counts import counted
 from pgt_fx.due import (
     ConcatDue,
     Due,
@@ -227,6 +228,6 @@ def _concat_due(
 
 def _unfed(slot: str, count: int) -> StateError:
     return StateError(
-        f"{slot}: {count} elements are due that depend on a value pooled over "
+        f"{slot}: {counted(count, 'element')} are due that depend on a value pooled over "
         "this step's frames, of which there are none; feed longer chunks"
     )

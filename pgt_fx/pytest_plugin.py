@@ -172,6 +172,7 @@ class ModelTests(pytest.Collector):
         self.model = model
         self._made: Any = None
         self._refusal = ""
+        self._error: Exception | None = None
 
     def collect(self) -> list[pytest.Item]:
         chosen = self.config.getoption("--pgt-check")
@@ -196,9 +197,12 @@ class ModelTests(pytest.Collector):
         raise NotImplementedError
 
     def made(self) -> Any:
-        """What the checks share, made once; PromiseError with the reason where it can't be."""
+        """What the checks share, made once; PromiseError with the reason where it can't be, and
+        any other error as it is: it says nothing about the model."""
         from pgt_fx.errors import PgtError
 
+        if self._error is not None:
+            raise self._error
         if self._made is None and not self._refusal:
             try:
                 self._made = self.make()
@@ -206,9 +210,17 @@ class ModelTests(pytest.Collector):
                 self._refusal = f"{type(error).__name__}: {error}"
             except PromiseError as error:
                 self._refusal = str(error)
+            except Exception as error:
+                self._error = error
+                raise
         if self._refusal:
             raise PromiseError(self._refusal)
         return self._made
+
+    @property
+    def unmade(self) -> bool:
+        """Whether what the checks share could not be made."""
+        return bool(self._refusal) or self._error is not None
 
     def load(self) -> tuple[Any, Any]:
         """The model and its example."""
@@ -288,22 +300,41 @@ class PromiseError(Exception):
 
 
 class PromiseTest(pytest.Item):
-    """One promise of one model."""
+    """One promise of one model.
+
+    It is measured in ``setup``, where an error counts as one of the test's own: a failed test would
+    read as a broken promise.
+    """
 
     parent: ModelTests
+    found: Check | None = None
+    refusal: PromiseError | None = None
+
+    def setup(self) -> None:
+        try:
+            if self.name == self.parent.opening:
+                self.parent.made()
+                return
+            self.found = self.parent.check(self.name)
+        except Exception as error:
+            told = f"{self.parent.nodeid}::{self.parent.opening}"
+            others = (item.nodeid for item in self.session.items if item is not self)
+            if told in others and self.parent.unmade:
+                pytest.skip(f"see {told}")
+            if not isinstance(error, PromiseError):
+                raise
+            self.refusal = error
+            return
+        self.user_properties += _properties(self.found)
+        if self.found.error:
+            raise PromiseError(f"not checked because of an error: {self.found}")
 
     def runtest(self) -> None:
-        if self.name == self.parent.opening:
-            self.parent.made()
+        if self.refusal is not None:
+            raise self.refusal
+        found = self.found
+        if found is None:  # the opening
             return
-        try:
-            found = self.parent.check(self.name)
-        except PromiseError:
-            told = f"{self.parent.nodeid}::{self.parent.opening}"
-            if all(item.nodeid != told for item in self.session.items):
-                raise  # nobody else says it
-            pytest.skip(f"see {told}")
-        self.user_properties += _properties(found)
         if found.ok is False:
             raise PromiseError(str(found))
         if found.ok is None and self.name == "time-sensitive":

@@ -11,14 +11,15 @@ from typing import Any
 
 import networkx as nx
 from rich.console import Console, Group
-from rich.table import Table
 from rich.text import Text
 from torch import fx
 
 from pgt_fx.analysis import Analysis, Operation, Value, analyze_graph
 from pgt_fx.capture.idle import listed
+from pgt_fx.counts import counted, plural
 from pgt_fx.emitted import Emitted
 from pgt_fx.errors import ExactnessError, Place
+from pgt_fx.fitted import Fitted
 from pgt_fx.flow import network
 from pgt_fx.guards import Guard, guards_of
 from pgt_fx.longest import longest_step
@@ -133,7 +134,7 @@ class Report:
         )
         raise ExactnessError(
             f'future="wait" promises the model\'s own outputs, and no bounded state reproduces '
-            f"{len(rows)} operator{'s' * (len(rows) > 1)} of it:\n{lines}\n"
+            f"{counted(len(rows), 'operator')} of it:\n{lines}\n"
             "Take the part of the model in front of them, or pass strict=False: these operators "
             "are then computed within each step."
             + (
@@ -155,18 +156,8 @@ class Report:
 
     def __rich__(self) -> Group:
         title = f"{self.model}: {len(self.rows)} temporal operators, {self.local} frame by frame"
-        table = Table(title=title, title_justify="left", box=None, header_style="bold")
-        for name, justify in (
-            ("operator", "left"),
-            ("what", "left"),
-            ("verdict", "left"),
-            ("past", "right"),
-            ("future", "right"),
-            ("stride", "right"),
-            ("state", "right"),
-            ("line", "left"),
-        ):
-            table.add_column(name, justify=justify, overflow="fold")  # type: ignore[arg-type]
+        columns = ("operator", "what", "verdict", "past", "future", "stride", "state", "line")
+        table = Fitted(columns, title=title, right=(3, 4, 5, 6), whole=(2, 3, 4, 5, 6))
         for r in self.rows:
             style = {"exact": "green", "running": "green", "step": "red"}.get(r.verdict, "yellow")
             table.add_row(
@@ -193,24 +184,35 @@ class Report:
     def _summary(self) -> dict[str, str]:
         return (
             {
-                "receptive field": _paths(self.receptive_field, "frames"),
+                "receptive field": _paths(self.receptive_field, "frame"),
                 "temporal stride": ", ".join(self.stride),
-                "look-ahead": _paths(self.look_ahead, "frames"),
-                "latency": f"{_inf(self.latency)} frames until an output is exact",
+                "look-ahead": _paths(self.look_ahead, "frame"),
+                "latency": f"{_frames(self.latency)} until an output is exact",
                 "state": f"{size(self.state_bytes)} at {', '.join(map(str, self.clip))}"
                 + (" after one clip; it grows with the video" if self.grows else ""),
                 "policy": ", ".join(f"{k}={v}" for k, v in self.options.items()),
                 "exact": "outputs under future='wait' are the model's own"
                 if self.exact
-                else f"{len(self.inexact)} operators depend on how the video is cut",
+                else (
+                    f"{counted(len(self.inexact), 'operator')} "
+                    f"{plural(len(self.inexact), 'depends', 'depend')} on how the video is cut"
+                ),
             }
             | (
-                {"clip pools": f"{self.clip_pools} pools over the clip taken over all of time"}
+                {
+                    "clip pools": (
+                        f"{counted(self.clip_pools, 'pool')} over the clip taken over all of time"
+                    )
+                }
                 if self.clip_pools
                 else {}
             )
             | ({"videos": f"of {self.lengths} frames"} if self.lengths != "any number" else {})
-            | ({"longest step": f"{self.longest_step} frames"} if self.longest_step else {})
+            | (
+                {"longest step": f"{counted(self.longest_step, 'frame')}"}
+                if self.longest_step
+                else {}
+            )
             | ({"not run": listed(self.idle)} if self.idle else {})
             | {"self-check": self.checked}
         )
@@ -232,8 +234,12 @@ def _inf(value: int | None) -> str:
     return "all" if value is None else str(value)
 
 
+def _frames(value: int | None) -> str:
+    return "all frames" if value is None else counted(value, "frame")
+
+
 def _paths(values: list[int | None], unit: str) -> str:
-    return ", ".join(f"{_inf(v)} {unit}" if v is not None else "all of time" for v in values)
+    return ", ".join(counted(v, unit) if v is not None else "all of time" for v in values)
 
 
 def size(count: int) -> str:
@@ -366,7 +372,8 @@ def _verdict(
         what = operation.place.op.removeprefix("aten.")
         verdict, reason = (TRAINING if outcome.training else STEP), outcome.reason
         if remembers(operation, options):
-            reason += f"; finds {memory_size(analysis, operation, options)} elements of the past"
+            past = memory_size(analysis, operation, options)
+            reason += f"; finds {'all' if past is None else counted(past, 'element')} of the past"
     elif operation.joins:
         what = "join of operands with different delays"
     else:

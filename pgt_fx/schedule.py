@@ -9,6 +9,7 @@ from fractions import Fraction
 from operator import index
 from typing import Any, Literal
 
+from pgt_fx.counts import counted
 from pgt_fx.errors import ClipError, OptionError
 
 
@@ -143,7 +144,8 @@ class Schedule:
             least = self.frames if not self.ragged else self.frames - self._stride + 1
             if frames < least:
                 raise ClipError(
-                    f"{self} needs a video of {least} frames, got {frames}; use fewer or shorter "
+                    f"{self} needs a video of {counted(least, 'frame')}, got {frames}; use fewer "
+                    "or shorter "
                     "steps, or steps=None"
                 )
             frames = min(frames, self.frames)

@@ -567,8 +567,8 @@ def _double() -> Any:
 
 
 def caught(found: Verification) -> set[str]:
-    """Ids of the checks that a fault breaks."""
-    return {c.id for c in found.violations}
+    """Ids of the checks that a fault breaks, or lets end in an error: in neither case is it ok."""
+    return {c.id for c in (*found.violations, *found.errors)}
 
 
 def table(markdown: bool) -> str:

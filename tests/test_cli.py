@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import sys
 import textwrap
+import warnings
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from pgt_fx.cli import app
+from pgt_fx.cli.door import in_options
 from pgt_fx.markov.window import MarkovWindow
 
 SOURCE = """
@@ -145,7 +148,7 @@ def test_verify_could_not_check(here: str) -> None:
     ("model", "hint"),
     [
         ("slow_r51", "did you mean slow_r50"),
-        ("xyzzy", "known: "),
+        ("xyzzy", "pgt-fx zoo lists them"),
         ("some.module", "with a colon"),
         ("no_such_package:model", "no module 'no_such_package'"),
         ("pgt_fx.demmo:run", "did you mean demo"),
@@ -163,7 +166,7 @@ def test_names_in_a_module_are_explained(here: str) -> None:
     result = run("analyze", f"{here}:tinny")
     assert result.exit_code == 2 and "has no 'tinny'; did you mean Tiny" in said(result)
     result = run("analyze", f"{here}:number")
-    assert result.exit_code == 2 and "gave a int" in said(result)
+    assert result.exit_code == 2 and "gave an int" in said(result)
     result = run("analyze", f"{here[:-1]}:pair")
     assert result.exit_code == 2 and f"did you mean {here}" in said(result)
 
@@ -250,7 +253,7 @@ def test_verify_causal_writes_a_certificate_and_reads_it_again(here: str) -> Non
         (("--certificate", "none.json"), "No such file"),
         ((), "which model?"),
         (("r3d_18", "--causal", "--save", "no/c.json"), "there is no folder no"),
-        (("r3d_18", "--certificate", "c.json", "--causal"), "goes with none of"),
+        (("r3d_18", "--certificate", "c.json", "--causal"), "--certificate goes without --causal"),
         (("r3d_18", "--output", "nowhere/a.xml"), "there is no folder"),
     ],
 )
@@ -284,3 +287,103 @@ def test_a_certificate_knows_the_time_dimension(
     assert run("verify", "models_for_ci:channels_last", *args).exit_code == 0
     again = run("verify", "--certificate", path)
     assert again.exit_code == 0 and "still holds" in again.output, again.output
+
+
+# ------------------------------------------------------------------ what is given, and not used
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (("analyze", "{}:pair", "--space", "32"), "--space is for models of the zoo"),
+        (("verify", "{}:pair", "--space", "32"), "--space is for models of the zoo"),
+        (("verify", "{}:pair", "--causal", "--space", "32"), "--space is for models of the zoo"),
+        (("doctor", "{}:pair", "--space", "32"), "--space is for models of the zoo"),
+        (("erf", "{}:pair", "--space", "32"), "--space is for models of the zoo"),
+        (("erf", "{}:pair", "--head"), "--head is for models of the zoo"),
+        (("verify", "{}:pair", "--features"), "--features is for models of the zoo"),
+        (("doctor", "{}:pair", "--features"), "--features is for models of the zoo"),
+        (("verify", "{}:pair", "--causal", "--chunkings", "2"), "--causal goes without --chunk"),
+        (("verify", "--certificate", "c.json", "--seed", "1"), "--certificate goes without --seed"),
+        (("verify", "{}:pair", "--certificate", "c", "--space", "9"), "goes without --space"),
+        (("verify", "models_for_ci:transformed", "--time-dim", "2"), "--time-dim: the factory has"),
+        (("verify", "{}:pair", "--check", "nope"), "--check: there is no check 'nope'. The checks"),
+        (("verify", "{}:pair", "--check", "rest"), "did you mean reset? The checks: time-sens"),
+        (("verify", "{}:pair", "--causal", "--check", "reset"), "The checks: time-sensitive, no-f"),
+        (("zoo", "xyzzy"), "no backbone 'xyzzy' in the zoo; pgt-fx zoo lists them"),
+        (("demo", "--model", "xyzzy"), "no backbone 'xyzzy' in the zoo; pgt-fx zoo lists them"),
+        (("demo", "--video", "none.mp4"), "--video: none.mp4 is not there"),
+        (("demo", "--video", "."), "--video: . is a folder; expected a file"),
+        (("erf", "{}:pair", "--output", "7"), "expected a file name that ends in .png"),
+        (("erf", "{}:pair", "--frame", "99", "--steps", "2"), "--frame: expected 0 …"),
+    ],
+)
+def test_what_means_nothing_is_refused(here: str, args: tuple[str, ...], words: str) -> None:
+    if args[0] == "erf":
+        pytest.importorskip("matplotlib")
+    sys.path.insert(0, str(Path(__file__).parent))
+    result = run(*(arg.format(here) for arg in args))
+    assert result.exit_code == 2 and words in said(result), result.output
+    assert "with random weights" not in result.output  # the demo has not begun
+
+
+def test_a_factory_may_give_a_list(here: str, tmp_path: Path) -> None:
+    source = "from torch import nn, zeros\n\ndef listed():\n    return {}\n"
+    for name, given in (
+        ("pair", "[nn.Conv1d(3, 4, 3, padding=1), zeros(1, 3, 8)]"),
+        ("three", "[nn.Conv1d(3, 4, 3), zeros(1, 3, 8), 1]"),
+    ):
+        (tmp_path / f"{here}_{name}.py").write_text(source.format(given))
+    assert run("analyze", f"{here}_pair:listed").exit_code == 0
+    result = run("analyze", f"{here}_three:listed")
+    assert result.exit_code == 2
+    assert "gave a list of 3 elements (Conv1d, Tensor, int); expected a torch.nn.Module" in said(
+        result
+    )
+
+
+@pytest.mark.parametrize("command", ["verify", "doctor", "analyze"])
+def test_a_keyword_is_told_as_the_option(here: str, command: str, tmp_path: Path) -> None:
+    (tmp_path / f"{here}_open.py").write_text(
+        "from torch import nn, zeros\n\ndef unclear():\n    return nn.ReLU(), zeros(2, 5, 7)\n"
+    )
+    result = run(command, f"{here}_open:unclear")
+    assert result.exit_code == 2, result.output
+    assert "Pass --time-dim 2 or --time-dim 1" in said(result) and "time_dim=" not in said(result)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("pass time_dim=", "pass --time-dim"),
+        ("time_dim: expected", "--time-dim: expected"),
+        ("operator='mco' or x_time_dim=3", "--operator 'mco' or x_time_dim=3"),
+        ("length: expected", "length: expected"),
+    ],
+)
+def test_keywords_that_the_command_has(text: str, told: str) -> None:
+    assert in_options(text, {"time_dim": "--time-dim", "operator": "--operator"}) == told
+
+
+@pytest.mark.parametrize("text", ["use strict=False", "pass time_dim=[2, None]"])
+def test_keywords_that_no_option_stands_for(text: str) -> None:
+    found = in_options(text, {"time_dim": "--time-dim"})
+    assert found.startswith(f"{text}\n    ") and "a factory of yours may call itself" in found
+    assert in_options(text, {}) == text or "time_dim" in text  # of a command without a model
+
+
+def test_the_fuzzer_is_silent_about_torch_s_warnings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("hypothesis")
+    from pgt_fx.testing.fuzz import Campaign
+
+    def warns(*args: object) -> Campaign:
+        warnings.warn("of an operator", UserWarning, stacklevel=1)
+        return Campaign(checked=1)
+
+    monkeypatch.setattr("pgt_fx.testing.fuzz.fuzz", warns)
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        assert run("fuzz", "--output", str(tmp_path)).exit_code == 0
+    assert not [w for w in seen if "of an operator" in str(w.message)]

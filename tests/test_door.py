@@ -289,7 +289,7 @@ def test_without_a_command_the_help_is_shown() -> None:
         (("verify", "r3d_18", "--save", "a.pt"), (".json",)),
         (("verify", "--certificate", "a.json", "--output", "a.yaml"), (".xml", ".json")),
         (("doctor", "r3d_18", "--html", "a.pdf"), (".html",)),
-        (("erf", "r3d_18", "--out", "a.bmp"), (".png", ".svg", ".pdf")),
+        (("erf", "r3d_18", "--output", "a.bmp"), (".png", ".svg", ".pdf")),
     ],
     ids=lambda x: x[-1],
 )
@@ -438,7 +438,7 @@ def test_nothing_heavy_is_imported_before_there_is_work() -> None:
     lines = {f"{command} --help": 0 for command in COMMANDS} | {"--help": 0, "--version": 0, "": 2}
     lines |= {f"{command} --oops": 2 for command in COMMANDS if command != "bench"}
     lines |= {"frobnicate": 2, "verify": 2, "verify r3d_18 --output a.b": 2, "bench": 0}
-    lines |= {"doctor r3d_18 --html a.b": 2, "erf r3d_18 --out a.b": 2, "zoo --output .": 2}
+    lines |= {"doctor r3d_18 --html a.b": 2, "erf r3d_18 --output a.b": 2, "zoo --output .": 2}
     done = process("-c", WITHOUT_TORCH, json.dumps(list(lines)))
     codes, heavy = json.loads(done.stdout)
     assert codes == lines and heavy == []

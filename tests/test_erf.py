@@ -662,8 +662,8 @@ def test_the_command_writes_the_figure(here: str, tmp_path: Path) -> None:
 
 
 def test_the_command_as_data(here: str, tmp_path: Path) -> None:
-    options = ("--operator", "pmco", "--length", "5", "--output", "3", "--no-redraw", "--seed", "1")
-    result = run(f"{here}:dense", "--json", "--out", "x.svg", "--inputs", "1", *options)
+    options = ("--operator", "pmco", "--length", "5", "--frame", "3", "--no-redraw", "--seed", "1")
+    result = run(f"{here}:dense", "--json", "--output", "x.svg", "--inputs", "1", *options)
     assert result.exit_code == 0, result.output
     data = json.loads(result.stdout)
     assert data["figure"] == "x.svg" and (tmp_path / "x.svg").exists()
@@ -696,10 +696,10 @@ def test_the_command_takes_features_of_the_zoo(here: str) -> None:
         (("--steps", "1"), "--steps"),
         (("--length", "1"), "--length"),
         (("--inputs", "0"), "--inputs"),
-        (("--output", "99"), "output: expected 0 … 15"),
+        (("--frame", "99"), "--frame: expected 0 … 15"),
         (("--operator", "mcoo"), "did you mean 'mco'"),
-        (("--out", "x.bmp"), "ends in .png"),
-        (("--out", "none/x.png"), "there is no folder"),
+        (("--output", "x.bmp"), "ends in .png"),
+        (("--output", "none/x.png"), "there is no folder"),
     ],
 )
 def test_bad_usage(here: str, args: tuple[str, ...], hint: str) -> None:

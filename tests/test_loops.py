@@ -161,6 +161,89 @@ def test_the_module_inside_the_loop_in_steps_is_the_loop() -> None:
         assert relative_error(torch.cat(outs, 2), model(x)) <= 1e-5
 
 
+@pytest.mark.parametrize("inside", [False, True])
+def test_one_turn_of_such_a_loop_is_told_without_a_capture(inside: bool, no_capture: None) -> None:
+    """It returns a cache beside its answer, whichever way it takes the last frames."""
+
+    class Outer(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = Returning.Net()
+
+        def forward(self, x: Tensor, cache: Any = None) -> Any:
+            y, held = self.net(x, cache)
+            return y, {"net": held["conv"].clone(), "own": x[:, :, x.shape[2] - 3 :]}
+
+    model: Any = Outer() if inside else Returning.Net()
+    with pytest.raises(LoopError) as caught:
+        pgt_fx.transform(model.eval(), torch.randn(1, 4, T))
+    text, place = str(caught.value), caught.value.place
+    assert "is made for one chunk of a video" in text and "(see cache)" in text
+    assert place is not None and "test_loops.py:" in place.source and "-2:" in place.line
+    assert "Pass a module that computes the same over the whole video" in text
+    assert ("2 tensors" if inside else "1 tensor ") in text
+
+
+class LastFrame(nn.Module):
+    def forward(self, x: Tensor, cache: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        return x * 2, x[:, :, -1:].clone()
+
+
+class LastChannels(nn.Module):
+    def forward(self, x: Tensor, cache: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        return x * 2, x[:, -2:]
+
+
+class ButTheFirst(nn.Module):
+    def forward(self, x: Tensor, cache: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        return x * 2, x[:, :, 2:]
+
+
+@pytest.mark.parametrize("kind", [LastFrame, LastChannels, ButTheFirst])
+def test_what_is_returned_beside_the_answer_is_no_cache(kind: type[nn.Module]) -> None:
+    prog = pgt_fx.transform(kind().eval(), torch.randn(1, 4, T), time_dim=2)
+    x = torch.randn(1, 4, 20)
+    for a, b in zip(prog.full(x), kind()(x), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_the_last_frames_of_a_model_that_takes_no_cache_are_told_as_ever() -> None:
+    class Tail(nn.Module):
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            return x * 2, x[:, :, -2:]
+
+    with pytest.raises(BlockedError, match="takes the last 2 frames"):
+        pgt_fx.transform(Tail().eval(), torch.randn(1, 4, T), time_dim=2)
+
+
+def test_a_call_over_several_lines_is_quoted_as_one() -> None:
+    class Several(FrameByFrame):
+        def forward(self, x: Tensor) -> Tensor:
+            out = []
+            for frame in x.unbind(2):
+                out.append(
+                    self.net(  # of one frame
+                        frame.add(sum([0, 1])),  # )
+                    )
+                )
+            return torch.stack(out, 2)
+
+    class Reversed(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.flip(
+                x,
+                [2],
+            )
+
+    with pytest.raises(LoopError) as loop:
+        pgt_fx.transform(Several().eval(), torch.randn(1, 4, T))
+    assert loop.value.place is not None
+    assert loop.value.place.line == "self.net(frame.add(sum([0, 1])))"
+    with pytest.raises(BlockedError) as blocked:
+        pgt_fx.transform(Reversed().eval(), torch.randn(1, 4, T), time_dim=2)
+    assert blocked.value.blockers[0].place.line == "return torch.flip(x, [2])"
+
+
 class Often(nn.Module):
     """One layer, as often at any length."""
 
@@ -212,8 +295,9 @@ def test_a_registered_hint_stands_in_the_error(by_name: bool) -> None:
 
     hints.register("test_loops.InChunks" if by_name else InChunks, "pass whole(vae)")
     for model in (InChunks(), nn.Sequential(Derived())):
-        with pytest.raises(LoopError, match=r"\nInChunks: pass whole\(vae\)$"):
+        with pytest.raises(LoopError, match=r"\nInChunks: pass whole\(vae\)$") as caught:
             pgt_fx.transform(model.eval(), torch.randn(1, 4, T))
+        assert "Pass the module" not in str(caught.value)  # which may say something else
     diagnosis = pgt_fx.doctor.examine(InChunks(), torch.zeros(1, 4, T), time_dim=2)
     assert "InChunks: pass whole(vae)" in diagnosis.mixing[0].change
 

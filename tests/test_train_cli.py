@@ -185,7 +185,7 @@ NUMBERS = [
     (
         'kind = "DPR-B"\nlength = 4',
         'kind = "fixed"\nlength = 1\noverlap = 0',
-        "a first step of T'=1 frames gives no output",
+        "a first step of T'=1 frame gives no output",
     ),
     ("size = 16", "size = 8", "Kernel size can't be greater than actual input size"),
 ]
@@ -281,6 +281,26 @@ def test_a_resumed_run_is_the_same_or_says_what_differs(project: Path) -> None:
     config(project, change='train = "train" -> train = "moved"', two="lr = 0.1 -> lr = 0.01")
     code, said = go("--init", "checkpoint.pt")
     assert code == 0 and "epoch 2: loss" in said
+
+
+def test_a_training_that_is_complete_is_told_so(project: Path) -> None:
+    def go(*more: str) -> str:
+        code, said = run("config.toml", "--model", "own_model:build", *more)
+        assert code == 0, said
+        return " ".join(said.split())
+
+    assert go("--dry-run").endswith("the same command without --dry-run trains 2 epochs")
+    assert "is complete" not in go()
+    for more in ([], ["--dry-run"]):
+        said = go("--resume", *more)
+        assert "this training is complete" in said and "raise [optim] epochs" in said
+        assert "has all of [optim] epochs = 2" in said and "trains" not in said
+    # One that was stopped after its first epoch has the second before it.
+    path = project / "checkpoint.pt"
+    data = torch.load(path, weights_only=True)
+    data["history"] = data["history"][:1]
+    torch.save(data, path)
+    assert go("--resume", "--dry-run").endswith("trains 1 of 2 epochs")
 
 
 def test_nothing_in_a_config_is_executed(project: Path) -> None:
@@ -448,7 +468,7 @@ def test_time_and_short_videos_in_a_config(project: Path) -> None:
     config(project, change="stride = 2 -> stride = 1\nfps = 5.0")
     assert run("config.toml", "--model", "own_model:build")[0] == 0
     for line, message in (
-        ("fps = -1.0", "[data] fps: expected a number from 0"),
+        ("fps = -1.0", "[data] fps: expected a number above 0"),
         ('short = "pad"', "[data] short: expected one of repeat, refuse, got 'pad'"),
     ):
         config(project, change=f"stride = 2 -> stride = 2\n{line}")
@@ -461,3 +481,62 @@ def test_two_paths_are_sampled_from_one_video() -> None:
     slow, fast = as_model_takes_it(videos, (1, 4))
     assert slow.flatten().tolist() == [0, 4, 8, 12] and torch.equal(fast, videos)
     assert as_model_takes_it(videos, (1,)) is videos
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("stride = 2 -> stride = 2\nfps = 0.0", "[data] fps: expected a number above 0"),
+        ('train = "train" -> train = "none"', "[data] train: no folder of videos"),
+        ('"held_out" -> "train/dark"', "[data] validation: "),
+        ("[model] -> [model]\npretrained = true", "[model] pretrained: is for models of the zoo"),
+    ],
+)
+def test_the_key_that_is_wrong_is_named(project: Path, change: str, message: str) -> None:
+    config(project, change=change)
+    code, said = run("config.toml", "--model", "own_model:build", "--dry-run")
+    assert code == 2 and message in " ".join(said.split()), said
+
+
+def test_a_broken_video_is_told_with_the_key(project: Path) -> None:
+    (project / "held_out" / "dark" / "0.mp4").write_bytes(b"nothing" * 99)
+    code, said = run("config.toml", "--model", "own_model:build", "--dry-run")
+    told = " ".join(said.split())
+    assert code == 2 and "[data] validation: " in told, said
+    assert told.count("dark/0.mp4") == 1 and "Errno" not in told  # once, and in words
+
+
+def test_a_config_without_a_backbone(project: Path) -> None:
+    code, said = run("config.toml", "--dry-run")
+    told = " ".join(said.split())
+    assert code == 2 and "[model] name: expected a name of the zoo, which pgt-fx zoo lists" in told
+    config(project, change='[model] -> [model]\nname = "slow_r05"')
+    told = " ".join(run("config.toml", "--dry-run")[1].split())
+    assert "[model] name: no backbone 'slow_r05' in the zoo; did you mean slow_r50" in told
+    assert len(told) < 400  # and not all 62
+
+
+def test_a_model_that_takes_more_than_the_video(project: Path) -> None:
+    (project / "own_model.py").write_text(
+        """
+import torch
+from torch import nn
+
+
+class Boxes(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.head = nn.Conv3d(3, 4, 1), nn.Linear(4, 2)
+
+    def forward(self, x, boxes):
+        return self.head(self.conv(x).mean((2, 3, 4))) + boxes.mean()
+
+
+def build():
+    return Boxes(), (torch.zeros(1, 3, 4, 16, 16), torch.zeros(2, 5))
+"""
+    )
+    sys.modules.pop("own_model", None)
+    code, said = run("config.toml", "--model", "own_model:build", "--dry-run")
+    told = " ".join(said.split())
+    assert code == 2 and "--model: own_model:build takes 1 tensor beside the video (boxes" in told

@@ -46,8 +46,11 @@ def get(name: str) -> Entry:
         return _ENTRIES[name][0]
     except KeyError:
         near = difflib.get_close_matches(name, _ENTRIES, n=3, cutoff=0.4)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(names())}"
-        raise UnknownModelError(f"no backbone {name!r} in the zoo; {hint}") from None
+        hint = f"did you mean {' or '.join(near)}? " if near else ""
+        raise UnknownModelError(
+            f"no backbone {name!r} in the zoo; {hint}pgt-fx zoo lists them, as does "
+            "pgt_fx.zoo.names()"
+        ) from None
 
 
 def build(

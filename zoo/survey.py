@@ -16,10 +16,12 @@ import torch
 from torch import Tensor, nn
 
 from pgt_fx.compiler import analyze, transform
-from pgt_fx.errors import BlockedError, CaptureError, ExactnessError, SelfCheckError
+from pgt_fx.counts import counted
+from pgt_fx.errors import BlockedError, CaptureError, ExactnessError, PgtError, SelfCheckError
 from pgt_fx.progressive import Progressive
 from pgt_fx.report import Report
 from pgt_fx.verification.contract import verify
+from pgt_fx.verification.outcome import in_words
 
 from .clips import SPATIAL_STRIDE
 from .cost import gflops, view_space
@@ -60,6 +62,8 @@ class Row:
         seconds: of one conversion.
         space: height and width at which the promises were measured.
         promises: id -> True: holds, False: violated, None: not checked.
+        errors: what kept promises from being checked and says nothing about the model; then the
+            row is no measurement, and the table does not take it.
         stages: temporal receptive field of the stages before the head, squeeze-excitations left
             out, in frames of the path with the most; for models of which the paper prints it.
     """
@@ -79,6 +83,7 @@ class Row:
     seconds: float = 0.0
     space: int = 0
     promises: dict[str, bool | None] = field(default_factory=dict)
+    errors: list[str] = field(default_factory=list)
     stages: int | None = None
 
     @property
@@ -87,8 +92,8 @@ class Row:
         return False not in self.promises.values()
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain data (JSON-able)."""
-        return asdict(self)
+        """As plain data (JSON-able); "errors" where there are any."""
+        return {k: v for k, v in asdict(self).items() if v or k != "errors"}
 
 
 def survey(name: str, *, space: int | None = None, check: bool = True) -> Row:
@@ -179,7 +184,7 @@ def _grouped(found: list[tuple[str, str]]) -> list[str]:
     for reason, place in found:
         places.setdefault(reason, []).append(place)
     return [
-        f"{reason} ({len(names)} operator{'s' * (len(names) > 1)}, {names[0]} first)"
+        f"{reason} ({counted(len(names), 'operator')}, {names[0]} first)"
         for reason, names in places.items()
     ]
 
@@ -196,11 +201,16 @@ def _promises(row: Row) -> None:
     example = clip(row.name, space=row.space)
     try:
         prog = transform(model, example, strict=False)
-    except SelfCheckError:  # the promises say more
+    except SelfCheckError as error:  # the promises say more
         prog = transform(model, example, strict=False, check=False)
-        row.promises = {"self-check": False}
+        cause = error.__cause__
+        if cause is None or isinstance(cause, PgtError):
+            row.promises = {"self-check": False}
+        else:
+            row.errors = [f"self-check: {in_words(cause)}"]
     found = verify(prog, checks=PROMISES, chunkings=2, redraw_norms=False)
     row.promises |= {c.id: c.ok for c in found.checks}
+    row.errors += [f"{c.id}: {c.detail}" for c in found.errors]
 
 
 def _space(name: str) -> int:

@@ -40,9 +40,9 @@ converted, and its promises are measured.
 
 def write_table(folder: Path, rows: Sequence[Row]) -> None:
     """Put rows into ``table.json``, in place of older ones of these models, and write
-    ``README.md`` of all of them."""
+    ``README.md`` of all of them. A row with errors is no measurement, and leaves the older one."""
     file = folder / "table.json"
-    known = read_table(file) | {row.name: row for row in rows}
+    known = read_table(file) | {row.name: row for row in rows if not row.errors}
     kept = [known[name] for name in sorted(known) if name in names()]
     file.write_text(json.dumps([row.to_dict() for row in kept], indent=1) + "\n")
     (folder / "README.md").write_text(to_markdown(kept))
@@ -105,9 +105,11 @@ def summary(rows: Sequence[Row]) -> str:
     counts = {kind: sum(r.kind == kind for r in rows) for kind in KINDS}
     violated = [r.name for r in rows if not r.ok]
     text = f"{len(rows)} models: " + ", ".join(f"{n} {kind}" for kind, n in counts.items())
-    held = sum(bool(r.promises) and r.ok for r in rows)
+    held = sum(bool(r.promises) and r.ok and not r.errors for r in rows)
+    errors = [r.name for r in rows if r.errors]
     text += f". {held} of the {len(rows) - counts[REFUSED]} that are converted keep their promises"
-    return text + (f"; not so {', '.join(violated)}." if violated else ".")
+    text += f"; not so {', '.join(violated)}" if violated else ""
+    return text + (f"; not checked because of an error {', '.join(errors)}." if errors else ".")
 
 
 def _line(row: Row, notes: dict[str, int]) -> str:

@@ -11,7 +11,6 @@ the graph is the model where the size has that value.
 
 from __future__ import annotations
 
-import linecache
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -25,7 +24,7 @@ from torch.fx.experimental.sym_node import SymNode
 from torch.utils import _pytree as pytree
 
 from pgt_fx.capture.calls import call_stack, place
-from pgt_fx.capture.lines import calling_place, is_ours, short
+from pgt_fx.capture.lines import calling_place, is_ours, quoted, short
 from pgt_fx.capture.schema import schema_name
 
 
@@ -120,7 +119,7 @@ def listening(model: nn.Module, running: Sequence[str]) -> Iterator[Questions]:
         key = (expr, told, file, line, tuple(running))
         if key not in known:
             known.add(key)
-            text = linecache.getline(file, line).strip()
+            text = quoted(file, line)
             found.asked.append(Asked(expr, told, f"{short(file)}:{line}", text, tuple(running)))
         return told
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor, fx, nn
 
-from pgt_fx.capture.lines import is_ours, short
+from pgt_fx.capture.lines import is_ours, quoted, short
 from pgt_fx.errors import Place
 
 
@@ -110,6 +110,6 @@ def place(node: fx.Node) -> Place:
             name.replace("::", "."),
             module_path(node),
             f"{short(file)}:{number}",
-            line.strip(),
+            quoted(file, int(number)) or line.strip(),
         )
     return Place(name.replace("::", "."), module_path(node))

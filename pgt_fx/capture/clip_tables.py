@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pgt_fx.counts import counted
 from pgt_fx.errors import ClipError
 
 #: Elementwise functions of two tensors, as an active torch function mode sees them.
@@ -111,7 +112,8 @@ def clip_rows(table: Tensor, like: Tensor, dims: Sequence[int]) -> Tensor:
     for d in dims:
         if table.shape[d] < like.shape[d]:
             raise ClipError(
-                f"the model adds a table with {table.shape[d]} rows, one for each element of a "
+                f"the model adds a table with {counted(table.shape[d], 'row')}, one for each "
+                "element of a "
                 f"clip, and this step has {like.shape[d]}; feed steps no longer than the clip"
             )
         table = table.narrow(d, 0, like.shape[d])

@@ -25,7 +25,7 @@ from pgt_fx.capture.exported import Exported, clip_nodes, export, is_fixed
 from pgt_fx.capture.idle import find_idle
 from pgt_fx.capture.inputs import ClipSpec
 from pgt_fx.capture.lengths import Lengths, OtherBranch, allowed_lengths, known_sizes
-from pgt_fx.capture.loops import check_loops
+from pgt_fx.capture.loops import check_caches, check_loops
 from pgt_fx.capture.python_state import Memory
 from pgt_fx.capture.sample import LIKE_CLIP, Sample, Stretch, find_sample
 from pgt_fx.capture.sizes import SYMBOLIC, Sizes
@@ -249,6 +249,7 @@ def _exported(
 ) -> tuple[Sample, Exported]:
     sample = find_sample(model, spec, leaves, pools, wide=wide, stretches=stretches, batch=batch)
     check_loops(model, spec, sample.leaves, sample.calls)
+    check_caches(model, spec, sample.leaves, sample.tails)
     try:
         return sample, export(model, spec, sample, limit=LONGEST_SIZE)
     except TooComplicated:  # windows of a fixed size, padded to: space is then the clip's

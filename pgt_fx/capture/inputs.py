@@ -135,6 +135,11 @@ def read_example(example: Any, time_dim: TimeDim = None) -> tuple[ClipSpec, list
     tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
     if not tensors:
         raise ClipError(f"example: expected a clip made of tensors, got {type(example).__name__}")
+    asked = time_dim if isinstance(time_dim, (list, tuple)) else [time_dim]
+    if any(isinstance(t, bool) or not isinstance(t, int | None) for t in asked):
+        raise ClipError(
+            f"time_dim: expected a whole number, or one or None for each tensor, got {time_dim!r}"
+        )
     if isinstance(time_dim, (list, tuple)):
         given = list(time_dim)
         if len(given) != len(tensors):

@@ -21,6 +21,7 @@ from pgt_fx.capture.asked import Asked
 from pgt_fx.capture.lines import is_ours, short, taken_as_number
 from pgt_fx.core.length_sets import ANY_LENGTH, LengthSet, NotQuasiLinear
 from pgt_fx.core.sympy_lengths import LengthReader
+from pgt_fx.counts import counted
 from pgt_fx.errors import CaptureError, ClipError
 
 
@@ -180,7 +181,7 @@ def allowed_lengths(
     wrong = next((c for c in lengths.conditions if clip not in c.lengths), None)
     if wrong is None:
         return lengths
-    held = f"{wrong.text} held in the capture, and does not at {clip} frames"
+    held = f"{wrong.text} held in the capture, and does not at {counted(clip, 'frame')}"
     if wrong.number:
         raise CaptureError(
             f"{wrong.place}\n    what is calculated from the number of frames has to be a plain "

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import linecache
 import os
+import re
 import sys
+import tokenize
 import traceback
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
@@ -31,6 +34,10 @@ _MODELS = tuple(
 )
 
 
+#: Lines over which a call is followed when it is quoted.
+_LINES = 8
+
+
 def is_ours(path: str) -> bool:
     """Whether a source file is torch's or this package's, and so no part of a model."""
     return path.startswith(_PACKAGES) and not path.startswith(_MODELS)
@@ -41,6 +48,34 @@ def short(path: str) -> str:
     return "/".join(path.split(os.sep)[-2:])
 
 
+def quoted(path: str, number: int) -> str:
+    """A line of source; a call that goes on over several is quoted as if it stood in one, without
+    the comments between."""
+    first = linecache.getline(path, number).strip()
+    lines = [first]
+    while first and _open("\n".join(lines)) > 0:
+        following = linecache.getline(path, number + len(lines))
+        if not following or len(lines) == _LINES:
+            return f"{first} …"
+        lines.append(following.strip())
+    if len(lines) == 1:
+        return first
+    bare = (re.sub(r"(^|\s)#.*", "", line).strip() for line in lines)
+    text = " ".join(line for line in bare if line)
+    return re.sub(r",? ([)\]}])", r"\1", re.sub(r"([(\[{]) ", r"\1", text))
+
+
+def _open(text: str) -> int:
+    """How many brackets are open at the end of a text; those in strings don't count."""
+    depth = 0
+    try:
+        for token in tokenize.generate_tokens(io.StringIO(text).readline):
+            depth += (token.string in "([{") - (token.string in ")]}") if token.string else 0
+    except (tokenize.TokenError, SyntaxError):  # it ends inside of brackets, or is cut out of more
+        pass
+    return depth
+
+
 def calling_place(func: Any, module: str = "") -> Place:
     """Where the innermost line of the user's own that is running now stands."""
     name = resolve_name(func) or getattr(func, "__name__", str(func))
@@ -48,7 +83,7 @@ def calling_place(func: Any, module: str = "") -> Place:
     while frame is not None:
         path = frame.f_code.co_filename
         if not _ours(path):
-            line = linecache.getline(path, frame.f_lineno).strip()
+            line = quoted(path, frame.f_lineno)
             return Place(name, module, f"{short(path)}:{frame.f_lineno}", line)
         frame = frame.f_back  # type: ignore[assignment]
     return Place(name, module)
@@ -67,7 +102,13 @@ def draws_alone(error: BaseException) -> bool:
 def raised_at(error: BaseException) -> str:
     """The innermost line of the user's own on which an error was raised, "" where there is none."""
     frames = [f for f in traceback.extract_tb(error.__traceback__) if not _ours(f.filename)]
-    return f"{short(frames[-1].filename)}:{frames[-1].lineno}: {frames[-1].line}" if frames else ""
+    return at_frame(frames[-1]) if frames else ""
+
+
+def at_frame(frame: traceback.FrameSummary) -> str:
+    """The file, the number and the text of a frame's line."""
+    number = frame.lineno or 0
+    return f"{short(frame.filename)}:{number}: {quoted(frame.filename, number) or frame.line}"
 
 
 def _ours(path: str) -> bool:

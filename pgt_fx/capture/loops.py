@@ -1,5 +1,7 @@
 """Models that loop over their frames in Python: told after three runs without compute, as a capture
-would unroll the loop for minutes and then find that it is of one length."""
+would unroll the loop for minutes and then find that it is of one length. And models that are made
+for one turn of such a loop, of which a capture takes long as well, to refuse each part of a cache.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +14,11 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from pgt_fx.capture.ends import Tail
 from pgt_fx.capture.inputs import ClipSpec
 from pgt_fx.capture.lines import calling_place
 from pgt_fx.capture.probe import Stopped, probe
+from pgt_fx.counts import counted
 from pgt_fx.errors import LoopError, Place
 
 #: A run is longer than the clip by a multiple of so many frames: some models take 4n + 1 alone.
@@ -58,7 +62,7 @@ def check_loops(
     least, longest = min(spec.lengths), min(_lengths(spec, sample))
     if not more or least >= longest:
         return
-    run = probe(model, spec.spec, _of_length(spec, sample, least))
+    run = probe(model, spec.spec, of_length(spec, sample, least))
     fewer = {m: run.calls[m] for m, n in more.items() if run.calls[m] < n}
     if run.error is not None or not fewer:
         return
@@ -76,7 +80,7 @@ def check_loops(
         for module in fewer:
             handle = module.register_forward_pre_hook(before, with_kwargs=True)
             stack.callback(handle.remove)
-        error = probe(model, spec.spec, _of_length(spec, sample, longer)).error
+        error = probe(model, spec.spec, of_length(spec, sample, longer)).error
     if isinstance(error, Stopped):
         looped = turns[-1].module
         seen = {least: fewer[looped], longest: more[looped], longer: more[looped] + 1}
@@ -91,7 +95,7 @@ def _lengths(spec: ClipSpec, leaves: Sequence[Any]) -> list[int]:
     return [int(leaves[i].shape[spec._time(i)]) for i in spec.paths]
 
 
-def _of_length(spec: ClipSpec, leaves: Sequence[Any], length: int) -> list[Any]:
+def of_length(spec: ClipSpec, leaves: Sequence[Any], length: int) -> list[Any]:
     """Leaves of other lengths, in the path with the fewest frames ``length``; contents undefined.
     Batch and space stay: a loop over those has as many turns."""
     out = list(leaves)
@@ -109,14 +113,17 @@ def _refusal(path: str, turns: Sequence[_Turn], seen: Mapping[int, int]) -> Loop
     own = f", with a cache of its own ({', '.join(caches)})" if caches else ""
     without = f", without {' and '.join(caches)}" if caches else ""
     where = turns[-1].place
-    return LoopError(
+    told = LoopError(
         f"the model loops over the frames in Python{own}: {path} is called {counts}. No one graph "
-        "is the model for every length, and what the loop carries from turn to turn is not seen.\n"
-        f"Pass the module inside the loop, {path} of the class {type(turns[-1].module).__name__}, "
-        f"if called once, with the whole video{without}, it computes what the loop does; or write "
-        "a module that does. What the loop carried, the steps then carry.",
+        "is the model for every length, and what the loop carries from turn to turn is not seen.",
         Place(where.op, path, where.source, where.line),
     )
+    told.advice = (
+        f"Pass the module inside the loop, {path} of the class {type(turns[-1].module).__name__}, "
+        f"where that computes what the loop does when it is called once, with the whole video"
+        f"{without}. Else write a module that does. What the loop carried, the steps then carry."
+    )
+    return told
 
 
 def _containers(module: nn.Module, args: Any, kwargs: Any) -> list[str]:
@@ -130,3 +137,60 @@ def _containers(module: nn.Module, args: Any, kwargs: Any) -> list[str]:
         if not isinstance(value, Tensor)
         and any(isinstance(leaf, Tensor) for leaf in pytree.tree_leaves(value))
     ]
+
+
+def check_caches(
+    model: nn.Module,
+    spec: ClipSpec,
+    sample: Sequence[Any],
+    tails: Sequence[Tail | None],
+) -> None:
+    """Refuse a model that returns, beside its answer, the last frames of what is inside of it, and
+    that takes something of the like as an argument: no one graph of it is the model of a video.
+
+    Args:
+        spec: structure of an example clip.
+        sample: leaves of a run that is longer than the clip.
+        tails: of the tensors that it returned.
+
+    Raises:
+        LoopError: naming the line that takes the frames.
+    """
+    several = [t for t in tails if t is not None and t.count > 1]
+    if not several or len(several) == len(tails) or not (optional := _optional(model, spec)):
+        return
+    other = probe(model, spec.spec, of_length(spec, sample, min(spec.lengths))).tails
+    if len(other) != len(tails):
+        return
+    found = [
+        a
+        for a, b in zip(tails, other, strict=True)
+        if a is not None and b is not None and a.count == b.count > 1 and a.size != b.size
+    ]
+    if not found:
+        return
+    beside = counted(len(found), "tensor")
+    told = LoopError(
+        f"the model is made for one chunk of a video in a loop: beside its answer it returns "
+        f"{beside} with the last frames of what is inside of it, a cache for the next chunk "
+        f"(see {' and '.join(optional)}).",
+        found[0].place,
+    )
+    told.advice = (
+        "Pass a module that computes the same over the whole video, and takes and returns no "
+        "cache: steps carry by themselves what they need."
+    )
+    raise told
+
+
+def _optional(model: nn.Module, spec: ClipSpec) -> list[str]:
+    """Arguments that the example doesn't give, and that are None without."""
+    try:
+        signature = inspect.signature(model.forward)
+        nothing: list[Any] = [None] * spec.spec.num_leaves
+        args, kwargs = pytree.tree_unflatten(nothing, spec.spec)
+        given = signature.bind_partial(*args, **kwargs).arguments
+    except (TypeError, ValueError):
+        return []
+    named = signature.parameters.values()
+    return [p.name for p in named if p.default is None and p.name not in given]

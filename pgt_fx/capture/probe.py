@@ -22,13 +22,14 @@ from torch.utils import _pytree as pytree
 
 from pgt_fx.capture.clip_tables import ClipTable, JoinCall, find_table, is_join, join_call
 from pgt_fx.capture.context import TYPES, surroundings
+from pgt_fx.capture.ends import Tail, Tails
 from pgt_fx.capture.lines import Lines
 from pgt_fx.capture.python_state import Memory, changing, memories
 from pgt_fx.capture.running import followed
 from pgt_fx.capture.spelling import POOLS, Noted, Spelling
 from pgt_fx.errors import of_this_machine
 
-Run = Callable[..., None]
+Run = Callable[..., Any]
 
 RELUS = (F.relu, torch.relu, torch.relu_, torch.Tensor.relu, torch.Tensor.relu_)
 
@@ -54,6 +55,7 @@ class Recorder:
         self.spelling = spelling
         self.pools: list[PoolCall] = []
         self.joins: list[JoinCall] = []
+        self.tails = Tails()
 
     def __call__(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         if (same := _as_large(func, args, kwargs)) is not None:
@@ -61,6 +63,7 @@ class Recorder:
         if is_join(func):
             self.joins.append(join_call(args))
         out = self.spelling(func, args, kwargs)
+        self.tails.look(func, args, out)
         if func in POOLS and isinstance(out, torch.Tensor):
             kernel = [*args, *kwargs.values()][1]
             rank = 3 if "3d" in func.__name__ else 1
@@ -151,6 +154,7 @@ class Probe:
         joins: its elementwise calls of two operands, up to the error.
         noted: the calls that a capture has to see.
         calls: how often each module was called, up to the error.
+        tails: of each tensor that the model returned whether it is the end of another one.
     """
 
     error: Exception | None
@@ -158,6 +162,7 @@ class Probe:
     joins: list[JoinCall] = field(default_factory=list)
     noted: Noted = field(default_factory=Noted)
     calls: Counter[nn.Module] = field(default_factory=Counter)
+    tails: list[Tail | None] = field(default_factory=list)
 
 
 def probe(
@@ -189,7 +194,7 @@ def _probe(
         lines = Lines(recorder)
         try:
             with changing(model) as kept, surroundings() as around:
-                run(model, spec, leaves, lines)
+                output = run(model, spec, leaves, lines)
         except Exception as error:
             if of_this_machine(error):
                 raise
@@ -197,7 +202,8 @@ def _probe(
     noted = recorder.spelling.noted
     noted.kept = kept
     noted.asked = {*around.asked, *([TYPES] if lines.types_read else [])}
-    return Probe(None, recorder.pools, recorder.joins, noted, running.calls)
+    tails = recorder.tails.returned(output)
+    return Probe(None, recorder.pools, recorder.joins, noted, running.calls, tails)
 
 
 def leaves_behind(
@@ -224,8 +230,9 @@ def leaves_behind(
         return memories(model, names, given, run)
 
 
-def _on_meta(model: nn.Module, spec: Any, leaves: Sequence[Any], lines: Lines) -> None:
-    """Run on tensors without data: three times as fast as fake ones, which are that and a device.
+def _on_meta(model: nn.Module, spec: Any, leaves: Sequence[Any], lines: Lines) -> Any:
+    """What the model gives on tensors without data: three times as fast as fake ones, which are
+    that and a device.
 
     A model that makes tensors on a device of its own, or reads values, fails here.
     """
@@ -233,7 +240,7 @@ def _on_meta(model: nn.Module, spec: Any, leaves: Sequence[Any], lines: Lines) -
     bare = [x.to("meta") if isinstance(x, torch.Tensor) else x for x in leaves]
     args, kwargs = pytree.tree_unflatten(bare, spec)
     with lines:
-        functional_call(model, weights, args, kwargs)
+        return functional_call(model, weights, args, kwargs)
 
 
 def _without_data(model: nn.Module) -> dict[str, torch.Tensor]:
@@ -244,12 +251,12 @@ def _without_data(model: nn.Module) -> dict[str, torch.Tensor]:
         raise NotImplementedError("weights without data") from error
 
 
-def _on_fake(model: nn.Module, spec: Any, leaves: Sequence[Any], lines: Lines) -> None:
+def _on_fake(model: nn.Module, spec: Any, leaves: Sequence[Any], lines: Lines) -> Any:
     with FakeTensorMode(allow_non_fake_inputs=True) as fake:
         faked = [fake.from_tensor(x) if isinstance(x, torch.Tensor) else x for x in leaves]
         args, kwargs = pytree.tree_unflatten(faked, spec)
         with lines:
-            model(*args, **kwargs)
+            return model(*args, **kwargs)
 
 
 def _of_the_device(error: Exception) -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from pgt_fx.capture.clip_tables import ClipTable
+from pgt_fx.capture.ends import Tail
 from pgt_fx.capture.inputs import ClipSpec, axis_hint, batch_hint, resized
 from pgt_fx.capture.lines import place_of
 from pgt_fx.capture.probe import clip_pools, clip_tables, probe
@@ -32,6 +33,7 @@ class Sample:
     Attributes:
         noted: the calls of a run on them that a capture has to see.
         calls: how often each module was called in it.
+        tails: of each tensor that it returned whether it is the end of another one.
         pools: numbers of the pool calls that mean "pool the clip".
         tables: operands with one row per frame of the clip.
     """
@@ -39,6 +41,7 @@ class Sample:
     leaves: list[Any]
     noted: Noted
     calls: Mapping[nn.Module, int]
+    tails: Sequence[Tail | None]
     pools: tuple[int, ...] = ()
     tables: tuple[ClipTable, ...] = ()
 
@@ -73,10 +76,12 @@ def find_sample(
             sample = resized(spec, leaves, batch=batch, time=stretch, space=widen)
             run = probe(model, spec.spec, sample)
             if run.error is None and pools != "global":
-                return Sample(sample, run.noted, run.calls)
+                return Sample(sample, run.noted, run.calls, run.tails)
             error = run.error or error
             if not run.pools and run.error is None:
-                return Sample(sample, run.noted, run.calls)  # "global", and no pool to take so
+                return Sample(
+                    sample, run.noted, run.calls, run.tails
+                )  # "global", and no pool to take so
             if pools == "window" or not run.pools:
                 continue
             if at_clip is None:
@@ -88,14 +93,14 @@ def find_sample(
                     ) from at_clip.error
             numbers = clip_pools(at_clip.pools, run.pools)
             if numbers and (pooled := probe(model, spec.spec, sample, numbers)).error is None:
-                return Sample(sample, pooled.noted, pooled.calls, tuple(numbers))
+                return Sample(sample, pooled.noted, pooled.calls, pooled.tails, tuple(numbers))
             if run.error is None:
-                return Sample(sample, run.noted, run.calls)
+                return Sample(sample, run.noted, run.calls, run.tails)
     for stretch in stretches:
         sample = resized(spec, leaves, batch=batch, time=stretch, space=lambda s: s)
         tables, run = clip_tables(model, spec.spec, list(leaves), sample)
         if tables:
-            return Sample(sample, run.noted, run.calls, tables=tuple(tables))
+            return Sample(sample, run.noted, run.calls, run.tails, tables=tuple(tables))
     if probe(model, spec.spec, list(leaves)).error is not None:
         raise CaptureError(
             f"the model does not run on its example clip: {error}", place_of(error)

@@ -28,6 +28,7 @@ from pgt_fx.checking.recursion import recursion
 from pgt_fx.checking.redraw import redraw_norms, redraw_zeros
 from pgt_fx.checking.trials import BOUNDS, OTHER_BOUNDS, Trials
 from pgt_fx.checking.videos import Video, device_of, first_line
+from pgt_fx.counts import counted
 from pgt_fx.errors import PgtError
 from pgt_fx.longest import longest_step
 from pgt_fx.options import Changes
@@ -54,6 +55,7 @@ class Difference:
         chunks: the steps; none for the whole video in one.
         gap: how far it is off; infinite where nothing can be compared.
         words: what was seen.
+        reason: what the program raised.
     """
 
     trial: Trial
@@ -62,6 +64,7 @@ class Difference:
     chunks: tuple[int, ...]
     gap: float
     words: str
+    reason: Exception | None = None
 
 
 @dataclass
@@ -286,7 +289,7 @@ def _claiming(trial: Trial, prog: Progressive, wanted: dict[int, Any]) -> Differ
                 flags = flags_of(prog, chunks)
             except Exception as reason:
                 words = f"exact_frames raises {type(reason).__name__}: {first_line(reason)}"
-                return Difference(trial, prog, trial.first(n), chunks, INF, words)
+                return Difference(trial, prog, trial.first(n), chunks, INF, words, reason)
             # Where none is named their number is all that is claimed: of one video that will do.
             once = n == trial.length and chunks == (head, n - head) and (timed or summed)
             if not any(flags) and not once:
@@ -331,7 +334,7 @@ def _named(
         if inner > 1 and inner * len(flags) == len(errors):
             errors = [max(errors[i : i + inner]) for i in range(0, len(errors), inner)]
     if len(errors) != len(flags):
-        words = f"names {len(flags)} outputs as exact or not, and gives {len(errors)}"
+        words = f"names {counted(len(flags), 'output')} as exact or not, and gives {len(errors)}"
         return Difference(trial, prog, trial.first(frames), chunks, INF, words)
     named = [i for i, flag in enumerate(flags) if flag]
     worst = max(named, key=lambda i: errors[i], default=None)
@@ -358,7 +361,7 @@ def _tried(
         if not exact and (isinstance(reason, PgtError) or (chunks and _short_steps(prog))):
             return None
         words = f"raises {type(reason).__name__}: {first_line(reason)}"
-        return Difference(trial, prog, trial.first(frames), chunks, INF, words)
+        return Difference(trial, prog, trial.first(frames), chunks, INF, words, reason)
 
 
 def _short_steps(prog: Progressive) -> bool:

@@ -17,6 +17,7 @@ from pgt_fx.checking.measure import error
 from pgt_fx.checking.recording import recorded_full, recorded_plain, recorded_run
 from pgt_fx.checking.trials import Trials
 from pgt_fx.checking.videos import Video
+from pgt_fx.counts import counted
 
 
 def unlike_model(trials: Trials, prog: Any, video: Video, bound: float) -> str:
@@ -63,7 +64,7 @@ def _unlike(parts: list[Tensor], wanted: Tensor, bound: float) -> str:
         if all(o == others[-1] for o in others):
             count = sum(p.shape[d] for p in parts)
             if count != wanted.shape[d]:
-                return f"{count} elements instead of {wanted.shape[d]}"
+                return f"{counted(count, 'element')} instead of {wanted.shape[d]}"
             gap = error(torch.cat(parts, d), wanted)
             return f"by {gap:.0e}" if gap > bound else ""
     return ""

@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.parameter import is_lazy
 
+from pgt_fx.counts import counted
+
 _LOCAL = (nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
 
 
@@ -50,7 +52,7 @@ def redraw_zeros(model: nn.Module, seed: int) -> int:
 def redrawn_in_words(norms: int, zeros: int) -> str:
     """What was redrawn, for the setting of a measurement."""
     told = [f"{norms} norm layers redrawn"] if norms else []
-    told += [f"{zeros} parameters of zeros redrawn"] if zeros else []
+    told += [f"{counted(zeros, 'parameter')} of zeros redrawn"] if zeros else []
     return ", ".join(told) or "weights as they are"
 
 

@@ -23,6 +23,7 @@ from pgt_fx.checking.measure import error, leaves
 from pgt_fx.checking.places import unlike_model, unlike_whole
 from pgt_fx.checking.trials import BOUNDS, OTHER_BOUNDS, SLACK
 from pgt_fx.checking.videos import Video, first_line, short
+from pgt_fx.counts import counted
 from pgt_fx.errors import ClipError, PgtError, SelfCheckError
 from pgt_fx.longest import longest_step
 from pgt_fx.progressive import Progressive
@@ -139,7 +140,7 @@ def _judged(
         trial.bound = max(trial.bound, bound)
         compared = compare(trial, steps=steps)
         if compared.difference is not None:
-            raise _told(compared.difference)
+            raise _told(compared.difference) from compared.difference.reason
         return compared, trial.dtype
 
     low = found.trial
@@ -147,7 +148,7 @@ def _judged(
         # A model that computes in float32 inside differs by that rounding.
         if low.typed and found.gap <= BOUNDS[torch.float32][0]:
             return again(low, BOUNDS[torch.float32][0])
-        raise _told(found)
+        raise _told(found) from found.reason
     try:
         exact = Trial(prog, side, torch.float64)
         apart = error(low.answer, exact.answer)
@@ -168,7 +169,7 @@ def _told(found: Difference) -> SelfCheckError:
     look = f"\n    look at {where}" if where else ""
     return SelfCheckError(
         f"{type(trial.model).__name__}: what was made of this model is not the model. A random "
-        f"video of {frames} frames, {sizes} in {short(trial.dtype)}, {how} under "
+        f"video of {counted(frames, 'frame')}, {sizes} in {short(trial.dtype)}, {how} under "
         f"future={prog.options.future!r} {found.words}{look}\n    remedy: write that part with "
         "other operators or leave it outside the model, and report it, as it ought to have been "
         "refused; check=False gives the program all the same",

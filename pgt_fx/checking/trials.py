@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -17,6 +18,21 @@ OTHER_BOUNDS = (5e-2, 1e-2)
 SLACK = 20.0
 
 
+@contextmanager
+def the_model() -> Iterator[None]:
+    """Around a call of the user's model as it is: what it raises says :func:`by_the_model`."""
+    try:
+        yield
+    except Exception as error:
+        error.pgt_by_the_model = True  # type: ignore[attr-defined]
+        raise
+
+
+def by_the_model(error: BaseException) -> bool:
+    """Whether it was the user's model as it is that raised, and not its progressive form."""
+    return getattr(error, "pgt_by_the_model", False)
+
+
 class Trials(Videos):
     """Videos with a model to run on them.
 
@@ -29,7 +45,7 @@ class Trials(Videos):
     def plain(self, video: Video, model: nn.Module | None = None) -> Any:
         """The model's own answer (or another model's)."""
         args, kwargs = self.args([x.clone() if isinstance(x, Tensor) else x for x in video])
-        with torch.no_grad():
+        with torch.no_grad(), the_model():
             return (model or self.model)(*args, **kwargs)
 
     def full(self, prog: nn.Module, video: Video) -> Any:

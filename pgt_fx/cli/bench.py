@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.table import Table
+from rich.text import Text
 
 import pgt_fx
 from pgt_fx.cli.talk import HOLDS, INTERRUPTED, out
+from pgt_fx.fitted import Fitted
 
 #: A benchmark is a file that runs by itself; the others in the folder are what they share.
 RUNS = 'if __name__ == "__main__":'
@@ -74,7 +75,7 @@ def _folder() -> Path | None:
 
 
 def _list(known: dict[str, str]) -> None:
-    table = Table(box=None, show_header=False)
+    table = Fitted(("", ""))
     for name, line in known.items():
-        table.add_row(f"[bold]{name}[/]", line)
+        table.add_row(Text(name, style="bold"), line)
     out().print(table)

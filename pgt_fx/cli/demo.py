@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import importlib.util
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pgt_fx.cli.talk import HOLDS, VIOLATED, Threads, check_file, out
+from pgt_fx.counts import counted
 from pgt_fx.demo_talk import Talk
 
 if TYPE_CHECKING:
@@ -48,6 +51,10 @@ def demo(
     wanted = _frames(frames)
     if figure is not None:
         check_file("--figure", figure, KINDS)
+    _check_model(model)
+    if video is not None and not video.is_file():
+        kind = "is a folder; expected a file" if video.is_dir() else "is not there"
+        raise typer.BadParameter(f"--video: {video} {kind}")
     talk = Talk()
     talk.console.print(_opening(model, video, length, full), highlight=False, markup=False)
     with talk.stage("importing torch"):
@@ -75,11 +82,24 @@ def demo(
     raise typer.Exit(HOLDS if found.ok else VIOLATED)
 
 
+def _check_model(name: str) -> None:
+    """Refuse a name that is not the zoo's. Its table has nearly all, and is read without torch."""
+    place = importlib.util.find_spec("pgt_fx.zoo")
+    table = Path(place.origin).with_name("table.json") if place and place.origin else None
+    rows = json.loads(table.read_text(encoding="utf-8")) if table and table.is_file() else []
+    if name in {row["name"] for row in rows}:
+        return
+    from pgt_fx import zoo
+
+    zoo.get(name)
+
+
 def _opening(model: str, video: Path | None, length: int, full: bool) -> str:
     takes = "up to ten minutes" if full else "up to a minute; --full, ten for all of it"
     return (
         f"pgt-fx demo: {video or 'a sample video'} through {model}, an unchanged backbone with "
-        f"random weights: in steps of {length} frames that carry a small state, and whole, in one "
+        f"random weights: in steps of {counted(length, 'frame')} that carry a small state, and "
+        "whole, in one "
         "forward. It ends with whether the outputs of the steps are those of the whole video, what "
         f"a step costs, and a figure. It takes {takes}."
     )

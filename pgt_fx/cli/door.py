@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import select
 import shlex
 import signal
@@ -16,7 +17,7 @@ import sys
 import threading
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import FrameType
 from typing import Any
 
@@ -35,6 +36,8 @@ from pgt_fx.errors import (
 from pgt_fx.terminal import columns, plain
 
 PROG = "pgt-fx"
+#: Options of ``pgt_fx.transform``, as errors name them: each with a sign of equality behind it.
+_KEYWORDS = "time_dim|operator|future|pooling|clip_pools|strict|attention|check"
 #: Errors of this package that may have an error of the user's model behind them.
 OF_A_MODEL = (CaptureError, ClipError, CompileError, VerificationError)
 #: What typer's parser raises. Releases of typer have it from click, or as their own.
@@ -74,16 +77,32 @@ def enter(command: Any, args: list[str]) -> int:
             command.invoke(context)
         return HOLDS
 
-    return guarded(work, args, lambda: context is not None and bool(context.params.get("debug")))
+    def options() -> dict[str, str]:
+        """Options of the command that runs, by the name of their value in Python."""
+        name = None if context is None else context.invoked_subcommand
+        told = getattr(command, "commands", {}).get(name)
+        parameters = told.params if told is not None else []
+        return {p.name: p.opts[-1] for p in parameters if p.opts and p.opts[-1].startswith("--")}
+
+    def debug() -> bool:
+        return context is not None and bool(context.params.get("debug"))
+
+    return guarded(work, args, debug, options)
 
 
-def guarded(work: Callable[[], int], args: list[str], debug: Callable[[], bool]) -> int:
+def guarded(
+    work: Callable[[], int],
+    args: list[str],
+    debug: Callable[[], bool],
+    options: Callable[[], Mapping[str, str]] = dict,
+) -> int:
     """The exit code of some work, told in the way of the command line. Raises nothing.
 
     Args:
         work: gives its exit code, or raises ``typer.Exit`` with it.
         args: of the command line, for a message that says how to run it again.
         debug: whether the traceback of an error is shown; asked when there is one.
+        options: what a keyword that an error names is called here; asked when there is one.
     """
     with _interrupts() as interrupted, warnings.catch_warnings():
         # torch says so wherever NumPy is not installed, which nothing here needs.
@@ -98,10 +117,16 @@ def guarded(work: Callable[[], int], args: list[str], debug: Callable[[], bool])
                 sys.stdout.flush()
             return code
         except BaseException as error:
-            return _answer(error, args, debug(), bool(interrupted))
+            return _answer(error, args, debug(), bool(interrupted), options)
 
 
-def _answer(error: BaseException, args: list[str], debug: bool, interrupted: bool) -> int:
+def _answer(
+    error: BaseException,
+    args: list[str],
+    debug: bool,
+    interrupted: bool,
+    options: Callable[[], Mapping[str, str]],
+) -> int:
     with contextlib.suppress(OSError):  # stderr may have no reader either
         if interrupted or isinstance(error, KeyboardInterrupt):
             _say("interrupted", "")
@@ -112,6 +137,9 @@ def _answer(error: BaseException, args: list[str], debug: bool, interrupted: boo
         if debug and (not usage or _hides_a_cause(error)):
             traceback.print_exception(error)
         text = _of_usage(error) if usage else _of(error)
+        if isinstance(error, PgtError):
+            with contextlib.suppress(Exception):  # the error is told whatever else is wrong
+                text = in_options(text, options())
         if _hides_a_cause(error) and not debug:
             again = shlex.join([PROG, "--debug", *args])
             text += f"\n    run again with --debug for the traceback: {again}"
@@ -136,6 +164,32 @@ def _of(error: BaseException) -> str:
     said = str(error).partition("\nException raised from ")[0].strip()
     text = f"{type(error).__name__}: {said}" if said else type(error).__name__
     return f"out of memory; a smaller clip needs less ({text})" if out_of_memory(error) else text
+
+
+def in_options(text: str, options: Mapping[str, str]) -> str:
+    """What an error says with the keywords of Python as the options that the command has for them;
+    and how to give those of ``transform`` that it has no option for.
+
+    >>> in_options("pass time_dim=2, or strict=False", {"time_dim": "--time-dim"})[:32]
+    'pass --time-dim 2, or strict=Fal'
+    """
+
+    def named(found: re.Match[str]) -> str:
+        name, value = found[1], found[2] or ""
+        if name not in options or value.startswith("["):
+            return found[0]
+        return f"{options[name]} {value}" if value else options[name]
+
+    text = re.sub(rf"\b({_KEYWORDS})=(\w+|\[|\"[\w-]+\"|'[\w-]+')?", named, text)
+    text = re.sub(r"^(\w+): ", lambda m: f"{options.get(m[1], m[1])}: ", text)
+    left = sorted({m[1] for m in re.finditer(rf"\b({_KEYWORDS})=", text)})
+    if left and "time_dim" in left + list(options):
+        names = ", ".join(f"{name}=" for name in left)
+        text += (
+            f"\n    {names}: of pgt_fx.transform, which a factory of yours may call itself, and "
+            "give what it returns: package.module:factory"
+        )
+    return text
 
 
 def _of_usage(error: Any) -> str:

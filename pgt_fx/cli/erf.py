@@ -35,11 +35,11 @@ def erf(
         typer.Option(min=2, help="T', the frames of a step (of the slow path of two)."),
     ] = None,
     steps: Annotated[int, typer.Option(min=2, help="P, the number of steps.")] = 5,
-    output: Annotated[
+    frame: Annotated[
         int | None,
         typer.Option(min=0, help="Which output frame; else the middle one of the last step."),
     ] = None,
-    space: Space = 64,
+    space: Space = None,
     inputs: Annotated[int, typer.Option(min=1, help="Random videos to average over.")] = 8,
     seed: Annotated[int, typer.Option(help="Of the videos and redrawn norms.")] = 0,
     redraw: Annotated[
@@ -50,38 +50,47 @@ def erf(
         bool,
         typer.Option("--head", help="Of a model of the zoo the pooled answer, not the features."),
     ] = False,
-    to: Annotated[
+    output: Annotated[
         Path | None,
-        typer.Option("--out", help="The figure: .png, .svg or .pdf; else MODEL_erf.png here."),
+        typer.Option("--output", help="The figure: .png, .svg or .pdf; else MODEL_erf.png here."),
     ] = None,
     json_: AsJson = False,
     threads: Threads = None,
 ) -> None:
     """Draw the temporal receptive field, theoretical and effective: original and progressive."""
-    path = to or Path(re.sub(r"[^\w.-]", "_", model) + "_erf.png")
-    check_file("--out", path, FIGURES)
+    path = output or Path(re.sub(r"[^\w.-]", "_", model) + "_erf.png")
+    check_file("--output", path, FIGURES)
     with spinner("building") as step:
         from pgt_fx import erf as erf_job
         from pgt_fx import transform
         from pgt_fx.erf import figure
+        from pgt_fx.errors import OptionError
         from pgt_fx.options import Operator
 
         set_threads(threads)
         figure.check(path)
         features = ":" not in model and not head
-        module, example = load(model, space, features=features)
+        if ":" in model and head:
+            raise typer.BadParameter("--head is for models of the zoo")
+        module, example = load(model, space, usual=64, features=features)
         step(f"turning {model} progressive")
         prog = transform(module, example, operator=cast(Operator, operator))
-        found = erf_job.measure(
-            prog,
-            steps=steps,
-            length=length,
-            inputs=inputs,
-            seed=seed,
-            output=output,
-            redraw=redraw,
-            progress=step,
-        )
+        try:
+            found = erf_job.measure(
+                prog,
+                steps=steps,
+                length=length,
+                inputs=inputs,
+                seed=seed,
+                output=frame,
+                redraw=redraw,
+                progress=step,
+            )
+        except OptionError as error:
+            about, _, said = str(error).partition(": ")
+            if about != "output":
+                raise
+            raise typer.BadParameter(f"--frame: {said}") from None
         found = replace(found, model=f"{model} (features)" if features else model)
         figure.save(found, path)
     if json_:

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from pgt_fx.counts import counted
+
 if TYPE_CHECKING:
     from torch import nn
 
@@ -18,12 +20,24 @@ if TYPE_CHECKING:
 
 
 def load(
-    name: str, space: int | None, *, features: bool = False, pretrained: bool = False
+    name: str,
+    space: int | None,
+    *,
+    usual: int | None = None,
+    features: bool = False,
+    pretrained: bool = False,
 ) -> tuple[nn.Module, Any]:
     """A model in eval mode and its example (None: to be found).
 
+    Args:
+        name: of the zoo, or ``package.module:factory``.
+        space: height and width of the example of a model of the zoo, as asked for.
+        usual: the same where none was asked for; None: the model's own.
+        features: only stem and stages of a model of the zoo.
+        pretrained: with the weights that the zoo knows.
+
     Raises:
-        typer.BadParameter: saying what there is instead.
+        typer.BadParameter: saying what there is instead, or which option is for the zoo alone.
     """
     from torch import nn
 
@@ -32,10 +46,16 @@ def load(
     if ":" not in name:
         if "." in name or "/" in name:
             raise typer.BadParameter(f"{name!r}: expected package.module:factory, with a colon")
+        space = space or usual
         model = zoo.build(name, space=space, pretrained=pretrained)
         return zoo.features(name, model) if features else model, zoo.clip(name, space=space)
     if features:
         raise typer.BadParameter("--features is for models of the zoo")
+    if space is not None:
+        raise typer.BadParameter(
+            f"--space is for models of the zoo; how large the frames of a model of your own are is "
+            f"said by its example: let {name} give a pair of the model and a clip"
+        )
     module_name, _, attribute = name.partition(":")
     if not module_name or not attribute or module_name.endswith(".py") or "/" in module_name:
         raise typer.BadParameter(
@@ -56,12 +76,12 @@ def load(
                 f"calling {name}() failed: {type(error).__name__}: {error}"
             ) from error
     example = None
-    if isinstance(made, tuple) and len(made) == 2:
+    if isinstance(made, (tuple, list)) and len(made) == 2:
         made, example = made
     if not isinstance(made, nn.Module):
         raise typer.BadParameter(
-            f"{name} gave a {type(made).__name__}; expected a torch.nn.Module, or a pair of one "
-            "and an example clip"
+            f"{name} gave {_seen(made)}; expected a torch.nn.Module, or a pair of one and an "
+            "example clip"
         )
     return made.eval(), example
 
@@ -72,8 +92,20 @@ def progressive(module: nn.Module, example: Any, time_dim: int | None = None) ->
     from pgt_fx.progressive import Progressive
 
     if isinstance(module, Progressive):
+        if time_dim is not None:
+            raise typer.BadParameter(
+                "--time-dim: the factory has transformed its model itself, which says where time is"
+            )
         return module
     return transform(module, example, strict=False, time_dim=time_dim, check=False)
+
+
+def _seen(made: Any) -> str:
+    """What a factory gave, in words."""
+    if isinstance(made, (tuple, list)):
+        inside = ", ".join(type(x).__name__ for x in made)
+        return f"a {type(made).__name__} of {counted(len(made), 'element')} ({inside})"
+    return f"{'an' if type(made).__name__[:1] in 'aeiou' else 'a'} {type(made).__name__}"
 
 
 def _import(name: str) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,13 @@ import pgt_fx
 from pgt_fx import zoo
 from pgt_fx.cli.models import load
 from pgt_fx.cli.talk import HOLDS, out, set_threads, spinner
+from pgt_fx.counts import counted
 from pgt_fx.errors import CaptureError
-from pgt_fx.schedule import DPR
+from pgt_fx.schedule import DPR, Schedule
 from pgt_fx.training import fit, half_cosine, metrics, sgd
 from pgt_fx.training.checkpoint import check as check_checkpoint
 from pgt_fx.training.config import Config, ConfigError, defining, read_config
-from pgt_fx.training.folder import VideoFolder, VideoLoader, collate
+from pgt_fx.training.folder import FolderError, VideoFolder, VideoLoader, collate
 from pgt_fx.training.parallel import check_one_training
 from pgt_fx.training.ready import check_classes, check_model, check_videos
 
@@ -43,8 +45,7 @@ def train(config: Path, model: str | None, resume: bool, init: Path | None, dry_
             "with --resume, move it, or name another file"
         )
     schedule = settings.schedule.build(settings.run.seed, settings.optim.epochs)
-    splits = _videos(settings, folder)
-    training, validation = splits
+    training, validation = _videos(settings, folder)
     measured = metrics(len(training.classes))
     prog = _build(settings, model, training)
     _sample(training, validation, schedule, prog.clip_ratio)
@@ -55,7 +56,8 @@ def train(config: Path, model: str | None, resume: bool, init: Path | None, dry_
     optimizer = sgd(prog, o.lr, momentum=o.momentum, weight_decay=o.weight_decay)
     warm_up = min(updates - 1, int(o.warm_up * updates / o.epochs))
     precision = _precision(settings)
-    _look(settings, prog, [s for s in splits if s is not None], schedule, precision)
+    _look(settings, prog, _named(training, validation), schedule, precision)
+    written = _written(path)
     history = fit(
         prog,
         loader,
@@ -83,8 +85,17 @@ def train(config: Path, model: str | None, resume: bool, init: Path | None, dry_
         dry_run=dry_run,
         **precision,
     )
+    left = o.epochs - len(history)
+    if resume and not left and written == _written(path):  # no epoch has been added to it
+        typer.echo(
+            f"this training is complete: {path} has all of [optim] epochs = {o.epochs}. To train "
+            "on, raise [optim] epochs and begin anew with its weights: --init "
+            f"{settings.run.checkpoint}, and another [run] checkpoint to write"
+        )
+    elif dry_run:
+        rest = f"{left} of {counted(o.epochs, 'epoch')}" if resume else counted(left, "epoch")
+        typer.echo(f"all is there: the same command without --dry-run trains {rest}")
     if dry_run:
-        typer.echo("all is there: the same command without --dry-run trains")
         raise typer.Exit(HOLDS)
     for row in history:
         figures = {k: v for k, v in row.items() if k not in ("epoch", "updates")}
@@ -93,16 +104,42 @@ def train(config: Path, model: str | None, resume: bool, init: Path | None, dry_
     typer.echo(f"checkpoint: {path}")
 
 
+@contextlib.contextmanager
+def _of_key(key: str) -> Iterator[None]:
+    """What is wrong with a folder is told with the key that names it."""
+    try:
+        yield
+    except FolderError as error:
+        raise ConfigError(f"{key}: {error}") from error
+
+
+def _written(path: Path) -> int | None:
+    """When a checkpoint was written; None where there is none."""
+    return path.stat().st_mtime_ns if path.is_file() else None
+
+
 def _check(settings: Config, model: str | None) -> None:
     """Before anything is read or built.
 
     Raises:
         ConfigError: for a model or a device that is not there, or without videos to train on.
     """
-    if model is None and settings.model.name not in zoo.names():
+    own = "a model of your own is named on the command line: --model package.module:factory"
+    if model is None and not settings.model.name:
         raise ConfigError(
-            f"[model] name: {settings.model.name!r} is not in the zoo ({', '.join(zoo.names())}); "
-            "a model of your own is named on the command line: --model package.module:factory"
+            f"[model] name: expected a name of the zoo, which pgt-fx zoo lists; {own}"
+        )
+    if model is None and ":" in settings.model.name:
+        raise ConfigError(f"[model] name: {settings.model.name!r} is not in the zoo; {own}")
+    if model is None:
+        try:
+            zoo.get(settings.model.name)
+        except zoo.UnknownModelError as error:
+            raise ConfigError(f"[model] name: {error}; {own}") from None
+    elif settings.model.pretrained and ":" in model:
+        raise ConfigError(
+            "[model] pretrained: is for models of the zoo; a model of your own loads its weights "
+            f"itself, and --model {model} is one"
         )
     name = settings.run.device
     try:
@@ -124,13 +161,24 @@ def _videos(settings: Config, folder: Path) -> tuple[VideoFolder, VideoFolder | 
         "fps": d.fps or None,
         "short": d.short,
     }
-    training = VideoFolder(folder / d.train, train=True, seed=settings.run.seed, **how)
-    validation = VideoFolder(folder / d.validation, train=False, **how) if d.validation else None
+    with _of_key("[data] train"):
+        training = VideoFolder(folder / d.train, train=True, seed=settings.run.seed, **how)
+    validation = None
+    if d.validation:
+        with _of_key("[data] validation"):
+            validation = VideoFolder(folder / d.validation, train=False, **how)
     check_classes(training, validation)
     with spinner("opening the videos") as step:
-        splits = [split for split in (training, validation) if split is not None]
-        check_videos(splits, lambda done, of: step("opening the videos", done, of))
+        check_videos(
+            _named(training, validation), lambda done, of: step("opening the videos", done, of)
+        )
     return training, validation
+
+
+def _named(training: VideoFolder, validation: VideoFolder | None) -> dict[str, VideoFolder]:
+    """The splits by the keys of the config that name them."""
+    named = {"[data] train": training}
+    return named if validation is None else {**named, "[data] validation": validation}
 
 
 def _sample(
@@ -144,8 +192,8 @@ def _sample(
     dense = max(ratio) // min(ratio)
     if training.stride % dense:
         raise ConfigError(
-            f"[data] stride: expected a multiple of {dense}, as the model's fast path has {dense} "
-            f"frames for each of the slow one's, got {training.stride}"
+            f"[data] stride: expected a multiple of {dense}, as the model's fast path has "
+            f"{counted(dense, 'frame')} for each of the slow one's, got {training.stride}"
         )
     for split in (training, validation):
         if split is not None:
@@ -155,14 +203,16 @@ def _sample(
 def _look(
     settings: Config,
     prog: pgt_fx.Progressive,
-    splits: list[VideoFolder],
+    splits: dict[str, VideoFolder],
     schedule: Any,
     precision: dict[str, Any],
 ) -> None:
     """Decode a first clip of each split, and run it through the model."""
     with spinner("a first clip through the model"):
-        batches = [(str(s.root), collate(prog.clip_ratio, [s[0]])) for s in splits]
-        classes = len(splits[0].classes)
+        batches = [
+            (f"{key} ({s.root})", collate(prog.clip_ratio, [s[0]])) for key, s in splits.items()
+        ]
+        classes = len(next(iter(splits.values())).classes)
         check_model(prog, batches, classes, schedule, precision["autocast"])
 
 
@@ -170,7 +220,8 @@ def _build(settings: Config, name: str | None, training: VideoFolder) -> pgt_fx.
     """The progressive model, with a head for the classes found."""
     s = settings
     try:
-        module, example = load(name or s.model.name, s.data.size, pretrained=s.model.pretrained)
+        chosen = name or s.model.name
+        module, example = load(chosen, None, usual=s.data.size, pretrained=s.model.pretrained)
         _fit_head(module, len(training.classes), own=name is not None)
         prog = pgt_fx.transform(
             module,
@@ -187,6 +238,15 @@ def _build(settings: Config, name: str | None, training: VideoFolder) -> pgt_fx.
         raise ConfigError(
             f"[model] name = {s.model.name!r}, [data] size = {s.data.size}: {error}"
         ) from error
+    spec = prog._source.spec
+    beside = [i for i in spec.tensors if spec.times[i] is None]
+    if beside:
+        raise ConfigError(
+            f"{'--model' if name else '[model] name'}: {chosen} takes "
+            f"{counted(len(beside), 'tensor')} beside the video (boxes of a detection model, for "
+            "one), and folders of videos have none; train it with pgt_fx.training.fit and a loader "
+            "of your own"
+        )
     return prog.to(s.run.device)
 
 
@@ -202,8 +262,8 @@ def _fit_head(model: nn.Module, classes: int, *, own: bool) -> None:
     path, old = linear[-1]
     if own:
         raise ConfigError(
-            f"[data] train: {classes} classes, but {path} of the model has {old.out_features} "
-            f"outputs; expected a model with {classes}"
+            f"[data] train: {classes} classes, but {path} of the model has "
+            f"{counted(old.out_features, 'output')}; expected a model with {classes}"
         )
     parent, _, attribute = path.rpartition(".")
     new = nn.Linear(old.in_features, classes)
@@ -234,19 +294,22 @@ def _plan(
     prog: pgt_fx.Progressive,
     training: VideoFolder,
     validation: VideoFolder | None,
-    schedule: Any,
+    schedule: Schedule | DPR,
     updates: int,
 ) -> None:
     o, many = settings.optim, sum(p.numel() for p in prog.parameters())
     drawn = schedule.schedules if isinstance(schedule, DPR) else (schedule,)
-    steps = " or ".join(f"{s.steps} steps of {s.length}" for s in drawn)
+    steps = " or ".join(f"{counted(s.steps or 0, 'step')} of {s.length}" for s in drawn)
     console = out()
     console.print(f"model       {prog!r}, {many / 1e6:.1f} M parameters")
-    console.print(f"schedule    {settings.schedule.kind}: {steps}; {schedule.frames} frames")
-    console.print(f"training    {len(training)} videos, {len(training.classes)} classes")
-    if validation is not None:
-        console.print(f"validation  {len(validation)} videos")
     console.print(
-        f"updates     {updates} in {o.epochs} epochs, {o.gradient} gradients, "
+        f"schedule    {settings.schedule.kind}: {steps}; {counted(schedule.frames or 0, 'frame')}"
+    )
+    classes = counted(len(training.classes), "class", "classes")
+    console.print(f"training    {counted(len(training), 'video')}, {classes}")
+    if validation is not None:
+        console.print(f"validation  {counted(len(validation), 'video')}")
+    console.print(
+        f"updates     {updates} in {counted(o.epochs, 'epoch')}, {o.gradient} gradients, "
         f"batch {settings.data.batch} x {o.accumulate}"
     )

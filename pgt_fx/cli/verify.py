@@ -53,7 +53,14 @@ class Precision(StrEnum):
     bfloat16 = "bfloat16"
 
 
+#: Options that a certificate answers itself.
+_OF_A_CERTIFICATE = (
+    *("causal", "save", "check", "space", "features", "chunkings", "seed", "dtype", "time_dim"),
+)
+
+
 def verify(
+    context: typer.Context,
     model: Annotated[
         str | None,
         typer.Argument(
@@ -93,10 +100,11 @@ def verify(
     time_dim: TimeDim = None,
     threads: Threads = None,
 ) -> None:
-    """Measure the promises of a model; exit code 0: they hold, 1: violated, 2: not checked."""
+    """Measure the promises of a model; exit code 0: they hold, 1: violated, 2: not checked, for a
+    reason of the model's or because of an error."""
     form = Format.json if json_ else format_
-    if certificate is not None and (causal or save is not None or check):
-        raise typer.BadParameter("--certificate goes with none of --causal, --save, --check")
+    if certificate is not None:
+        _only(context, "--certificate", *_OF_A_CERTIFICATE)
     outputs = output or []
     for path in outputs:
         check_file("--output", path, OUTPUTS)
@@ -107,6 +115,8 @@ def verify(
         _again(certificate, model, form, outputs)
     if model is None:
         raise typer.BadParameter("which model? A name of the zoo, or package.module:factory")
+    if causal:
+        _only(context, "--causal", "chunkings")
     given = {"model": model, "space": space or 64, "features": features, "time_dim": time_dim}
     with spinner("building") as step:
         import torch
@@ -115,7 +125,8 @@ def verify(
         from pgt_fx.verification.contract import verify as measure
 
         set_threads(threads)
-        module, example = load(model, space or 64, features=features)
+        _check_names(check, causal)
+        module, example = load(model, space, usual=64, features=features)
         kind = getattr(torch, dtype.value)
         if causal:
             step(f"measuring {model}")
@@ -141,10 +152,29 @@ def verify(
                     progress=lambda what, n, of: step(f"measuring {what}", n, of),
                 )
         found.record["model"]["given"] = given
-        if save is not None:
+        if save is not None and not found.errors:
             found.save(save)
     _show(found, form, outputs)
+    if save is not None and found.errors:
+        typer.echo(f"no certificate was written to {save}: see the errors above", err=True)
     raise typer.Exit(HOLDS if found.ok else VIOLATED if found.violations else UNCHECKED)
+
+
+def _only(context: typer.Context, option: str, *others: str) -> None:
+    """Refuse options that mean nothing beside another one."""
+    given = [n for n in others if str(context.get_parameter_source(n)).endswith("COMMANDLINE")]
+    if given:
+        names = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+        raise typer.BadParameter(f"{option} goes without {names}")
+
+
+def _check_names(wanted: list[str] | None, causal: bool) -> None:
+    """Refuse a promise that there isn't, before a model is built."""
+    from pgt_fx.verification import causal as of_causal
+    from pgt_fx.verification import promises
+
+    known = [name for name, *_ in (of_causal.CHECKS if causal else promises.CHECKS)]
+    promises.check_names("--check", wanted or [], known)
 
 
 @contextmanager
@@ -207,7 +237,8 @@ def _again(path: Path, model: str | None, form: Format, outputs: list[Path]) -> 
     _show(found, form, outputs)
     told = [f"contradicts the certificate: {x}" for x in contradictions]
     told += [f"changed since: {x}" for x in notes]
-    if not contradictions:
+    told += [f"not compared because of an error: {c}" for c in found.errors]
+    if not contradictions and not found.errors:
         told.append(f"the certificate of {certificate.data['created']} still holds")
     for line in told:
         typer.echo(line, err=form is not Format.table)
@@ -220,5 +251,7 @@ def _certified(certificate: Certificate, model: str | None) -> tuple[str, Any, A
     name = model or given.get("model")
     if not isinstance(name, str):
         raise typer.BadParameter("the certificate doesn't say how to make its model: name it")
-    module, example = load(name, given.get("space", 64), features=bool(given.get("features")))
+    module, example = load(
+        name, None, usual=given.get("space", 64), features=bool(given.get("features"))
+    )
     return name, module, example

@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from typing import NamedTuple
 
+from pgt_fx.counts import counted
+
 #: Longest period that is worked with, and most stretches or pieces.
 MOST_PERIOD = 10**5
 MOST_PIECES = 10**4
@@ -33,7 +35,7 @@ def common_period(*periods: int) -> int:
     """
     period = math.lcm(*periods)
     if period > MOST_PERIOD:
-        raise NotQuasiLinear(f"it repeats after {period} frames only")
+        raise NotQuasiLinear(f"it repeats after {counted(period, 'frame')} only")
     return period
 
 

@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from rich.console import Console, Group
-from rich.table import Table
 from rich.text import Text
 from torch import nn
 from torch.utils import _pytree as pytree
@@ -20,10 +19,12 @@ from pgt_fx.capture.idle import warn_idle
 from pgt_fx.capture.inputs import TimeDim, read_example
 from pgt_fx.capture.lines import place_of
 from pgt_fx.compiler import capture_source
+from pgt_fx.counts import counted
 from pgt_fx.doctor import advice
 from pgt_fx.doctor.delay import LookAhead, delay, look_aheads
 from pgt_fx.doctor.picture import Picture, picture
 from pgt_fx.errors import CaptureError, Place
+from pgt_fx.fitted import Fitted
 from pgt_fx.hints import hinted
 from pgt_fx.options import ClipPools, Options
 from pgt_fx.progressive import Progressive
@@ -111,13 +112,11 @@ class Diagnosis:
         """One sentence or two."""
         refused = sum(m.verdict == "refused" for m in self.mixing)
         if self.verdict == "refused":
-            where = (
-                f"{refused} operator{'s' * (refused > 1)} stand{'s' * (refused == 1)} in the way"
-            )
+            where = f"{counted(refused, 'operator')} stand{'s' * (refused == 1)} in the way"
             return f"It can't be made progressive: {where}."
         if self.verdict == "within steps":
             inside = sum(m.verdict == "step" for m in self.mixing)
-            who = "1 operator mixes" if inside == 1 else f"{inside} operators mix"
+            who = f"{counted(inside, 'operator')} {'mixes' if inside == 1 else 'mix'}"
             return (
                 f"It runs progressively; {who} all of time, computed within each step, so that "
                 "its outputs depend on how the video is cut."
@@ -125,7 +124,7 @@ class Diagnosis:
         state = f"a state of {size(self.state_bytes or 0)}"
         if self.verdict == "causal":
             return f"It streams exactly, without delay, with {state}."
-        late = f"{self.latency} frame{'s' * (self.latency != 1)}"
+        late = counted(self.latency or 0, "frame")
         return (
             f"It streams exactly, {late} late, with {state}; it would be {self.best} late if "
             "every operator below looked back only."
@@ -183,24 +182,20 @@ def _held(count: int | None) -> str:
     return "" if count is None else size(count)
 
 
-def _ahead_table(rows: tuple[Ahead, ...]) -> Table:
-    table = Table(
-        title=f"{len(rows)} look into the future", title_justify="left", box=None,
-        header_style="bold",
-    )  # fmt: skip
-    for name in ("operator", "what", "frames ahead", "would save", "state", "line"):
-        table.add_column(name, overflow="fold", justify="right" if name[:0] == "a" else "left")
+def _ahead_table(rows: tuple[Ahead, ...]) -> Fitted:
+    columns = ("operator", "what", "frames ahead", "would save", "state", "line")
+    many = "looks" if len(rows) == 1 else "look"
+    table = Fitted(columns, title=f"{len(rows)} {many} into the future", whole=(2, 3, 4))
     for r in rows:
         cells = (r.name, r.what, f"+{r.frames}", str(r.saves), _held(r.state_bytes), r.source)
         table.add_row(*cells)
     return table
 
 
-def _mixing_table(rows: tuple[Mixing, ...]) -> Table:
-    title = f"{len(rows)} need all of time, or can't be converted"
-    table = Table(title=title, title_justify="left", box=None, header_style="bold")
-    for name in ("operator", "what", "verdict", "reason", "line"):
-        table.add_column(name, overflow="fold")
+def _mixing_table(rows: tuple[Mixing, ...]) -> Fitted:
+    needs = "needs" if len(rows) == 1 else "need"
+    title = f"{len(rows)} {needs} all of time, or can't be converted"
+    table = Fitted(("operator", "what", "verdict", "reason", "line"), title=title, whole=(2,))
     styles = {"refused": "bold red", "step": "yellow", "running": "green"}
     for r in rows:
         verdict = Text(r.verdict, style=styles[r.verdict])

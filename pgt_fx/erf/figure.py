@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pgt_fx.counts import counted
 from pgt_fx.erf.result import Curve, Interval, Receptive, percent
 from pgt_fx.errors import OptionError, PgtError
 
@@ -150,7 +151,8 @@ def _progressive(axes: Axes, found: Receptive, at: int) -> None:
         operator = "custom operator"
     _title(
         axes,
-        f"Progressive, {found.steps} steps of {_size(found.clip[at].step)} frames ({operator})",
+        f"Progressive, {counted(found.steps, 'step')} of "
+        f"{counted(_size(found.clip[at].step), 'frame')} ({operator})",
         f"reach {_size(curve.theory)}, effective width {curve.width}, "
         f"{percent(curve.before)} from earlier steps",
     )

@@ -66,6 +66,10 @@ def measure(
         OptionError: for a figure that makes no sense, or an output frame that isn't there.
         ClipError: for steps too short to give an output frame, and where there is no gradient.
     """
+    if not isinstance(prog, Progressive):
+        raise OptionError(
+            f"prog: expected a progressive model (pgt_fx.transform(model)), got {prog!r}"
+        )
     _check(steps, length, inputs, position)
     copied = copy.deepcopy(prog).eval().requires_grad_(False)
     schedule = Schedule(length or max(2, min(copied._source.spec.lengths)), steps)

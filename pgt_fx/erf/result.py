@@ -9,8 +9,10 @@ from itertools import accumulate
 from typing import Any
 
 from rich.console import Console, Group
-from rich.table import Table
 from rich.text import Text
+
+from pgt_fx.counts import counted
+from pgt_fx.fitted import Fitted
 
 #: Share of the gradient's mass that the effective width holds.
 HELD = 0.95
@@ -146,7 +148,7 @@ class Receptive:
     @property
     def setting(self) -> str:
         """What was measured, in words."""
-        steps = f"{self.steps} steps of {self.length} frames"
+        steps = f"{counted(self.steps, 'step')} of {counted(self.length, 'frame')}"
         redrawn = f", norms redrawn: {self.redrawn}" if self.redrawn else ""
         options = ", ".join(f"{k}={v}" for k, v in self.options.items())
         if self.output is None:
@@ -154,21 +156,16 @@ class Receptive:
         else:
             own = ", ".join(str(c.own) for c in self.progressive)
             what = f"output frame {self.output}, whose own frame is {own}"
-        videos = f"{self.inputs} random video{'s' * (self.inputs > 1)}"
+        videos = counted(self.inputs, "random video")
         return f"{what}; {steps}, {options}; mean over {videos}{redrawn}"
 
     def __rich__(self) -> Group:
-        table = Table(
-            title=f"{self.model}: effective receptive field",
-            title_justify="left",
-            box=None,
-            header_style="bold",
-        )
         several = len(self.paths) > 1
-        for name in ("path",) * several + ("curve",):
-            table.add_column(name, overflow="fold")
-        for name in ("can read", "reads", "95 % width", "std", "before step", "behind"):
-            table.add_column(name, justify="right", overflow="fold")
+        columns = ("path",) * several + ("curve", "can read", "reads", "95 % width")
+        columns += ("std", "before step", "behind")
+        numbers = range(1 + several, len(columns))
+        title = f"{self.model}: effective receptive field"
+        table = Fitted(columns, title=title, right=numbers, whole=numbers)
         for at, name, curve in self.curves():
             table.add_row(
                 *(str(self.paths[at]),) * several,
@@ -191,7 +188,7 @@ class Receptive:
         trf, past, future = self.trf[at], self.past[at], self.future[at]
         if trf is None:
             return f"{frames}; theoretical receptive field: all of time"
-        field = f"{trf} frames, {past} before and {future} behind its own"
+        field = f"{counted(trf, 'frame')}, {past} before and {future} behind its own"
         return f"{frames}; theoretical receptive field: {field}, stride {self.stride[at]}"
 
     def __str__(self) -> str:

@@ -7,6 +7,7 @@ from fractions import Fraction
 
 from torch import fx
 
+from pgt_fx.counts import counted
 from pgt_fx.erf.result import CURVES, Curve, Interval, Receptive
 from pgt_fx.errors import ClipError, OptionError
 from pgt_fx.progressive import Progressive
@@ -96,13 +97,16 @@ class Target:
             return None
         total = self._count(self.schedule.frames, True)
         if not total:
-            raise ClipError(f"a video of {self.schedule.frames} frames gives no output frame")
+            raise ClipError(
+                f"a video of {counted(self.schedule.frames, 'frame')} gives no output frame"
+            )
         if index is None:
             last = self.cuts[-1] - Fraction(1, self.ratio[next(iter(self._reach))])
             return self._nearest(total, (self.cuts[-2] + last) / 2)
         if isinstance(index, bool) or not isinstance(index, int) or not 0 <= index < total:
             raise OptionError(
-                f"output: expected 0 … {total - 1} for a video of {self.schedule.frames} frames, "
+                f"output: expected 0 … {total - 1} for a video of "
+                f"{counted(self.schedule.frames, 'frame')}, "
                 f"got {index!r}"
             )
         return index
@@ -132,7 +136,9 @@ class Target:
         if self.index is not None:
             count = self._count(length, True)
             if not count:
-                raise ClipError(f"length: a clip of {length} frames gives no output frame")
+                raise ClipError(
+                    f"length: a clip of {counted(length, 'frame')} gives no output frame"
+                )
             in_clip = self._nearest(count, self._frame(self.index), start)
         end, local = self.cuts[self.answers + 1], self.index
         if local is not None:

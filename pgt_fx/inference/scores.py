@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from pgt_fx.counts import counted
 from pgt_fx.errors import ClipError, OptionError
 from pgt_fx.options import _choice
 
@@ -98,7 +99,8 @@ class Scoring:
         due = [x for x in answers if x is not None]
         if not due:
             raise ClipError(
-                f"none of {len(answers)} steps has an answer: the clip is shorter than the model "
+                f"none of {counted(len(answers), 'step')} has an answer: the clip is shorter "
+                "than the model "
                 "needs; use more frames"
             )
         if self.own_rows and self.over_steps is None:

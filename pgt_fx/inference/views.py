@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from torch.utils import _pytree as pytree
 
 from pgt_fx.capture.inputs import ClipSpec
+from pgt_fx.counts import counted
 from pgt_fx.cut import check_ratio, lengths_of
 from pgt_fx.errors import ClipError, OptionError
 from pgt_fx.schedule import OverTime, Schedule
@@ -120,7 +121,7 @@ class Views:
         fewer = []
         if len(clips) < self.temporal:
             fewer.append(
-                f"temporal={self.temporal}, but a video of {video} frames has "
+                f"temporal={self.temporal}, but a video of {counted(video, 'frame')} has "
                 f"{_many(len(clips), 'clip')} of {frames}"
             )
         if len(boxes) < self.spatial:
@@ -222,7 +223,7 @@ def clip_frames(
                 "or use more steps"
             )
     if frames > video:
-        said = f"the video has {video} frames, but {what} needs {frames}"
+        said = f"the video has {counted(video, 'frame')}, but {what} needs {frames}"
         if short == "refuse":
             raise ClipError(f"{said}; use a longer video, or fewer frames, or short='repeat'")
         warnings.warn(f"{said}: its last frame is repeated", stacklevel=3)

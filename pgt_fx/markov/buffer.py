@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from pgt_fx.counts import counted
 from pgt_fx.errors import StateError
 from pgt_fx.layout import Axis
 
@@ -55,7 +56,8 @@ def carried_tail(
         return tail.narrow(dim, length - held, held)
     if length != held:
         raise StateError(
-            f"state entry {slot!r} has {length} elements along time, expected {held}; go on with "
+            f"state entry {slot!r} has {counted(length, 'element')} along time, expected {held}; "
+            "go on with "
             "the state that the last step returned, or start anew with init_state()"
         )
     return tail

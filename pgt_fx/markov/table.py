@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from pgt_fx.counts import counted
 from pgt_fx.errors import ClipError
 from pgt_fx.markov.step import Step
 
@@ -53,8 +54,10 @@ class MarkovTable(nn.Module):
         rows = table.shape[self.dim]
         if rows != expected:
             raise ClipError(
-                f"{self.where}: the model's table has {rows} rows along time and this step needs "
-                f"{expected}; feed steps of at most {rows} elements there, or give the model a "
+                f"{self.where}: the model's table has {counted(rows, 'row')} along time and this "
+                "step needs "
+                f"{expected}; feed steps of at most {counted(rows, 'element')} there, or give "
+                "the model a "
                 "longer table"
             )
         return table

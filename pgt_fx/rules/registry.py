@@ -17,6 +17,7 @@ import torch
 from torch import fx
 
 from pgt_fx.capture.sizes import Sizes
+from pgt_fx.counts import counted
 from pgt_fx.layout import Factor, Layout, size
 from pgt_fx.timeline import Law, Window
 
@@ -184,7 +185,7 @@ class Concatenated:
     @property
     def what(self) -> str:
         first = sum(n for n in self.lengths if n is not None)
-        return f"{first} element{'s' * (first > 1)}, then a stream"
+        return f"{counted(first, 'element')}, then a stream"
 
 
 Outcome = Concatenated | Local | Windowed | Reduced | Scanned | StepOnly

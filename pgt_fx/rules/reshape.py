@@ -8,6 +8,7 @@ import torch
 from torch import fx
 
 from pgt_fx.capture.interleave import in_a_row
+from pgt_fx.counts import counted
 from pgt_fx.layout import (
     Dim,
     Factor,
@@ -145,7 +146,7 @@ def _in_groups(op: OpView, source: Layout, name: str) -> Outcome:
         "self",
         {name: wanted},
         call=torch.ops.aten.reshape.default,
-        what=f"groups of {entries} frames",
+        what=f"groups of {counted(entries, 'frame')}",
         groups=entries,
     )
 
@@ -159,7 +160,11 @@ def interleave(op: OpView) -> Outcome:
     whole = relabel(source[dim : dim + 1], None, op.out_sizes[dim])
     layout = (*source[:dim], *whole, *source[dim + 2 :])
     return Windowed(
-        Repeat(entries), layout, "x", call=in_a_row, what=f"{entries} elements of a frame in a row"
+        Repeat(entries),
+        layout,
+        "x",
+        call=in_a_row,
+        what=f"{counted(entries, 'element')} of a frame in a row",
     )
 
 

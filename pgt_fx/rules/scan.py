@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pgt_fx.counts import counted
 from pgt_fx.layout import Dim, Layout, has_time, plain, time_dims
 from pgt_fx.rules.registry import Local, OpView, Outcome, Refusal, Scanned, hint, rule, wrap
 
@@ -49,7 +50,7 @@ def recurrent(op: OpView) -> Outcome:
         states.append(sizes if flat else (sizes[0], layout[rows], sizes[2]))
     how, layers = op.arg["how"], int(op.arg["layers"])
     count = layers * (2 if how == "lstm" else 1)
-    what = f"{how.split('_')[0]} of {layers} layer{'s' * (layers > 1)}"
+    what = f"{how.split('_')[0]} of {counted(layers, 'layer')}"
     return Scanned("recurrent", [y, *states], "x", count, what)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from pgt_fx.counts import counted
 from pgt_fx.layout import has_time, plain, relabel, time_dims
 from pgt_fx.rules.registry import (
     Local,
@@ -50,7 +51,7 @@ def slice_(op: OpView) -> Outcome:
             layout = (*source[:dim], (), *source[dim + 1 :])
             return Reduced("last", layout, "self", (dim,), True, {}, "the last element")
         raise Refusal(
-            f"takes the last {-start} frames of the video",
+            f"takes the last {counted(-start, 'frame')} of the video",
             "take the last frame, or slice from the start",
         )
     right, limit = 0, None

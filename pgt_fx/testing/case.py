@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 import pgt_fx
 from pgt_fx.checking.measure import error, error_per_element, same_bits
+from pgt_fx.counts import counted
 from pgt_fx.errors import ClipError
 from pgt_fx.progressive import Progressive
 from pgt_fx.testing.cutmask import cut_masked
@@ -207,11 +208,15 @@ def _at_once(
             due = length(spec, seen_frames)
             if due is not None and given != due:
                 raise Fault(
-                    f"chunks {chunks}: {given} outputs after {seen_frames} frames, {due} due"
+                    f"chunks {chunks}: {counted(given, 'output')} after {seen_frames} frames, "
+                    f"{due} due"
                 )
     flags = prog.exact_frames(chunks)
     if len(flags) != whole.shape[2]:
-        raise Fault(f"chunks {chunks}: {len(flags)} flags for {whole.shape[2]} outputs")
+        raise Fault(
+            f"chunks {chunks}: {counted(len(flags), 'flag')} for "
+            f"{counted(whole.shape[2], 'output')}"
+        )
     # An aggregate may happen to be what it stands for; the last elements are never.
     tight = generic(spec) and exact_past and noise > 0
     for i, (flag, gap) in enumerate(zip(flags, error_per_element(answer, whole, 2), strict=True)):

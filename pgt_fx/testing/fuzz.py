@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pgt_fx.counts import counted
 from pgt_fx.errors import PgtError, of_this_machine
 from pgt_fx.testing.case import HEADS, Case, Fault, check, first_chunk, runs, sensitive
 from pgt_fx.testing.strategies import (
@@ -84,11 +85,14 @@ class Failure:
         message: what did not hold.
         case: the smallest case found that shows it.
         file: the reproducer.
+        error: an error that nobody foresaw kept the case from being checked: no promise is known
+            to be broken.
     """
 
     message: str
     case: Case
     file: Path
+    error: bool = False
 
 
 @dataclass
@@ -111,7 +115,9 @@ class Campaign:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data (JSON-able)."""
-        failures = [{"message": f.message, "file": str(f.file)} for f in self.failures]
+        failures = [
+            {"message": f.message, "file": str(f.file), "error": f.error} for f in self.failures
+        ]
         return {
             "seconds": round(self.seconds),
             "checked": self.checked,
@@ -124,14 +130,21 @@ class Campaign:
 
     def __str__(self) -> str:
         lines = [
-            f"{self.checked} random graphs, {CHUNKINGS * self.checked} chunkings, {self.steps} "
-            f"steps in {self.seconds / 60:.1f} minutes; {self.discarded} discarded (time did not "
+            f"{counted(self.checked, 'random graph')}, "
+            f"{counted(CHUNKINGS * self.checked, 'chunking')}, {counted(self.steps, 'step')} "
+            f"in {self.seconds / 60:.1f} minutes; {self.discarded} discarded (time did not "
             "matter, or torch has no such operator in the dtype)",
             ", ".join(f"{k} {n}" for k, n in sorted(self.counts.items())),
         ]
         for f in self.failures:
-            lines.append(f"FAILED {f.message}\n  shrunk, in {f.file}")
-        lines.append(f"{len(self.failures)} failures" if self.failures else "all hold")
+            kind = "ERROR, not checked:" if f.error else "FAILED"
+            lines.append(f"{kind} {f.message}\n  shrunk, in {f.file}")
+        errors = sum(f.error for f in self.failures)
+        found = [counted(len(self.failures) - errors, "failure")] * (len(self.failures) > errors)
+        found += [counted(errors, "error")] * bool(errors)
+        lines.append(
+            " and ".join(found) if found else "all hold" if self.checked else "none checked"
+        )
         return "\n".join(lines)
 
 
@@ -187,7 +200,7 @@ def _batch(campaign: Campaign, seed: int, end: float, folder: Path) -> None:
             hypothesis.assume(False)
         try:
             check(case)
-        except (Fault, PgtError, RuntimeError, ValueError, TypeError, LookupError) as error:
+        except Exception as error:  # an error that nobody foresaw is shrunk as a fault is
             if of_this_machine(error):
                 unable.append(error)  # not raised: Hypothesis would take it for a failure
                 return
@@ -210,7 +223,9 @@ def _batch(campaign: Campaign, seed: int, end: float, folder: Path) -> None:
         case, error = failing[-1]
         message = f"{type(error).__name__}: {error.args[0] if error.args else error}"
         if all(_kind(message) != _kind(f.message) for f in campaign.failures):
-            campaign.failures.append(Failure(message, case, write(case, message, folder)))
+            unforeseen = not isinstance(error, (Fault, PgtError))
+            file = write(case, message, folder)
+            campaign.failures.append(Failure(message, case, file, unforeseen))
 
 
 def _count(campaign: Campaign, case: Case) -> None:

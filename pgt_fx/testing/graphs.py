@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pgt_fx.counts import counted
 from pgt_fx.testing.modules import (
     ROWS,
     Attention,
@@ -229,7 +230,7 @@ def minimum_frames(spec: Spec, horizon: int = HORIZON) -> int:
             break
         least = frames
     if least > horizon:
-        raise ValueError(f"the graph takes no video of {horizon} frames")
+        raise ValueError(f"the graph takes no video of {counted(horizon, 'frame')}")
     return least
 
 

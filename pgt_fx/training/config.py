@@ -6,9 +6,11 @@ import math
 import tomllib
 from dataclasses import dataclass, field, fields, is_dataclass
 from difflib import get_close_matches
+from os import PathLike
 from pathlib import Path
 from typing import Any, Literal, cast, get_origin, get_type_hints
 
+from pgt_fx.counts import counted
 from pgt_fx.errors import OptionError, PgtError
 from pgt_fx.options import OPERATORS, ClipPools, Future, Operator, Pooling
 from pgt_fx.schedule import DPR, Kind, Order, Schedule
@@ -23,7 +25,7 @@ class ConfigError(PgtError, ValueError):
 class Model:
     """The backbone, by its name in the zoo, and the policies of :func:`pgt_fx.transform`."""
 
-    name: str = "slow_r50"
+    name: str = ""
     pretrained: bool = False
     operator: Operator = "mco"
     pooling: Pooling = "step"
@@ -51,7 +53,7 @@ class Steps:
 @dataclass(frozen=True)
 class Data:
     """Folders of videos (``train/CLASS/*.mp4``), sampled at stride τ; ``size`` in pixels. ``fps``:
-    frames a second that τ counts, whatever a file's rate; 0: the file's own frames. ``short``:
+    frames a second that τ counts, whatever a file's rate; without it the file's own. ``short``:
     "repeat" the last frame of a video that is too short, or "refuse" it."""
 
     train: str = ""
@@ -92,7 +94,8 @@ class Run:
 
 @dataclass(frozen=True)
 class Config:
-    """All sections; every key has a default except the folder of training videos."""
+    """All sections; every key has a default except the folder of training videos and, where no
+    model is named on the command line, the backbone."""
 
     model: Model = field(default_factory=Model)
     schedule: Steps = field(default_factory=Steps)
@@ -135,7 +138,9 @@ RANGES = {
     ("schedule", "steps"): _COUNT,
     ("schedule", "overlap"): _NONE_OR_MORE,
     ("data", "stride"): _COUNT,
-    ("data", "fps"): Range("a number from 0 (the file's own frames) on", 0),
+    ("data", "fps"): Range(
+        "a number above 0, or no such key for each file's own frames", 0, without_least=True
+    ),
     ("data", "size"): _COUNT,
     ("data", "batch"): _COUNT,
     ("data", "workers"): _NONE_OR_MORE,
@@ -158,6 +163,8 @@ def read_config(path: str | Path) -> Config:
         ConfigError: for all that is wrong with it, each time saying which key or value, what was
             expected, and what was given.
     """
+    if not isinstance(path, (str, PathLike)):
+        raise ConfigError(f"expected the name of a config file, got {path!r}")
     path = Path(path)
     try:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -172,7 +179,7 @@ def read_config(path: str | Path) -> Config:
         raise ConfigError(faults[0])
     if faults:
         lines = "\n".join(f"  {fault}" for fault in faults)
-        raise ConfigError(f"{path} has {len(faults)} faults:\n{lines}")
+        raise ConfigError(f"{path} has {counted(len(faults), 'fault')}:\n{lines}")
     return config
 
 

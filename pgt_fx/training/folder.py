@@ -7,6 +7,7 @@ import hashlib
 from collections.abc import Iterator
 from fractions import Fraction
 from functools import partial
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from pgt_fx import video as files
-from pgt_fx.errors import PgtError, VideoError
+from pgt_fx.errors import OptionError, PgtError, VideoError
 from pgt_fx.options import _choice
 
 KINDS = frozenset({".mp4", ".avi", ".mkv", ".webm", ".mov"})
@@ -79,6 +80,8 @@ class VideoFolder(Dataset[tuple[Tensor, int]]):
         short: files.Short = "repeat",
     ) -> None:
         _choice("short", short, ("repeat", "refuse"))
+        if not isinstance(root, (str, PathLike)):
+            raise OptionError(f"root: expected the folder of the videos, got {root!r}")
         self.root = Path(root)
         self.frames, self.stride, self.size = frames, stride, size
         self.train, self.seed, self.epoch = train, seed, 0

@@ -17,11 +17,12 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from pgt_fx.capture.inputs import as_call
+from pgt_fx.counts import counted
 from pgt_fx.errors import ClipError, OptionError
 from pgt_fx.progressive import Progressive, State
 from pgt_fx.schedule import Schedule
 from pgt_fx.training.differentiated import Differentiated
-from pgt_fx.training.losses import IMPURE, Twice, check_loss, is_empty, no_loss
+from pgt_fx.training.losses import IMPURE, Twice, check_loss, is_empty, no_loss, of_labels
 from pgt_fx.training.parallel import broadcast_buffers, reduce_gradients
 from pgt_fx.training.replay import Replay
 from pgt_fx.training.targets import Labels, PerFrame
@@ -140,6 +141,8 @@ def backward(
             "backward: called under torch.no_grad() or torch.inference_mode(), where nothing has a "
             "gradient; call it outside, or prog.run(…) for the answers alone"
         )
+    if not callable(loss_fn):
+        raise OptionError(f"loss_fn: expected a function of answer and labels, got {loss_fn!r}")
     around = Around(prog)
     inner, scaler = around.inner, around.scaler if scaler is None else scaler
     around.check(gradient, scaler)
@@ -298,7 +301,7 @@ class Run:
             return None
         if is_empty(out) or (self.labels.own and is_empty(target)):
             return no_loss(out)
-        with self.autocast:
+        with self.autocast, of_labels(number + 1, out, target):
             loss = self.loss_fn(out, target)
         return check_loss(loss)
 
@@ -361,7 +364,8 @@ class Run:
             if any(output is not None for output in self.found.outputs):
                 raise OptionError("loss_fn: it gave no loss (None) for any step that answered")
             raise ClipError(
-                f"no step answered in {len(self.chunks)} steps, so there is no loss; feed a longer "
+                f"no step answered in {counted(len(self.chunks), 'step')}, so there is no loss; "
+                "feed a longer "
                 "video"
             )
         if not self.differentiated:
@@ -394,9 +398,11 @@ def _check_length(prog: Progressive, chunks: list[Chunk]) -> None:
     """
     lengths = [min(prog.lengths(*args, **kwargs)) for args, kwargs in chunks]
     if prog.options.future == "zero" and not prog.answers(lengths)[0]:
+        least = prog.smallest_clip
+        clip = "of more than 1024 frames" if least is None else counted(least, "frame")
         raise ClipError(
-            f"a first step of T'={lengths[0]} frames gives no output: the model's smallest clip is "
-            f"{prog.smallest_clip} frames. Use a longer Schedule(length=…) or, where a model ends "
+            f"a first step of T'={counted(lengths[0], 'frame')} gives no output: the model's "
+            f"smallest clip is {clip}. Use a longer Schedule(length=…) or, where a model ends "
             'in a pool over its clip, clip_pools="global", under which a shorter step has an answer'
         )
 

@@ -28,6 +28,7 @@ from pgt_fx.schedule import DPR, OverTime, PerStep, Schedule
 from pgt_fx.terminal import console
 from pgt_fx.training import checkpoint as files
 from pgt_fx.training import identity
+from pgt_fx.training.given import check_kinds, pairs
 from pgt_fx.training.gradients import Gradient, Loss, On, backward
 from pgt_fx.training.metrics import figures
 from pgt_fx.training.observed import observe_training, observe_validation
@@ -165,6 +166,7 @@ def fit(
             what differs; where none can be written, or another training is writing to it.
     """
     check_one_training(prog)
+    check_kinds(loader, validation, optimizer, metrics, checkpoint, init)
     for name, value in (("accumulate", accumulate), ("epochs", epochs), ("keep", keep)):
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise OptionError(f"{name}: expected a whole number from 1 on, got {value!r}")
@@ -230,7 +232,7 @@ def _epoch(work: Training, loader: Iterable[tuple[Any, Any]], epoch: int) -> dic
     total, batches, pending = 0.0, 0, 0
     count = _length(loader)
     work.optimizer.zero_grad()
-    for number, (video, target) in enumerate(loader):
+    for number, (video, target) in enumerate(pairs("loader", loader)):
         video, target = to(video, work.device), to(target, work.device)
         update = (number + 1) % work.accumulate == 0 or number + 1 == count
         found = backward(
@@ -308,7 +310,7 @@ def evaluate(
     for metric in metrics.values():
         metric.reset()
     batches = 0
-    for video, target in loader:
+    for video, target in pairs("validation", loader):
         batches += 1
         video, target = to(video, device), to(target, device)
         observe_validation(metrics, prog, video, target, base)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +12,8 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from pgt_fx.errors import OptionError
+from pgt_fx.capture.lines import is_ours
+from pgt_fx.errors import OptionError, PgtError, out_of_memory
 
 #: By type: relative differences of two runs of a step that pass for rounding. Kernels differ with
 #: and without gradients, in low precision by much; other random numbers make more of it.
@@ -35,6 +39,42 @@ def check_loss(loss: Any) -> Tensor | None:
         f"loss_fn: expected a scalar tensor, got {got}; return one number with its graph, e.g. the "
         "mean (and what else you want to know through a variable of your own)"
     )
+
+
+@contextmanager
+def of_labels(step: int, answer: Any, target: Any) -> Iterator[None]:
+    """Around a loss: torch's complaint of labels that don't go with the answer is told with both.
+
+    What the user's own loss raises by itself passes as it is.
+
+    Raises:
+        OptionError: with the shapes and types of the answer and of the labels.
+    """
+    try:
+        yield
+    except (ValueError, RuntimeError, IndexError, TypeError) as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        if isinstance(error, PgtError) or out_of_memory(error) or not is_ours(frames[-1].filename):
+            raise
+        raise OptionError(
+            f"target: the loss takes no such labels for step {step}: the model answers "
+            f"{_shown(answer)}, the labels are {_shown(target)}; a loss of classes, as "
+            "cross_entropy, expects one whole number from 0 to classes - 1 for each video "
+            f"({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''})"
+        ) from error
+
+
+def _shown(value: Any) -> str:
+    """Shapes, types and, of whole numbers, the range."""
+    told = []
+    for x in pytree.tree_leaves(value):
+        if not isinstance(x, Tensor):
+            told.append(type(x).__name__)
+            continue
+        text = f"{tuple(x.shape)} {str(x.dtype).removeprefix('torch.')}"
+        whole = not x.is_floating_point() and not x.is_complex() and x.numel()
+        told.append(f"{text} from {x.min().item()} to {x.max().item()}" if whole else text)
+    return " and ".join(told) or "nothing"
 
 
 def is_empty(value: Any) -> bool:

@@ -9,6 +9,7 @@ from torch import nn
 from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from pgt_fx.counts import counted
 from pgt_fx.errors import OptionError
 
 
@@ -24,6 +25,8 @@ def sgd(
             negative weight decay, what is no finite number, or a model without a parameter to
             train.
     """
+    if not isinstance(model, nn.Module):
+        raise OptionError(f"model: expected a torch.nn.Module, got {model!r}")
     _number("lr", lr, "a number above 0", lambda x: x > 0)
     _number("momentum", momentum, "a number from 0 up to below 1", lambda x: 0 <= x < 1)
     _number("weight_decay", weight_decay, "a number from 0 on", lambda x: x >= 0)
@@ -54,6 +57,8 @@ def half_cosine(optimizer: Optimizer, updates: int, *, warm_up: int = 0) -> Half
     Raises:
         OptionError: for other numbers, and by ``step()`` when the updates are over.
     """
+    if not isinstance(optimizer, Optimizer):
+        raise OptionError(f"optimizer: expected a torch.optim.Optimizer, got {optimizer!r}")
     for name, value in (("updates", updates), ("warm_up", warm_up)):
         if isinstance(value, bool) or not isinstance(value, int):
             raise OptionError(f"{name}: expected a whole number, got {value!r}")
@@ -100,8 +105,8 @@ def check_updates(scheduler: LRScheduler | None, updates: int, *, resume: bool) 
     needed = updates if resume else scheduler.last_epoch + updates
     if needed > scheduler.updates:
         raise OptionError(
-            f"scheduler: half_cosine is made for {scheduler.updates} updates, and this training "
-            f"comes to {needed}; make it for {needed}"
+            f"scheduler: half_cosine is made for {counted(scheduler.updates, 'update')}, and "
+            f"this training comes to {needed}; make it for {needed}"
         )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from typing import Any
@@ -12,6 +12,7 @@ from torch.utils import _pytree as pytree
 
 from pgt_fx import video as files
 from pgt_fx.capture.inputs import as_call
+from pgt_fx.counts import counted
 from pgt_fx.errors import PgtError
 from pgt_fx.inference import predict
 from pgt_fx.progressive import Progressive
@@ -25,29 +26,30 @@ _READERS = 8
 
 
 def check_videos(
-    splits: Sequence[VideoFolder], progress: Callable[[int, int], object] = lambda done, of: None
+    splits: Mapping[str, VideoFolder],
+    progress: Callable[[int, int], object] = lambda done, of: None,
 ) -> None:
     """Open every video of all splits and decode its first frame.
 
     Args:
-        splits: folders of videos.
+        splits: folders of videos, by what they are called in a message: ``"[data] train"``.
         progress: called with the number of videos looked at, and that of all.
 
     Raises:
         FolderError: naming those that can't be read, the first few of them.
     """
     faults = []
-    paths = [path for split in splits for path, _ in split.items]
+    paths = [path for split in splits.values() for path, _ in split.items]
+    keys = [key for key, split in splits.items() for _ in split.items]
     with ThreadPoolExecutor(_READERS) as pool:
         for number, fault in enumerate(pool.map(_unreadable, paths), 1):
-            faults += [fault] if fault else []
+            faults += [f"{keys[number - 1]}: {fault}"] if fault else []
             progress(number, len(paths))
     if faults:
         more = f"\n  and {len(faults) - _SHOWN} more" if len(faults) > _SHOWN else ""
         raise FolderError(
-            f"{len(faults)} of {len(paths)} videos can't be read; repair them or take them away:\n"
-            + "\n".join(f"  {fault}" for fault in faults[:_SHOWN])
-            + more
+            f"{len(faults)} of {counted(len(paths), 'video')} can't be read; repair them or take "
+            "them away:\n" + "\n".join(f"  {fault}" for fault in faults[:_SHOWN]) + more
         )
 
 

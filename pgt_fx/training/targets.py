@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from pgt_fx.counts import counted
 from pgt_fx.errors import OptionError
 from pgt_fx.schedule import OverTime, PerStep
 
@@ -75,8 +76,10 @@ class Labels:
         size = self.target.target.shape[self.target.dim]
         if size != elements:
             raise OptionError(
-                f"PerFrame: {size} labels along dimension {self.target.dim}, but the model answers "
-                f"{elements} elements for this video; expected one label per output element"
+                f"PerFrame: {counted(size, 'label')} along dimension {self.target.dim}, but the "
+                "model answers "
+                f"{counted(elements, 'element')} for this video; expected one label per output "
+                "element"
             )
 
     def of(self, step: int, elements: int | None) -> Any:
@@ -98,8 +101,9 @@ class Labels:
         self.answered += elements
         if self.answered > size:
             raise OptionError(
-                f"PerFrame: {size} labels along dimension {target.dim}, but the model has answered "
-                f"{self.answered} elements; expected one label per output element"
+                f"PerFrame: {counted(size, 'label')} along dimension {target.dim}, but the model "
+                "has answered "
+                f"{counted(self.answered, 'element')}; expected one label per output element"
             )
         return target.target.narrow(target.dim, start, elements)
 
@@ -113,6 +117,7 @@ class Labels:
             size = self.target.target.shape[self.target.dim]
             if self.answered != size:
                 raise OptionError(
-                    f"PerFrame: {size} labels, but the model has answered {self.answered} elements "
+                    f"PerFrame: {counted(size, 'label')}, but the model has answered "
+                    f"{counted(self.answered, 'element')} "
                     "in all; expected one label per output element"
                 )

@@ -17,10 +17,13 @@ from pgt_fx.capture.guess import guess_example
 from pgt_fx.capture.inputs import TimeDim, read_example
 from pgt_fx.checking.measure import error, leaves, same_bits
 from pgt_fx.checking.redraw import redraw_norms, redraw_zeros, redrawn_in_words
-from pgt_fx.checking.trials import BOUNDS, OTHER_BOUNDS
+from pgt_fx.checking.trials import BOUNDS, OTHER_BOUNDS, the_model
 from pgt_fx.checking.videos import Video, Videos, device_of, first_line, measurable, short
-from pgt_fx.errors import OptionError, PgtError, VerificationError, of_this_machine
+from pgt_fx.counts import counted
+from pgt_fx.errors import VerificationError, of_this_machine
 from pgt_fx.verification.calls import Call, calls_of
+from pgt_fx.verification.outcome import unmade
+from pgt_fx.verification.promises import check_names
 from pgt_fx.verification.record import record_of_causal
 from pgt_fx.verification.result import Check, Verification
 
@@ -70,11 +73,7 @@ def verify_causal(
         OptionError, ClipError: for a bad dtype or example, or a check that there isn't.
     """
     measurable(dtype)
-    known = [name for name, *_ in CHECKS]
-    if checks is not None and not set(checks) <= set(known):
-        raise OptionError(
-            f"checks: no {sorted(set(checks) - set(known))}; there are {', '.join(known)}"
-        )
+    check_names("checks", checks or (), [name for name, *_ in CHECKS])
     if example is None:
         example = guess_example(model)
     spec, clip = read_example(example, time_dim)
@@ -119,6 +118,8 @@ class _Causal:
             self.video = videos.video(videos.frames, salt=2)
             self.whole, self.refusal = self._whole()
         except Exception as error:
+            if of_this_machine(error):
+                raise
             raise VerificationError(
                 f"{type(model).__name__}: the model itself fails on a clip like the example: "
                 f"{type(error).__name__}: {first_line(error)}"
@@ -130,13 +131,15 @@ class _Causal:
         try:
             return self.answer(self.video), ""
         except Exception as error:
+            if of_this_machine(error):
+                raise
             self.video = self.videos.video(self.videos.length, salt=2)
             return self.answer(self.video), first_line(error)
 
     def answer(self, video: Video) -> Any:
         """What the model gives."""
         args, kwargs = self.videos.args([x.clone() if isinstance(x, Tensor) else x for x in video])
-        with torch.no_grad():
+        with torch.no_grad(), the_model():
             return self.model(*args, **kwargs)
 
     def prefix(self, cut: int) -> Video:
@@ -152,7 +155,10 @@ class _Causal:
 
     def setting(self) -> str:
         weights = redrawn_in_words(self.redrawn, self.zeros)
-        return f"{self.frames} frames of noise, {short(self.videos.dtype)}, {weights}, eval mode"
+        return (
+            f"{counted(self.frames, 'frame')} of noise, {short(self.videos.dtype)}, {weights}, "
+            "eval mode"
+        )
 
 
 def _due(whole: Tensor, part: Tensor | None) -> tuple[int, int] | None:
@@ -178,6 +184,8 @@ def _parts(subject: _Causal, cut: int) -> tuple[list[Tensor | None], str]:
     try:
         return leaves(subject.answer(subject.prefix(cut))), ""
     except Exception as error:
+        if of_this_machine(error):
+            raise
         return [None] * len(leaves(subject.whole)), first_line(error)
 
 
@@ -222,7 +230,7 @@ def _prefix(check: Check, subject: _Causal) -> Check:
     for cut in subject.cuts:
         parts, why = _parts(subject, cut)
         if why:
-            return replace(check, detail=f"the model takes no {cut} frames: {why}")
+            return replace(check, detail=f"the model takes no {counted(cut, 'frame')}: {why}")
         for whole, part in zip(leaves(subject.whole), parts, strict=True):
             found = None if whole is None else _due(whole, part)
             if whole is None or part is None or found is None:
@@ -230,7 +238,7 @@ def _prefix(check: Check, subject: _Causal) -> Check:
             compared += found[1]
             gap = error(part, whole.narrow(found[0], 0, found[1]))
             if gap > worst:
-                worst, where = gap, f"; worst for the first {cut} frames"
+                worst, where = gap, f"; worst for the first {counted(cut, 'frame')}"
     if not compared:
         return replace(check, detail="no output has a time axis: each reads all frames")
     ok = worst <= subject.bound
@@ -280,14 +288,8 @@ CHECKS: tuple[tuple[str, str, Measure], ...] = (
 
 
 def _guarded(check: Check, measure: Measure, subject: _Causal) -> Check:
+    """A check; an exception is told as what it is (:func:`unmade`)."""
     try:
         return measure(check, subject)
-    except (PgtError, RuntimeError, ValueError, TypeError, LookupError, AttributeError) as error:
-        if of_this_machine(error):
-            raise
-        return replace(
-            check,
-            ok=False,
-            measured="raised",
-            detail=f"{type(error).__name__}: {first_line(error)}",
-        )
+    except Exception as error:
+        return unmade(check, error)

@@ -83,7 +83,8 @@ class Certificate:
         Returns:
             the new verification; what contradicts the certificate (empty: it still holds), with
             the line of the model where one was found; and what else has changed: other weights,
-            another version of torch.
+            another version of torch. A check that ends in an error contradicts nothing and
+            confirms nothing: it is among the ``errors`` of the new verification.
 
         Raises:
             OptionError: for a model of the other kind, or an example of a progressive model.
@@ -143,7 +144,7 @@ class Certificate:
         old = {c.id: c for c in self.verification.checks}
         for check in found.checks:
             was = old[check.id].ok
-            if check.ok is not was:
+            if check.ok is not was and not check.error:
                 words = {True: "held", False: "was violated", None: "could not be checked"}
                 out.append(f"{check.id} {words[was]}, and now: {check}")
         return out
@@ -171,10 +172,17 @@ def save(found: Verification, path: str | os.PathLike[str]) -> None:
     """Write the certificate of a verification.
 
     Raises:
-        CertificateError: for a verification that was put together by hand: it has no record.
+        CertificateError: for a verification that was put together by hand: it has no record; and
+            for one with checks that were not made because of an error.
     """
     if not found.record:
         raise CertificateError("this verification has no record of its settings; use verify()")
+    if found.errors:
+        told = "".join(f"\n  {check}" for check in found.errors)
+        raise CertificateError(
+            "there is nothing to certify where checks were not made because of an error: mend its "
+            f"cause, or leave these checks out:{told}"
+        )
     data = {
         "format": FORMAT,
         "version": VERSION,

@@ -16,7 +16,7 @@ from torch import nn
 from pgt_fx.compiler import transform
 from pgt_fx.errors import OptionError
 from pgt_fx.progressive import Progressive
-from pgt_fx.verification.promises import CHECKS
+from pgt_fx.verification.promises import CHECKS, check_names
 from pgt_fx.verification.result import Verification
 from pgt_fx.verification.session import Session, settings_of
 
@@ -81,11 +81,7 @@ def verify(
         prog = prog_or_model
     else:
         prog = transform(prog_or_model, example, check=False)  # it is measured here, and told
-    known = {name for name, *_ in CHECKS}
-    if checks is not None and not set(checks) <= known:
-        raise OptionError(
-            f"checks: no {sorted(set(checks) - known)}; there are {', '.join(sorted(known))}"
-        )
+    check_names("checks", checks or (), [name for name, *_ in CHECKS])
     chosen = [name for name, *_ in CHECKS if checks is None or name in {*checks, "time-sensitive"}]
     total = len(chosen) + 1
     tell = progress or (lambda *_: None)

@@ -19,6 +19,7 @@ from pgt_fx.checking.measure import (
     random_chunks,
     shapes,
 )
+from pgt_fx.counts import counted
 from pgt_fx.errors import ClipError
 from pgt_fx.verification.result import Check
 from pgt_fx.verification.subject import Subject
@@ -46,14 +47,14 @@ def full_equals_model(check: Check, subject: Subject, chunkings: int) -> Check:
     """At the clip's length, and where the model takes it at the video's, at one frame, and at both
     sides of the lengths that a video may have."""
     worst = error(subject.full(subject.answering, subject.clip), subject.clip_output)
-    tested = f"clip of {subject.length} frames"
+    tested = f"clip of {counted(subject.length, 'frame')}"
     if subject.refusal:
-        tested += f"; the model takes no {subject.frames} frames ({subject.refusal})"
+        tested += f"; the model takes no {counted(subject.frames, 'frame')} ({subject.refusal})"
     elif subject.answering.report.clip_pools:
         tested += "; the pool over the clip was taken over all of time, so only there"
     else:
         worst = max(worst, error(subject.whole, subject.reference))
-        tested += f", video of {subject.frames} frames"
+        tested += f", video of {counted(subject.frames, 'frame')}"
         taken, refused = subject.edges(subject.longest)
         if unrefused := [n for n in refused if _answers(subject, n)]:
             detail = f"{tested}; a video of {_some(unrefused)} frames is answered, not refused"
@@ -62,7 +63,7 @@ def full_equals_model(check: Check, subject: Subject, chunkings: int) -> Check:
             video = subject.video(n, salt=17)
             gap = error(subject.full(subject.answering, video), wanted)
             if gap > max(worst, subject.exact_bound):
-                tested += f"; differs for a video of {n} frames"
+                tested += f"; differs for a video of {counted(n, 'frame')}"
             worst = max(worst, gap)
     return _compared(check, subject, worst, tested)
 
@@ -118,11 +119,14 @@ def exact_wait(check: Check, subject: Subject, chunkings: int) -> Check:
         outputs = subject.run(prog, subject.video(n, salt=17), [1] * n if n < 6 else [n - 2, 2])
         gap = error(assembled(outputs, subject.dims), leaves(short))
         if gap > worst:
-            worst, where = gap, f"worst for a video of {n} frames"
+            worst, where = gap, f"worst for a video of {counted(n, 'frame')}"
     what = "the model" if own else "full()"
     if not subject.dense:
         what += ", the last step's answer"
-    tested = f"{chunkings} chunkings, {steps} steps ({silent} without output), against {what}"
+    tested = (
+        f"{counted(chunkings, 'chunking')}, {counted(steps, 'step')} ({silent} without output), "
+        f"against {what}"
+    )
     return _compared(check, subject, worst, f"{tested}; {where}" if where else tested)
 
 
@@ -175,7 +179,7 @@ def answers_at_once(subject: Subject, prog: Any, model: nn.Module, salt: int = 2
         errors = error_per_element(first, wanted[0], dim)
     fault = ""
     if len(flags) != len(errors):
-        fault = f"{len(flags)} flags for {len(errors)} outputs"
+        fault = f"{counted(len(flags), 'flag')} for {counted(len(errors), 'output')}"
     return Answers(chunks, flags, errors, what, silent, fault)
 
 
@@ -189,7 +193,7 @@ def exact_zero(check: Check, subject: Subject, chunkings: int) -> Check:
     named = [e for e, flag in pairs if flag]
     wrong = [i for i, (e, flag) in enumerate(pairs) if flag and e > subject.exact_bound]
     detail = (
-        f"{len(named)} of {len(pairs)} outputs named for chunks {found.chunks}, "
+        f"{len(named)} of {counted(len(pairs), 'output')} named for chunks {found.chunks}, "
         f"against {found.against}"
     )
     if wrong:
@@ -200,7 +204,10 @@ def exact_zero(check: Check, subject: Subject, chunkings: int) -> Check:
         return replace(
             check,
             measured="none named",
-            detail=f"{detail}: at steps of {max(found.chunks)} frames there is nothing to compare",
+            detail=(
+                f"{detail}: at steps of {counted(max(found.chunks), 'frame')} there is nothing "
+                "to compare"
+            ),
         )
     return replace(
         check, ok=not wrong, measured=max(named), bound=subject.exact_bound, detail=detail
@@ -214,7 +221,10 @@ def exact_tight(check: Check, subject: Subject, chunkings: int) -> Check:
     if found.fault:
         return replace(check, detail=f"see exact-zero: {found.fault}")
     others = [e for e, flag in zip(found.errors, found.flags, strict=True) if not flag]
-    detail = f"{len(others)} of {len(found.flags)} outputs not named for chunks {found.chunks}"
+    detail = (
+        f"{len(others)} of {counted(len(found.flags), 'output')} not named for chunks "
+        f"{found.chunks}"
+    )
     if not others:
         return replace(check, detail=f"{detail}: nothing to tell apart")
     loose = _equal(found, subject.noise)

@@ -12,6 +12,7 @@ from pgt_fx.analysis import Value
 from pgt_fx.checking.measure import leaves
 from pgt_fx.checking.recording import recorded_full
 from pgt_fx.checking.videos import Video
+from pgt_fx.counts import counted
 from pgt_fx.reach import Reach, reaches
 from pgt_fx.verification.result import Check
 from pgt_fx.verification.subject import Subject
@@ -68,7 +69,10 @@ def receptive_field(check: Check, subject: Subject, chunkings: int) -> Check:
                 faults.append(f"{_of(watched[k], j)} (frame {own}) reads frames {seen} of {path}")
     claims = ", ".join(_told(c) for one in watched for c in one.claims.values())
     what = f" of {', '.join(w.name for w in watched)}" if watched[0].name else ""
-    detail = f"{tried} frames changed one at a time; widest seen{what} {widest}, analysed {claims}"
+    detail = (
+        f"{counted(tried, 'frame')} changed one at a time; widest seen{what} {widest}, analysed "
+        f"{claims}"
+    )
     if faults:
         found = f"{len(faults)} outside"
         return replace(check, ok=False, measured=found, detail=f"{faults[0]}; {detail}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from xml.etree import ElementTree
 
-from pgt_fx.verification.result import WORD, Check, Verification, figure
+from pgt_fx.verification.result import Check, Verification, figure
 
 
 def to_markdown(found: Verification) -> str:
@@ -18,7 +18,7 @@ def to_markdown(found: Verification) -> str:
         "|---|---|---|---|---|",
     ]
     for c in found.checks:
-        result = f"**{WORD[c.ok]}**" if c.ok is False else WORD[c.ok]
+        result = f"**{c.word}**" if c.ok is False or c.error else c.word
         cells = (c.id, result, figure(c.measured), figure(c.bound), c.sentence)
         lines.append("| " + " | ".join(_cell(x) for x in cells) + " |")
     told = [c for c in found.checks if c.ok is not True]
@@ -36,22 +36,24 @@ def _text(c: Check) -> str:
 
 
 def to_junit(found: Verification) -> str:
-    """One test suite for the model; a violated check is a failure, one that says nothing skipped.
+    """One test suite for the model; a violated check is a failure, one that ended in an error an
+    error, and one that says nothing is skipped.
 
     Where nothing could be checked, the check that says why is an error: a suite of skips would
     count as passed.
     """
+    told_by = None if found.decided or found.errors else found.silent
+    blamed = told_by[0] if told_by else None
     suite = ElementTree.Element(
         "testsuite",
         name=f"pgt_fx {found.model}",
         tests=str(len(found.checks)),
         failures=str(len(found.violations)),
-        errors=str(int(not found.decided)),
-        skipped=str(len(found.silent) - int(not found.decided)),
+        errors=str(len(found.errors) + int(blamed is not None)),
+        skipped=str(len(found.silent) - int(blamed is not None)),
     )
     properties = ElementTree.SubElement(suite, "properties")
     ElementTree.SubElement(properties, "property", name="setting", value=found.setting)
-    blamed = None if found.decided or not found.silent else found.silent[0]
     for c in found.checks:
         case = ElementTree.SubElement(suite, "testcase", classname=found.model, name=c.id)
         figures = ElementTree.SubElement(case, "properties")
@@ -61,6 +63,9 @@ def to_junit(found: Verification) -> str:
                 ElementTree.SubElement(figures, "property", name=name, value=str(value))
         if c.ok is False:
             told = ElementTree.SubElement(case, "failure", message=f"{c.sentence}: {_text(c)}")
+            told.text = str(c)
+        elif c.error:
+            told = ElementTree.SubElement(case, "error", message=f"{c.sentence}: {_text(c)}")
             told.text = str(c)
         elif c is blamed:
             told = ElementTree.SubElement(case, "error", message=found.summary)

@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 
 from pgt_fx.checking.measure import leaves, random_chunks, same_bits
+from pgt_fx.checking.trials import the_model
 from pgt_fx.checking.videos import Video
+from pgt_fx.counts import counted
 from pgt_fx.verification.result import Check
 from pgt_fx.verification.subject import Subject, count_tensors
 
@@ -59,7 +61,9 @@ def one_way_forward(check: Check, subject: Subject, chunkings: int) -> Check:
                 compared += count_tensors(answers[step])
             if policy == "zero" and steps > cut and same_bits(answers, again):
                 inert.append(f"{policy}: changing the frames of step {cut + 1} on changes nothing")
-    detail = f"{compared} answers and the states behind them, both policies, steps {chunks}"
+    detail = (
+        f"{counted(compared, 'answer')} and the states behind them, both policies, steps {chunks}"
+    )
     if inert and not faults:
         return replace(check, ok=False, measured=INERT, detail=f"{inert[0]}; {detail}")
     if not faults:
@@ -117,6 +121,10 @@ def one_way_backward(check: Check, subject: Subject, chunkings: int) -> Check:
             mine = [x.requires_grad_() for x in _differentiable(piece)]
             inputs.append(mine)
             answer = subject.feed(prog, list(piece), number == len(chunks) - 1)
+            held = [name for name, x in prog.state.items() if x.requires_grad]
+            if held:  # torch refuses to go backward through it twice, as it is freed by then
+                faults.append(f"{policy}: step {number + 1} hands on the graph of {held[0]}")
+                break
             loss = _loss(answer)
             if loss is None:
                 continue
@@ -140,15 +148,21 @@ def one_way_backward(check: Check, subject: Subject, chunkings: int) -> Check:
             if without:
                 faults.append(
                     f"{policy}: step {number + 1} gives no gradient to {len(without)} of "
-                    f"{len(used)} parameters, {without[0]} among them"
+                    f"{counted(len(used), 'parameter')}, {without[0]} among them"
                 )
-    detail = f"{answered} steps of {chunks} frames, both policies, {len(used)} parameters"
-    if not answered:
+    detail = (
+        f"{counted(answered, 'step')} of {chunks} frames, both policies, "
+        f"{counted(len(used), 'parameter')}"
+    )
+    if not answered and not faults:
         return replace(check, detail="no output can be differentiated")
     if not faults:
         return replace(check, ok=True, measured="0 gradients leak", detail=detail)
     return replace(
-        check, ok=False, measured=f"{len(faults)} faults", detail=f"{faults[0]}; {detail}"
+        check,
+        ok=False,
+        measured=counted(len(faults), "fault"),
+        detail=f"{faults[0]}; {detail}",
     )
 
 
@@ -172,7 +186,8 @@ def _used_parameters(subject: Subject) -> list[tuple[str, Tensor]]:
     """Parameters that the plain model's answer to a clip depends on, of the progressive form."""
     named = [(n, p) for n, p in subject.model.named_parameters() if p.requires_grad]
     args, kwargs = subject.args([x.clone() if isinstance(x, Tensor) else x for x in subject.clip])
-    loss = _loss(subject.model(*args, **kwargs))
+    with the_model():
+        loss = _loss(subject.model(*args, **kwargs))
     if loss is None or not named:
         return []
     gradients = torch.autograd.grad(loss, [p for _, p in named], allow_unused=True)
@@ -217,7 +232,7 @@ def rows_isolated(check: Check, subject: Subject, chunkings: int) -> Check:
                 arrived |= bool(y[1].isnan().any())
                 if not same_bits(x[0], y[0]):
                     faults.append(f"{policy}: step {step} of {chunks}")
-    detail = f"{compared} answers to a batch of two, NaN in one frame of the second"
+    detail = f"{counted(compared, 'answer')} to a batch of two, NaN in one frame of the second"
     if not arrived:
         detail += "; the NaN reached no output"
     if not faults:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from pgt_fx.checking.recursion import recursion
+from pgt_fx.counts import counted
 from pgt_fx.verification.locality import _steps
 from pgt_fx.verification.result import Check
 from pgt_fx.verification.subject import Subject
@@ -19,7 +20,10 @@ def context(check: Check, subject: Subject, chunkings: int) -> Check:
     chunks = _steps(subject, 51)
     with recursion(prog) as watch:
         subject.run(prog, subject.main, chunks)
-    detail = f"{watch.compared} contexts of {len(watch.names)} operators, steps {chunks}"
+    detail = (
+        f"{counted(watch.compared, 'context')} of {counted(len(watch.names), 'operator')}, steps "
+        f"{chunks}"
+    )
     if not watch.compared:
         return replace(check, detail=f"{detail}: none of kernel 3, stride 1, padding 1")
     bound = subject.exact_bound

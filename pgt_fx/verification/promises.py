@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import difflib
+from collections.abc import Callable, Iterable, Sequence
 
+from pgt_fx.errors import OptionError
 from pgt_fx.verification import equality, field, locality, past, repeat, stream, training
 from pgt_fx.verification.result import Check
 
@@ -115,3 +117,20 @@ ROUNDED = frozenset(
         "replayed",
     }
 )
+
+
+def check_names(option: str, wanted: Iterable[str], known: Sequence[str]) -> None:
+    """Whether there are checks of these names.
+
+    Raises:
+        OptionError: with the nearest names, and all of them.
+    """
+    unknown = [name for name in dict.fromkeys(wanted) if name not in known]
+    if not unknown:
+        return
+    near = difflib.get_close_matches(str(unknown[0]), known, 2, 0.5)
+    hint = f"; did you mean {' or '.join(near)}?" if near else ""
+    names = ", ".join(map(repr, unknown))
+    raise OptionError(
+        f"{option}: there is no check {names}{hint or '.'} The checks: {', '.join(known)}"
+    )

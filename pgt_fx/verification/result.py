@@ -8,12 +8,14 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from rich.console import Console, ConsoleOptions, RenderResult
-from rich.table import Table
 from rich.text import Text
 
+from pgt_fx.counts import counted
 from pgt_fx.errors import VerificationError
+from pgt_fx.fitted import Fitted
 
 WORD = {True: "holds", False: "VIOLATED", None: "not checked"}
+ERROR = "ERROR"
 #: Columns from which on the promises stand in the table; else it would be all promise.
 WIDE = 110
 _STYLE = {True: "green", False: "bold red", None: "yellow"}
@@ -31,6 +33,8 @@ class Check:
         bound: what the figure was compared with.
         detail: on what it was measured; for a failure, where and by how much.
         where: for a failure, the operator and the source line to look at, where one was found.
+        error: it was not checked because of an error that says nothing about the promise; then
+            ``ok`` is None, and the error is in ``detail``.
     """
 
     id: str
@@ -40,13 +44,19 @@ class Check:
     bound: str | float = ""
     detail: str = ""
     where: str = ""
+    error: bool = False
+
+    @property
+    def word(self) -> str:
+        """The outcome: "holds", "VIOLATED", "not checked" or "ERROR"."""
+        return ERROR if self.error else WORD[self.ok]
 
     def __str__(self) -> str:
         shown = figure(self.measured)
         if self.bound:
             shown += f" (bound {figure(self.bound)})"
         look = f"look at {self.where}" if self.where else ""
-        parts = [f"{WORD[self.ok]:12}{self.id}: {self.sentence}", shown, self.detail, look]
+        parts = [f"{self.word:12}{self.id}: {self.sentence}", shown, self.detail, look]
         return "; ".join(p for p in parts if p)
 
 
@@ -73,8 +83,13 @@ class Verification:
 
     @property
     def silent(self) -> tuple[Check, ...]:
-        """Checks that say nothing."""
-        return tuple(c for c in self.checks if c.ok is None)
+        """Checks that say nothing, for a reason of the model's."""
+        return tuple(c for c in self.checks if c.ok is None and not c.error)
+
+    @property
+    def errors(self) -> tuple[Check, ...]:
+        """Checks that were not made because of an error."""
+        return tuple(c for c in self.checks if c.error)
 
     @property
     def decided(self) -> bool:
@@ -85,8 +100,9 @@ class Verification:
 
     @property
     def ok(self) -> bool:
-        """Nothing is violated, and the model is one on which a violation would have shown."""
-        return self.decided and not self.violations
+        """Nothing is violated, no check ended in an error, and the model is one on which a
+        violation would have shown."""
+        return self.decided and not self.violations and not self.errors
 
     def __getitem__(self, check_id: str) -> Check:
         for check in self.checks:
@@ -98,14 +114,15 @@ class Verification:
         """Do nothing if :attr:`ok`.
 
         Raises:
-            VerificationError: listing what is violated, or why nothing could be checked.
+            VerificationError: listing what is violated, what was not checked because of an error,
+                or why nothing could be checked.
         """
         if self.ok:
             return
-        if self.violations:
-            count = len(self.violations)
-            head = f"{self.model}: {count} of {len(self.checks)} promises violated ({self.setting})"
-            shown = self.violations
+        if self.violations or self.errors:
+            told = f"{self._faults()} ({self.setting})"
+            head = f"{self.model}: {told}"
+            shown = self.violations + self.errors
         else:
             head = f"{self.model}: nothing could be checked ({self.setting})"
             shown = self.silent
@@ -143,33 +160,33 @@ class Verification:
     @property
     def summary(self) -> str:
         """One sentence."""
-        if self.violations:
-            return f"{len(self.violations)} of {len(self.checks)} promises are violated."
+        if self.violations or self.errors:
+            return f"{self._faults()}."
         if not self.decided:
             blind = any(c.id == "time-sensitive" and not c.ok for c in self.checks)
             why = ": the order of the frames makes no difference" if blind else ""
             return f"Nothing could be checked{why}."
         held = sum(c.ok is True for c in self.checks)
         rest = f"; {len(self.silent)} could not be checked" if self.silent else ""
-        return f"{held} promises hold{rest}."
+        return f"{counted(held, 'promise')} {'holds' if held == 1 else 'hold'}{rest}."
+
+    def _faults(self) -> str:
+        """How many promises are violated, and how many an error kept from being checked."""
+        of = f"of {counted(len(self.checks), 'promise')}"
+        broken, errors = len(self.violations), len(self.errors)
+        told = [f"{broken} {of} {'is' if broken == 1 else 'are'} violated"] * bool(broken)
+        of = "" if broken else f" {of}"
+        was = "was" if errors == 1 else "were"
+        told += [f"{errors}{of} {was} not checked because of an error"] * bool(errors)
+        return ", ".join(told)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         wide = options.max_width >= WIDE
-        table = Table(
-            title=f"{self.model}: measured on {self.setting}",
-            title_justify="left",
-            box=None,
-            header_style="bold",
-            padding=(0, 2, 0, 0),
-        )
-        table.add_column("check", no_wrap=True)
-        table.add_column("result", no_wrap=True)
-        table.add_column("measured", overflow="fold")
-        table.add_column("bound", overflow="fold")
-        if wide:
-            table.add_column("promise", overflow="fold", ratio=2)
+        columns = ["check", "result", "measured", "bound", *(["promise"] if wide else [])]
+        title = f"{self.model}: measured on {self.setting}"
+        table = Fitted(columns, title=title, whole=(0, 1))
         for c in self.checks:
-            result = Text(WORD[c.ok], style=_STYLE[c.ok])
+            result = Text(c.word, style="bold yellow" if c.error else _STYLE[c.ok])
             promise = [c.sentence] if wide else []
             table.add_row(c.id, result, figure(c.measured), figure(c.bound), *promise)
         notes = [f"  {c.id}: {c.detail}" for c in self.checks if c.detail]

@@ -11,18 +11,17 @@ import torch
 
 from pgt_fx.checking.measure import error
 from pgt_fx.checking.trials import SLACK
-from pgt_fx.checking.videos import device_of, first_line, measurable, short
-from pgt_fx.errors import OptionError, PgtError, StateError, of_this_machine
+from pgt_fx.checking.videos import device_of, measurable, short
+from pgt_fx.errors import OptionError, of_this_machine
 from pgt_fx.progressive import Progressive
 from pgt_fx.verification.locality import INERT
 from pgt_fx.verification.locate import locate
+from pgt_fx.verification.outcome import unmade
 from pgt_fx.verification.promises import CHECKS, ROUNDED
 from pgt_fx.verification.record import record_of
 from pgt_fx.verification.result import Check, Verification
 from pgt_fx.verification.subject import Subject
 from pgt_fx.verification.training import gradient_rounding
-
-RAISED = (PgtError, RuntimeError, ValueError, TypeError, LookupError, AttributeError)
 
 #: Checks of which gradients are the figure; and the most that these may be said to round by.
 #: Checks that are made of the very program that was given, where the others are made of its model
@@ -100,9 +99,8 @@ class Session:
 
     def _make(self, name: str) -> Check:
         _, sentence, measure = next(c for c in CHECKS if c[0] == name)
-        if self.broken and name != "time-sensitive":
-            found = Check(name, sentence, False, "full() raised", detail=self.broken)
-            return replace(found, where=locate(found, self.subject, self.chunkings))
+        if self.broken is not None and name != "time-sensitive":
+            return self._located(_full_raised(name, sentence, self.broken), self.subject)
         if name in AS_GIVEN and self.subject.anew:
             given = self._as_given(name, sentence, measure)
             if given is not None:
@@ -110,26 +108,30 @@ class Session:
         found = _guarded(name, sentence, measure, self.subject, self.chunkings)
         if found.ok is False and name in ROUNDED and self.subject.dtype != torch.float64:
             found = self._repeated(found, measure, self.subject, self._double)
-        if found.ok is False:
-            found = replace(found, where=locate(found, self.subject, self.chunkings))
-        return found
+        return self._located(found, self.subject)
+
+    def _located(self, found: Check, subject: Subject) -> Check:
+        """With the place to look at, where it did not hold or ended in an error."""
+        if found.ok is not False and not found.error:
+            return found
+        return replace(found, where=locate(found, subject, self.chunkings) or found.where)
 
     def _as_given(self, name: str, sentence: str, measure: Measure) -> Check | None:
         """The check in the model's own dtype, where it was captured anew for another one: of what
-        was given. None where it holds."""
+        was given. None where it holds, or says nothing."""
         given = self._given
-        if broken := _prepared(given):
-            found = Check(name, sentence, False, "full() raised", detail=broken)
+        if (broken := _prepared(given)) is not None:
+            found = _full_raised(name, sentence, broken)
         else:
             found = _guarded(name, sentence, measure, given, self.chunkings)
         if found.ok is False and given.dtype != torch.float64:
             exact = self.subject if self.subject.dtype == torch.float64 else self._double
             found = self._repeated(found, measure, given, exact)
-        if found.ok is not False:
+        if found.ok is not False and not found.error:
             return None
         kind = short(given.dtype)
         told = f"{found.detail}; of the program as it was given, in {kind}"
-        return replace(found, detail=told, where=locate(found, given, self.chunkings))
+        return self._located(replace(found, detail=told), given)
 
     @cached_property
     def _given(self) -> Subject:
@@ -144,7 +146,7 @@ class Session:
         subject = self.subject
         own = subject.answering
         exact = Subject(own, torch.float64, subject.seed, False, subject.given, subject.frames)
-        if exact.dtype != torch.float64 or _prepared(exact):
+        if exact.dtype != torch.float64 or _prepared(exact) is not None:
             return None
         return exact
 
@@ -167,6 +169,9 @@ class Session:
             detail = f"{found.detail}; could not be repeated: the model fails in float64"
             return replace(found, detail=detail)
         again = _guarded(found.id, found.sentence, measure, exact, self.chunkings)
+        if again.error:
+            detail = f"{found.detail}; could not be repeated in float64: {again.detail}"
+            return replace(found, detail=detail)
         if again.ok is False:
             detail = f"{again.detail}; also in float64, so it is no rounding"
             return replace(again, detail=detail)
@@ -200,30 +205,27 @@ class Session:
         return replace(found, ok=None, detail="equal, which proves nothing: see time-sensitive")
 
 
-def _prepared(subject: Subject) -> str:
-    """Why the progressive model can't even take the whole video in one step; "" if it can."""
+def _prepared(subject: Subject) -> Exception | None:
+    """Why the progressive model can't even take the whole video in one step; None if it can."""
     try:
         subject.prepare()
-    except RAISED as error:
+    except Exception as error:
         if of_this_machine(error):
             raise
-        return f"{type(error).__name__}: {first_line(error)}"
-    return ""
+        return error
+    return None
+
+
+def _full_raised(name: str, sentence: str, error: Exception) -> Check:
+    found = unmade(Check(name, sentence, None), error)
+    return replace(found, measured="full() raised") if found.measured else found
 
 
 def _guarded(name: str, sentence: str, measure: Measure, subject: Subject, chunkings: int) -> Check:
-    """A check; a step that raises breaks its promise."""
+    """A check; an exception is told as what it is (:func:`unmade`)."""
+    check = Check(name, sentence, None)
     try:
         with torch.enable_grad():  # also where the caller has switched it off
-            return measure(Check(name, sentence, None), subject, chunkings)
-    except StateError as error:
-        if "longer chunks" in str(error):
-            reason = f"the model's pools over time refuse short steps: {first_line(error)}"
-            return Check(name, sentence, None, detail=reason)
-        return Check(name, sentence, False, "raised", detail=f"StateError: {first_line(error)}")
-    except RAISED as error:
-        if of_this_machine(error):
-            raise
-        return Check(
-            name, sentence, False, "raised", detail=f"{type(error).__name__}: {first_line(error)}"
-        )
+            return measure(check, subject, chunkings)
+    except Exception as error:
+        return unmade(check, error, getattr(subject, "refusal", ""))

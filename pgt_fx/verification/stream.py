@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pgt_fx.checking.measure import random_chunks, same_bits, storage_of
+from pgt_fx.counts import counted
 from pgt_fx.verification.result import Check
 from pgt_fx.verification.subject import Subject
 
@@ -49,23 +50,29 @@ def state_bounded(check: Check, subject: Subject, chunkings: int) -> Check:
                 faults += [f"{policy}: {fault}" for fault in unowned(prog.state)]
         faults += [f"{policy}: {fault}" for fault in unowned(prog.state)]
         if end is not None and (len(held) < 2 * STEADY or _growth(held)):
-            why = f"a video of at most {end} frames ends before its state is steady"
+            why = f"a video of at most {counted(end, 'frame')} ends before its state is steady"
             return replace(check, ok=None, measured="too short", detail=why)
         if _growth(held) and prog.report.grows:
-            growing.append(f"{policy}: {_growth(held) // STEADY // length} bytes per frame")
+            growing.append(
+                f"{policy}: {counted(_growth(held) // STEADY // length, 'byte')} per frame"
+            )
         elif _growth(held):
             faults.append(
-                f"{policy}: after {len(held) * length} frames it still grows, by {_growth(held)} "
-                f"bytes within {STEADY} steps, and has {_size(held[-1])}"
+                f"{policy}: after {counted(len(held) * length, 'frame')} it still grows, by "
+                f"{_growth(held)} "
+                f"bytes within {counted(STEADY, 'step')}, and has {_size(held[-1])}"
             )
         low, high = min(held[-2 * STEADY :]), max(held[-2 * STEADY :])
         span = _size(high) if low == high else f"{_size(low)} to {_size(high)}"
-        sizes.append(f"{policy} {span} at the end of {len(held)} steps")
+        sizes.append(f"{policy} {span} at the end of {counted(len(held), 'step')}")
         prog.reset()
-    detail = f"steps of {length} frames: {', '.join(sizes)}"
+    detail = f"steps of {counted(length, 'frame')}: {', '.join(sizes)}"
     if faults:
         return replace(
-            check, ok=False, measured=f"{len(faults)} faults", detail=f"{faults[0]}; {detail}"
+            check,
+            ok=False,
+            measured=counted(len(faults), "fault"),
+            detail=f"{faults[0]}; {detail}",
         )
     if growing:
         why = "a causal attention sees all of the past, and its state grows with it"
@@ -91,7 +98,8 @@ def unowned(state: dict[str, Tensor]) -> list[str]:
         address, size = storage_of(x)
         if size != x.numel() * x.element_size():
             faults.append(
-                f"{name} is a view: {x.numel() * x.element_size()} bytes of it keep {size} alive"
+                f"{name} is a view: {counted(x.numel() * x.element_size(), 'byte')} of it keep "
+                f"{size} alive"
             )
         elif size and address in owners:
             faults.append(f"{name} shares its memory with {owners[address]}")
@@ -125,7 +133,9 @@ def reset(check: Check, subject: Subject, chunkings: int) -> Check:
                 if not same_bits(a, b):
                     faults.append(f"{policy}: step {step} of {chunks} after {what}")
                     break
-    detail = f"{compared} steps compared, after an unfinished video and after a whole one"
+    detail = (
+        f"{counted(compared, 'step')} compared, after an unfinished video and after a whole one"
+    )
     if faults:
         return replace(
             check, ok=False, measured=f"{len(faults)} differ", detail=f"{faults[0]}; {detail}"

@@ -12,6 +12,7 @@ from pgt_fx.checking.measure import leaves, time_dims
 from pgt_fx.checking.redraw import redraw_norms, redraw_zeros, redrawn_in_words
 from pgt_fx.checking.trials import BOUNDS, OTHER_BOUNDS, Trials
 from pgt_fx.checking.videos import device_of, first_line, short
+from pgt_fx.counts import counted
 from pgt_fx.errors import VerificationError
 from pgt_fx.progressive import Progressive
 
@@ -133,7 +134,8 @@ class Subject(Trials):
         weights = redrawn_in_words(self.redrawn, self.zeros)
         what = "the video given" if self.given is not None else "noise"
         return (
-            f"{self.frames} frames of {what} ({size}), {short(self.dtype)}{self.note}, {weights}, "
+            f"{counted(self.frames, 'frame')} of {what} ({size}), "
+            f"{short(self.dtype)}{self.note}, {weights}, "
             f"eval mode"
         )
 

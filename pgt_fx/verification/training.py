@@ -16,6 +16,7 @@ from torch.nn.modules.dropout import _DropoutNd
 
 from pgt_fx.checking.measure import error, leaves, same_bits
 from pgt_fx.checking.videos import Video, first_line
+from pgt_fx.counts import counted
 from pgt_fx.errors import BlockedError, CaptureError, PgtError
 from pgt_fx.training.gradients import Run
 from pgt_fx.verification.locality import _loss
@@ -44,10 +45,10 @@ def gradients_equal_model(check: Check, subject: Subject, chunkings: int) -> Che
             told.append(f"{mode}: it draws at random")
             continue
         compared += bool(wanted)
-        told.append(f"{mode}: {len(wanted)} gradients")
+        told.append(f"{mode}: {counted(len(wanted), 'gradient')}")
         if gap > worst:
             worst, which = gap, name
-    detail = f"clip of {subject.length} frames; {', '.join(told)}"
+    detail = f"clip of {counted(subject.length, 'frame')}; {', '.join(told)}"
     if not compared:
         return replace(check, detail=detail)
     if worst > bound:
@@ -90,7 +91,7 @@ def exact_gradients(check: Check, subject: Subject, chunkings: int) -> Check:
     chunks = subject.fitting([t, max(1, t // 2), t])
     video = subject.video(sum(chunks), salt=14)
     worst, which = 0.0, ""
-    detail = f"steps {chunks}, zero and wait, {_count(subject)} parameters"
+    detail = f"steps {chunks}, zero and wait, {counted(_count(subject), 'parameter')}"
     for prog in (subject.answering, subject.waiting):
         found = _gradients(subject, prog, video, chunks, "exact")
         wanted = _gradients(subject, prog, video, chunks, "together")

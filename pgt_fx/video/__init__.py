@@ -17,6 +17,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from pgt_fx.counts import counted
 from pgt_fx.errors import OptionError, VideoError
 from pgt_fx.options import _choice
 from pgt_fx.video.file import VideoFile, rate
@@ -121,19 +122,21 @@ def read(
         >>> video.shape  # of a film of 60 s, 16:9
         torch.Size([3, 900, 256, 455])
     """
-    _check(stride, size, crop, at, frames, start, short)
+    _check(stride, size, crop, at, frames, start, short, progress)
     file = VideoFile(path, fps=fps)
     there = len(file)
     end = there if frames is None else min(there, start + (frames - 1) * stride + 1)
     places = range(start, end, stride)
     if not places:
         raise VideoError(
-            f"{file.path} has {there} frames{_at(file)}: none is left behind its first {start}",
+            f"{file.path} has {counted(there, 'frame')}{_at(file)}: none is left behind its "
+            f"first {start}",
             file.path,
         )
     if frames is not None and short == "refuse" and len(places) < frames:
         raise VideoError(
-            f"{file.path} is too short: expected {start + (frames - 1) * stride + 1} frames"
+            f"{file.path} is too short: expected "
+            f"{counted(start + (frames - 1) * stride + 1, 'frame')}"
             f"{_at(file)} ({frames} of them, stride {stride}, start {start}), got {there}; use "
             "short='repeat' to repeat its last one",
             file.path,
@@ -171,7 +174,20 @@ def check(path: str | Path) -> None:
 
 
 def lengthened(clip: Tensor, frames: int, dim: int) -> Tensor:
-    """A clip of at least ``frames`` frames along ``dim``: its last one is repeated."""
+    """A clip of at least ``frames`` frames along ``dim``: its last one is repeated.
+
+    Raises:
+        OptionError: for what is no tensor, or has no frame or no such dimension.
+    """
+    if not isinstance(clip, Tensor):
+        raise OptionError(f"clip: expected a tensor, got {clip!r}")
+    for name, value in (("frames", frames), ("dim", dim)):
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise OptionError(f"{name}: expected a whole number, got {value!r}")
+    if not -clip.dim() <= dim < clip.dim():
+        raise OptionError(f"dim: expected a dimension of {tuple(clip.shape)}, got {dim}")
+    if not clip.shape[dim]:
+        raise OptionError(f"clip: expected a frame to repeat, got {tuple(clip.shape)}")
     missing = frames - clip.shape[dim]
     if missing <= 0:
         return clip
@@ -188,6 +204,7 @@ def _check(
     frames: int | None,
     start: int,
     short: str | None,
+    progress: object,
 ) -> None:
     least = {"stride": (stride, 1), "size": (size, 1), "crop": (crop, 1), "frames": (frames, 1)}
     for name, (value, lowest) in (least | {"start": (start, 0)}).items():
@@ -197,8 +214,11 @@ def _check(
             raise OptionError(f"{name}={value!r}: it must be a whole number of at least {lowest}")
     if crop is not None and crop > size:
         raise OptionError(f"crop={crop}: expected at most size={size}, the shorter side")
-    if len(at) != 2 or not all(0 <= part <= 1 for part in at):
+    pair = isinstance(at, (tuple, list)) and len(at) == 2
+    if not pair or not all(isinstance(p, (int, float)) and 0 <= p <= 1 for p in at):
         raise OptionError(f"at={at}: expected two numbers from 0 to 1, down and across")
+    if progress is not None and not callable(progress):
+        raise OptionError(f"progress: expected a function or None, got {progress!r}")
     if short is not None:
         _choice("short", short, ("repeat", "refuse"))
 

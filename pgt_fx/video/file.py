@@ -7,13 +7,15 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import chain
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from pgt_fx.counts import counted
 from pgt_fx.errors import OptionError, VideoError
-from pgt_fx.video.index import Index, index_of, opened
+from pgt_fx.video.index import Index, in_words, index_of, opened
 from pgt_fx.video.picture import picture
 
 #: Frames that are decoded and left out rather than sought past.
@@ -40,10 +42,12 @@ class VideoFile:
     Raises:
         VideoError: no such file, an empty one, one that is cut short, not a video, no video
             stream, no frame in it, or PyAV is not installed.
-        OptionError: for an ``fps`` that is no positive number.
+        OptionError: for an ``fps`` that is no positive number, or a path that is no path.
     """
 
     def __init__(self, path: str | Path, *, fps: float | Fraction | None = None) -> None:
+        if not isinstance(path, (str, PathLike)):
+            raise OptionError(f"path: expected the name of a video file, got {path!r}")
         self.path = Path(path)
         self.fps = rate(fps)
         self.index: Index = index_of(self.path)
@@ -151,8 +155,9 @@ class VideoFile:
 
     def _lost(self, number: int, failure: Exception | None) -> VideoError:
         error = VideoError(
-            f"{self._where(number)} can't be decoded: expected {len(self.index.pts)} frames, as "
-            f"its {self.index.counted} say, got {failure or 'none of that time'}; the file is "
+            f"{self._where(number)} can't be decoded: expected "
+            f"{counted(len(self.index.pts), 'frame')}, as its {self.index.counted} say, got "
+            f"{in_words(failure) if failure else 'none of that time'}; the file is "
             "damaged",
             self.path,
         )

@@ -131,7 +131,15 @@ def opened(path: Path) -> Iterator[tuple[av.container.InputContainer, Any]]:
             streams[0].codec_context.thread_count = 1
             yield container, streams[0]
     except av.FFmpegError as error:
-        raise VideoError(f"{path} can't be decoded: {error}", path) from error
+        raise VideoError(f"{path} can't be decoded: {in_words(error)}", path) from error
+
+
+def in_words(error: Exception) -> str:
+    """What an error of FFmpeg says, without its number and the path."""
+    said = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    if type(error).__name__ == "InvalidDataError":
+        return "its contents are damaged, or no video at all"
+    return f"FFmpeg says {said!r}"
 
 
 def _cover(stream: Any) -> bool:
