@@ -38,20 +38,22 @@ def _text(c: Check) -> str:
 def to_junit(found: Verification) -> str:
     """One test suite for the model; a violated check is a failure, one that says nothing skipped.
 
-    Where nothing could be checked, the check that says why is an error: a suite of skips would
-    count as passed.
+    Where nothing could be checked, the check that says why is an error, as a suite of skips would
+    count as passed; and so is one that is required.
     """
+    blamed = found.unanswered
+    if not found.decided and not blamed:
+        blamed = found.silent[:1]
     suite = ElementTree.Element(
         "testsuite",
         name=f"pgt_fx {found.model}",
         tests=str(len(found.checks)),
         failures=str(len(found.violations)),
-        errors=str(int(not found.decided)),
-        skipped=str(len(found.silent) - int(not found.decided)),
+        errors=str(len(blamed)),
+        skipped=str(len(found.silent) - len(blamed)),
     )
     properties = ElementTree.SubElement(suite, "properties")
     ElementTree.SubElement(properties, "property", name="setting", value=found.setting)
-    blamed = None if found.decided or not found.silent else found.silent[0]
     for c in found.checks:
         case = ElementTree.SubElement(suite, "testcase", classname=found.model, name=c.id)
         figures = ElementTree.SubElement(case, "properties")
@@ -62,7 +64,7 @@ def to_junit(found: Verification) -> str:
         if c.ok is False:
             told = ElementTree.SubElement(case, "failure", message=f"{c.sentence}: {_text(c)}")
             told.text = str(c)
-        elif c is blamed:
+        elif c in blamed:
             told = ElementTree.SubElement(case, "error", message=found.summary)
             told.text = str(c)
         elif c.ok is None:

@@ -58,6 +58,7 @@ class Verification:
         model: class of the model.
         setting: how it was measured, in words.
         checks: in the order in which they were made.
+        required: ids of those that have to hold, and not merely not to be violated.
         record: what a certificate says beside the checks: settings, versions, fingerprints.
     """
 
@@ -65,6 +66,7 @@ class Verification:
     setting: str
     checks: tuple[Check, ...]
     record: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
+    required: frozenset[str] = frozenset()
 
     @property
     def violations(self) -> tuple[Check, ...]:
@@ -77,6 +79,11 @@ class Verification:
         return tuple(c for c in self.checks if c.ok is None)
 
     @property
+    def unanswered(self) -> tuple[Check, ...]:
+        """Required checks that could not be made: there is no answer."""
+        return tuple(c for c in self.silent if c.id in self.required)
+
+    @property
     def decided(self) -> bool:
         """Whether the measurements could have shown a fault: the model answers to time, and more
         than that was measured."""
@@ -85,8 +92,9 @@ class Verification:
 
     @property
     def ok(self) -> bool:
-        """Nothing is violated, and the model is one on which a violation would have shown."""
-        return self.decided and not self.violations
+        """Nothing is violated, all that is required holds, and the model is one on which a
+        violation would have shown."""
+        return self.decided and not self.violations and not self.unanswered
 
     def __getitem__(self, check_id: str) -> Check:
         for check in self.checks:
@@ -98,7 +106,8 @@ class Verification:
         """Do nothing if :attr:`ok`.
 
         Raises:
-            VerificationError: listing what is violated, or why nothing could be checked.
+            VerificationError: listing what is violated, or why nothing, or something that is
+                required, could not be checked.
         """
         if self.ok:
             return
@@ -106,6 +115,9 @@ class Verification:
             count = len(self.violations)
             head = f"{self.model}: {count} of {len(self.checks)} promises violated ({self.setting})"
             shown = self.violations
+        elif self.decided:
+            head = f"{self.model}: {self.summary} ({self.setting})"
+            shown = self.unanswered
         else:
             head = f"{self.model}: nothing could be checked ({self.setting})"
             shown = self.silent
@@ -118,6 +130,7 @@ class Verification:
             "setting": self.setting,
             "ok": self.ok,
             "decided": self.decided,
+            "required": sorted(self.required),
             "checks": [asdict(c) for c in self.checks],
         }
 
@@ -149,6 +162,9 @@ class Verification:
             blind = any(c.id == "time-sensitive" and not c.ok for c in self.checks)
             why = ": the order of the frames makes no difference" if blind else ""
             return f"Nothing could be checked{why}."
+        if missing := len(self.unanswered):
+            checks = "1 check that is" if missing == 1 else f"{missing} checks that are"
+            return f"{checks} required could not be made."
         held = sum(c.ok is True for c in self.checks)
         rest = f"; {len(self.silent)} could not be checked" if self.silent else ""
         return f"{held} promises hold{rest}."
