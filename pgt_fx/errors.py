@@ -59,7 +59,15 @@ class DifferentiatedError(PgtError, RuntimeError):
 
 
 class ExactnessError(PgtError, ValueError):
-    """``future="wait"`` was asked of a model that no bounded state can reproduce."""
+    """``future="wait"`` was asked of a model that no bounded state can reproduce.
+
+    Attributes:
+        operators: those that make it so, each with the user's line.
+    """
+
+    def __init__(self, message: str, operators: Sequence[str] = ()) -> None:
+        self.operators = tuple(operators)
+        super().__init__(message)
 
 
 class CompileError(PgtError, RuntimeError):

@@ -13,6 +13,10 @@ file in which the model is made; that of a model of the zoo, or of no file that 
     pytest package/module.py::pgt-model:package.module:factory::exact-wait
     pytest pgt-model:x3d_s::exact-wait
 
+``--pgt-require``, ``--pgt-max-look-ahead`` and ``--pgt-max-state`` (in the configuration
+``pgt_require`` and so on) say what has to hold. A required promise that can't be measured is an
+error of its test, where another one is skipped.
+
 Nothing here imports torch before a model was asked for.
 """
 
@@ -21,13 +25,16 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Collection, Generator, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pgt_fx.pytest_required import add_options, required_of
+
 if TYPE_CHECKING:
+    from pgt_fx.verification.required import Requirements
     from pgt_fx.verification.result import Check
 
 
@@ -57,6 +64,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--pgt-chunkings", type=int, default=5, help="random cuts of the video")
     group.addoption("--pgt-seed", type=int, default=0, help="of videos, cuts and redrawn norms")
     group.addoption("--pgt-dtype", default="float64", help="float64, float32 or bfloat16")
+    add_options(parser, group)
     parser.addini("pgt_models", "models to test as --pgt-model does", type="linelist", default=[])
     parser.addini("pgt_causal", "models to test as --pgt-causal does", type="linelist", default=[])
 
@@ -175,13 +183,15 @@ class ModelTests(pytest.Collector):
         self._error: Exception | None = None
 
     def collect(self) -> list[pytest.Item]:
-        chosen = self.config.getoption("--pgt-check")
+        chosen = list(self.config.getoption("--pgt-check"))
         known = self.promises()
+        always = self.required().checks
         if unknown := sorted(set(chosen) - set(known)):
             raise pytest.UsageError(
                 f"--pgt-check: no {', '.join(unknown)}; there are {', '.join(known)}"
             )
-        wanted = [c for c in known if not chosen or c in chosen]
+        wanted = [c for c in known if not chosen or c in chosen or c in always]
+        wanted += sorted(always - set(known))  # those with a bound of the user's
         return [PromiseTest.from_parent(self, name=name) for name in (self.opening, *wanted)]
 
     def promises(self) -> list[str]:
@@ -190,6 +200,19 @@ class ModelTests(pytest.Collector):
 
     def make(self) -> Any:
         """What the checks share."""
+        raise NotImplementedError
+
+    def required(self) -> Requirements:
+        """What has to hold of this model."""
+        from pgt_fx.errors import OptionError
+
+        try:
+            return required_of(self.config, plain=isinstance(self, Causal))
+        except OptionError as error:
+            raise pytest.UsageError(str(error)) from None
+
+    def must(self) -> Collection[str]:
+        """Ids of the checks that have to hold; those are errors where they can't be made."""
         raise NotImplementedError
 
     def check(self, name: str) -> Check:
@@ -271,7 +294,11 @@ class Progressive(ModelTests):
 
         settings = self.settings()
         prog = progressive(*self.load())
-        return Session(prog, self.config.getoption("--pgt-chunkings"), **settings)
+        chunkings = self.config.getoption("--pgt-chunkings")
+        return Session(prog, chunkings, **settings, required=self.required())
+
+    def must(self) -> Collection[str]:
+        return self.made().must
 
     def check(self, name: str) -> Check:
         return self.made().check(name)
@@ -288,8 +315,16 @@ class Causal(ModelTests):
     def make(self) -> Any:
         from pgt_fx.verification.causal import verify_causal
 
-        settings = self.settings()
-        return verify_causal(*self.load(), **settings)
+        asked = self.required()
+        return verify_causal(
+            *self.load(),
+            **self.settings(),
+            require=asked.words,
+            max_look_ahead=asked.max_look_ahead,
+        )
+
+    def must(self) -> Collection[str]:
+        return self.made().required
 
     def check(self, name: str) -> Check:
         return self.made()[name]
@@ -303,7 +338,7 @@ class PromiseTest(pytest.Item):
     """One promise of one model.
 
     It is measured in ``setup``, where an error counts as one of the test's own: a failed test would
-    read as a broken promise.
+    read as a broken promise. So does a check that has to hold and could not be made.
     """
 
     parent: ModelTests
@@ -317,6 +352,9 @@ class PromiseTest(pytest.Item):
                 return
             self.found = self.parent.check(self.name)
         except Exception as error:
+            required = self.name in self.parent.required().checks
+            if required and isinstance(error, PromiseError):
+                raise PromiseError(f"{self.name} is required: {error}") from error
             told = f"{self.parent.nodeid}::{self.parent.opening}"
             others = (item.nodeid for item in self.session.items if item is not self)
             if told in others and self.parent.unmade:
@@ -328,6 +366,8 @@ class PromiseTest(pytest.Item):
         self.user_properties += _properties(self.found)
         if self.found.error:
             raise PromiseError(f"not checked because of an error: {self.found}")
+        if self.found.ok is None and self.name in self.parent.must():
+            raise PromiseError(str(self.found))
 
     def runtest(self) -> None:
         if self.refusal is not None:

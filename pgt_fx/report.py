@@ -62,6 +62,11 @@ class Row:
     source: str
     line: str
 
+    @property
+    def place(self) -> str:
+        """The operator with the user's line."""
+        return f"{self.name}: {self.what}" + (f" ({self.source}: {self.line})" * bool(self.source))
+
 
 @dataclass(frozen=True)
 class Report:
@@ -126,12 +131,7 @@ class Report:
         rows = [r for r in self.inexact if r.reason.endswith(GATED) or not _is_pooled(r)]
         if self.options["future"] != "wait" or not self._strict or not rows:
             return
-        lines = "\n".join(
-            f"  {i}. {r.name}: {r.what}"
-            + (f" ({r.source}: {r.line})" if r.source else "")
-            + f"\n    {r.reason}"
-            for i, r in enumerate(rows, 1)
-        )
+        lines = "\n".join(f"  {i}. {r.place}\n    {r.reason}" for i, r in enumerate(rows, 1))
         raise ExactnessError(
             f'future="wait" promises the model\'s own outputs, and no bounded state reproduces '
             f"{counted(len(rows), 'operator')} of it:\n{lines}\n"
@@ -141,7 +141,8 @@ class Report:
                 ""
                 if self.options["operator"] == "mco"
                 else " With operator='mco' the past is exact."
-            )
+            ),
+            [row.place for row in rows],
         )
 
     def to_dict(self) -> dict[str, Any]:

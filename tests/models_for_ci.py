@@ -90,3 +90,60 @@ def channels_last() -> tuple[nn.Module, Tensor]:
             return self.net(x.transpose(1, 2)).transpose(1, 2)
 
     return Last(), torch.zeros(1, 8, 3)
+
+
+class Stream(nn.Module):
+    """A causal net, and what a change may make of it.
+
+    Args:
+        change: "" for none; "norm": statistics over time; "ahead": a convolution made symmetric;
+            "wide": one that keeps more of the past.
+    """
+
+    def __init__(self, change: str = "") -> None:
+        super().__init__()
+        size = 5 if change == "wide" else 3
+        self.first, self.last = nn.Conv1d(3, 4, size), nn.Conv1d(4, 4, 3)
+        self.norm = nn.GroupNorm(2, 4) if change == "norm" else None
+        self.pad = (1, 1) if change == "ahead" else (2, 0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(F.pad(x, (self.first.kernel_size[0] - 1, 0))).tanh()
+        if self.norm is not None:
+            x = self.norm(x)
+        return self.last(F.pad(x, self.pad))
+
+
+def stream(change: str = "") -> tuple[nn.Module, Tensor]:
+    torch.manual_seed(0)
+    return Stream(change), CLIP
+
+
+def stream_norm() -> tuple[nn.Module, Tensor]:
+    return stream("norm")
+
+
+def stream_ahead() -> tuple[nn.Module, Tensor]:
+    return stream("ahead")
+
+
+def stream_wide() -> tuple[nn.Module, Tensor]:
+    return stream("wide")
+
+
+def promised() -> nn.Module:
+    return pgt_fx.transform(*stream(), future="wait")
+
+
+def promised_norm() -> nn.Module:
+    return pgt_fx.transform(*stream("norm"), future="wait")
+
+
+def promised_loosely() -> nn.Module:
+    return pgt_fx.transform(*stream("norm"), future="wait", strict=False)
+
+
+def weightless() -> nn.Module:
+    """Exact and causal, and without a parameter to have gradients of."""
+    layers = nn.ConstantPad1d((2, 0), 0.0), nn.AvgPool1d(3, 1)
+    return pgt_fx.transform(nn.Sequential(*layers), CLIP, time_dim=2)

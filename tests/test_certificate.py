@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from models_for_ci import CLIP as CAUSAL_CLIP
-from models_for_ci import Leaky
+from models_for_ci import Leaky, stream
 from mutants import CLIP, MUTANTS, Subject
 
 import pgt_fx
@@ -17,6 +17,8 @@ from pgt_fx.errors import OptionError
 from pgt_fx.testing import assert_causal
 from pgt_fx.verification.causal import verify_causal
 from pgt_fx.verification.certificate import CertificateError, _digest, load
+from pgt_fx.verification.in_time import worse
+from pgt_fx.verification.required import requirements
 
 CHECKS = {"full-equals-model", "exact-wait", "exact-zero", "one-way-forward", "context"}
 
@@ -220,3 +222,142 @@ def test_the_kind_of_a_certificate_is_checked(written: Path, causal: Path) -> No
         load(edited(causal, lambda d: d.update(kind="x"), signed=True))
     with pytest.raises(CertificateError, match=r"settings.chunkings: expected int"):
         load(edited(causal, lambda d: d.pop("kind"), signed=True))
+
+
+# -- what has become worse along time -------------------------------------------------------------
+
+#: Change of a model -> what is told of it first, and its line.
+WORSE = {
+    "norm": ("exactness: exact → not exact", "self.norm(x)"),
+    "ahead": ("look-ahead: 0 frames → 1 frame", "F.pad(x, self.pad)"),
+    "wide": ("state: 56 B → 80 B", "self.first("),
+}
+
+
+def streaming(change: str = "", **options: Any) -> pgt_fx.Progressive:
+    return pgt_fx.transform(*stream(change), **options)
+
+
+@pytest.fixture
+def recorded(tmp_path: Path) -> Path:
+    path = tmp_path / "stream.json"
+    pgt_fx.verify(streaming(), checks={"exact-wait"}, chunkings=1).save(path)
+    return path
+
+
+def test_what_a_model_does_along_time_is_recorded(recorded: Path, causal: Path) -> None:
+    time = json.loads(recorded.read_text())["time"]
+    assert time["exact"] is True and time["look_ahead"] == [0] and time["state_bytes"] == 56
+    assert [o["name"] for o in time["operators"]] == ["pad", "first", "pad", "last"]
+    assert json.loads(causal.read_text())["time"] == {"look_ahead": [0]}
+
+
+@pytest.mark.parametrize("change", WORSE)
+def test_what_has_become_worse_is_told_first_with_its_line(recorded: Path, change: str) -> None:
+    _, contradictions, _ = load(recorded).recheck(streaming(change))
+    what, line = WORSE[change]
+    assert contradictions[0].startswith(f"{what}; look at "), contradictions
+    assert "models_for_ci.py:" in contradictions[0] and line in contradictions[0]
+    assert contradictions[-1].startswith("the model is built in another way")
+    if change == "norm":
+        assert contradictions[1].startswith("look-ahead: 0 frames → all of time; look at norm:")
+        assert "its mean and variance are taken over all of time" in contradictions[0]
+
+
+@pytest.mark.parametrize("kind, ahead", [("pad", "1 frame"), ("norm", "all of time")])
+def test_so_it_is_of_a_model_that_is_causal_as_it_is(causal: Path, kind: str, ahead: str) -> None:
+    _, contradictions, _ = load(causal).recheck(leaky(kind), CAUSAL_CLIP)
+    assert contradictions[0].startswith(f"look-ahead: 0 frames → {ahead}; look at torch.nn")
+    assert "models_for_ci.py:" in contradictions[0]
+
+
+def test_what_has_become_better_contradicts_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "c.json"
+    pgt_fx.verify(streaming("ahead"), checks={"reset"}).save(path)
+    _, contradictions, notes = load(path).recheck(streaming())
+    assert contradictions == ["the model is built in another way than the Stream certified"]
+    assert "look-ahead: 1 frame → 0 frames" in notes
+    pgt_fx.verify(streaming("norm"), checks={"reset"}).save(path)
+    _, contradictions, notes = load(path).recheck(streaming())
+    assert notes[:2] == [
+        "exactness: not exact → exact",
+        "look-ahead: all of time → 0 frames",
+    ]
+
+
+def test_the_operator_that_did_it_is_found_among_others() -> None:
+    """Not one behind it, which reaches further for its sake; nor one that is merely new."""
+
+    def record(ahead: int, state: int, *operators: tuple[str, int, int]) -> dict[str, Any]:
+        keys = ("name", "future", "state_bytes", "where")
+        rows = [{**dict(zip(keys, (*o, f"line of {o[0]}"), strict=True))} for o in operators]
+        for row in rows:
+            row["exact"] = True
+        return {
+            "exact": True,
+            "look_ahead": [ahead],
+            "state_bytes": state,
+            "grows": False,
+            "operators": rows,
+        }
+
+    old = record(2, 30, ("a", 1, 10), ("b", 2, 20))
+    for new, told in (
+        (record(3, 30, ("a", 2, 10), ("b", 3, 20)), ["2 frames → 3 frames; look at line of a"]),
+        (record(3, 30, ("n", 0, 0), ("a", 1, 10), ("b", 3, 20)), ["3 frames; look at line of b"]),
+        (record(4, 30, ("a", 1, 10), ("n", 3, 0), ("b", 4, 20)), ["4 frames; look at line of n"]),
+        (record(2, 47, ("a", 1, 12), ("b", 2, 35)), ["30 B → 47 B; look at line of b"]),
+        (record(2, 39, ("a", 1, 10), ("n", 1, 9), ("b", 2, 20)), ["39 B; look at line of n"]),
+        (record(1, 20, ("b", 2, 20)), []),
+    ):
+        found = worse(old, new)
+        assert len(found) == len(told) and all(a in b for a, b in zip(told, found, strict=True))
+    grown = {**old, "grows": True}
+    assert "after one clip, and grows with the video" in worse(old, grown)[0]
+    assert not worse(grown, old) and not worse(grown, grown)
+
+
+def test_what_was_required_is_required_again(tmp_path: Path) -> None:
+    path = tmp_path / "c.json"
+    asked = {"require": "causal", "max_state": "60 B"}
+    pgt_fx.verify(streaming(), checks={"reset"}, chunkings=1, **asked).save(path)
+    certificate = load(path)
+    assert certificate.verification.required == {"receptive-field", "look-ahead", "state-bytes"}
+    found, contradictions, notes = certificate.recheck(streaming())
+    assert found.ok and not contradictions and not notes
+    found, contradictions, _ = certificate.recheck(streaming("wide"))
+    assert found["state-bytes"].ok is False and "state-bytes held" in contradictions[1]
+    more = certificate.requirements("exact", None, 40)
+    found, contradictions, _ = certificate.recheck(streaming(), required=more)
+    assert not contradictions and found["state-bytes"].ok is False and found["exact-wait"].ok
+
+
+def test_what_held_and_could_not_be_measured_again_is_told_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "c.json"
+    pgt_fx.verify(streaming(), checks={"exact-gradients", "reset"}, chunkings=1).save(path)
+    monkeypatch.setattr("pgt_fx.verification.training._count", lambda subject: 0)
+    certificate = load(path)
+    found, contradictions, _ = certificate.recheck(streaming())
+    assert [c.id for c in found.unanswered] == ["exact-gradients"] and not found.violations
+    assert contradictions == certificate.unmeasured(found)
+    assert contradictions[0].startswith("exact-gradients held, and now: not checked")
+
+
+def test_one_from_before_there_was_such_a_record_promises_what_it_shows(recorded: Path) -> None:
+    def older(data: dict[str, Any]) -> None:
+        del data["time"], data["required"], data["settings"]["required"]
+
+    certificate = load(edited(recorded, older, signed=True))
+    _, contradictions, notes = certificate.recheck(streaming())
+    assert not contradictions and not notes
+    _, contradictions, _ = certificate.recheck(streaming("norm"))
+    assert contradictions[0].startswith("exactness: exact → not exact; look at norm:")
+    assert requirements(["exact-wait", "time-sensitive"]).checks == certificate.promised.checks
+
+
+@pytest.mark.parametrize("key, kind", [("time", "dict"), ("required", "list")])
+def test_a_record_of_another_kind_is_refused(recorded: Path, key: str, kind: str) -> None:
+    with pytest.raises(CertificateError, match=f"{key}: expected {kind}, found str"):
+        load(edited(recorded, lambda d: d.update({key: "x"}), signed=True))

@@ -30,13 +30,17 @@ def job() -> dict[str, Any]:
     return yaml.safe_load(FILE.read_text())["jobs"]["verify"]
 
 
-def run(folder: Path, model: str, scripts: Path | None = None) -> dict[str, int]:
+def run(
+    folder: Path, model: str, scripts: Path | None = None, require: str | None = None
+) -> dict[str, int]:
     """The exit codes of the steps, as a runner goes on: after a failure only `if: always()`."""
     job_ = job()
+    require = job_["env"]["REQUIRE"] if require is None else require
     assert job_["env"]["MODEL"] == "${{ matrix.model }}"
     folder.joinpath("shop.py").write_text((ROOT / "tests" / "models_for_ci.py").read_text())
     path = f"{scripts or Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     env = {**os.environ, "PATH": path, "MODEL": model, "GITHUB_STEP_SUMMARY": "summary.md"}
+    env["REQUIRE"] = require
     codes: dict[str, int] = {}
     failed = False
     for step in job_["steps"]:
@@ -72,12 +76,28 @@ def test_it_is_red_where_nothing_is_proved(tmp_path: Path, model: str, code: int
         assert "Nothing could be checked" in (tmp_path / "summary.md").read_text()
 
 
+@pytest.mark.parametrize(
+    "model, require, code, words",
+    [
+        ("shop:stream", "--require exact --max-look-ahead 0 --max-state 4MiB", 0, "promises hold"),
+        ("shop:stream_norm", "--require exact", 1, "`exact-wait`: required: no bounded state"),
+        ("shop:weightless", "--require gradients", 2, "1 check that is required could not be made"),
+    ],
+)
+def test_it_is_red_where_what_is_required_is_lost(
+    tmp_path: Path, model: str, require: str, code: int, words: str
+) -> None:
+    codes = run(tmp_path, model, require=require)
+    assert codes == {"verify": code, "summary": 0}
+    assert words in (tmp_path / "summary.md").read_text()
+
+
 def test_it_installs_torch_for_the_cpu_and_this_project_from_its_repository(tmp_path: Path) -> None:
     """pip is called as the steps say, by a shell with the job's variables."""
     stub = tmp_path / "pip"
     stub.write_text(f"#!{sys.executable}\nimport json, sys\nprint(json.dumps(sys.argv[1:]))\n")
     stub.chmod(0o755)
-    variables = {k: v for k, v in job()["env"].items() if k != "MODEL"}
+    variables = {k: v for k, v in job()["env"].items() if k not in ("MODEL", "REQUIRE")}
     env = {**os.environ, **variables, "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}
     calls = []
     for step in job()["steps"]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pgt_fx.cli.models import load, progressive
+from pgt_fx.cli.promises import MaxLookAhead, MaxState, Require, exactness_lost
 from pgt_fx.cli.talk import (
     HOLDS,
     UNCHECKED,
@@ -91,6 +92,9 @@ def verify(
     check: Annotated[
         list[str] | None, typer.Option("--check", help="Only this promise; may be repeated.")
     ] = None,
+    require: Require = None,
+    max_look_ahead: MaxLookAhead = None,
+    max_state: MaxState = None,
     features: Annotated[
         bool, typer.Option("--features", help="Only stem and stages of a model of the zoo.")
     ] = False,
@@ -101,7 +105,10 @@ def verify(
     threads: Threads = None,
 ) -> None:
     """Measure the promises of a model; exit code 0: they hold, 1: violated, 2: not checked, for a
-    reason of the model's or because of an error."""
+    reason of the model's or because of an error.
+
+    What is required, and all that a certificate records, has to hold: then "not checked" is no 0.
+    """
     form = Format.json if json_ else format_
     if certificate is not None:
         _only(context, "--certificate", *_OF_A_CERTIFICATE)
@@ -112,19 +119,22 @@ def verify(
         check_file("--save", save, CERTIFICATES)
     if certificate is not None:
         set_threads(threads)
-        _again(certificate, model, form, outputs)
+        _again(certificate, model, form, outputs, (require or (), max_look_ahead, max_state))
     if model is None:
         raise typer.BadParameter("which model? A name of the zoo, or package.module:factory")
     if causal:
         _only(context, "--causal", "chunkings")
     given = {"model": model, "space": space or 64, "features": features, "time_dim": time_dim}
-    with spinner("building") as step:
+    show = exactness_lost(model, lambda found: _show(found, form, outputs))
+    with show, spinner("building") as step:
         import torch
 
         from pgt_fx.verification.causal import verify_causal
         from pgt_fx.verification.contract import verify as measure
+        from pgt_fx.verification.required import requirements
 
         set_threads(threads)
+        required = requirements(require or (), max_look_ahead, max_state, plain=causal)
         _check_names(check, causal)
         module, example = load(model, space, usual=64, features=features)
         kind = getattr(torch, dtype.value)
@@ -138,6 +148,8 @@ def verify(
                     checks=check or None,
                     seed=seed,
                     dtype=kind,
+                    require=required.words,
+                    max_look_ahead=required.max_look_ahead,
                 )
         else:
             step(f"turning {model} progressive")
@@ -149,6 +161,9 @@ def verify(
                     chunkings=chunkings,
                     seed=seed,
                     dtype=kind,
+                    require=required.words,
+                    max_look_ahead=required.max_look_ahead,
+                    max_state=required.max_state,
                     progress=lambda what, n, of: step(f"measuring {what}", n, of),
                 )
         found.record["model"]["given"] = given
@@ -218,31 +233,43 @@ def _text(found: Verification, form: Format) -> str:
     return texts[form]()
 
 
-def _again(path: Path, model: str | None, form: Format, outputs: list[Path]) -> None:
+def _again(
+    path: Path, model: str | None, form: Format, outputs: list[Path], required: tuple[Any, ...]
+) -> None:
     """Check a certificate again; does not return."""
     from pgt_fx.verification.certificate import load as load_certificate
 
-    with spinner("reading") as step:
-        try:
-            certificate = load_certificate(path)
-        except OSError as error:
-            raise typer.BadParameter(f"--certificate: {error.strerror}: {path}") from None
+    try:
+        certificate = load_certificate(path)
+    except OSError as error:
+        raise typer.BadParameter(f"--certificate: {error.strerror}: {path}") from None
+
+    def refused(found: Verification) -> None:
+        _show(found, form, outputs)
+        for line in certificate.exactness_lost(found["exact-wait"].where):
+            typer.echo(f"contradicts the certificate: {line}", err=form is not Format.table)
+
+    with exactness_lost(model or "the model", refused), spinner("reading") as step:
+        demands = certificate.requirements(*required)
         name, module, example = _certified(certificate, model)
         if not certificate.causal:
             given_dim = certificate.data["model"]["given"].get("time_dim")
             step(f"turning {name} progressive")
             module, example = progressive(module, example, given_dim), None
         step(f"measuring {name}")
-        found, contradictions, notes = certificate.recheck(module, example)
+        found, contradictions, notes = certificate.recheck(module, example, demands)
     _show(found, form, outputs)
-    told = [f"contradicts the certificate: {x}" for x in contradictions]
+    unmeasured = certificate.unmeasured(found)
+    lost = [x for x in contradictions if x not in unmeasured]
+    told = [f"contradicts the certificate: {x}" for x in lost]
+    told += [f"could not be measured again: {x}" for x in unmeasured]
     told += [f"changed since: {x}" for x in notes]
     told += [f"not compared because of an error: {c}" for c in found.errors]
     if not contradictions and not found.errors:
         told.append(f"the certificate of {certificate.data['created']} still holds")
     for line in told:
         typer.echo(line, err=form is not Format.table)
-    raise typer.Exit(VIOLATED if contradictions else HOLDS if found.ok else UNCHECKED)
+    raise typer.Exit(VIOLATED if lost or found.violations else HOLDS if found.ok else UNCHECKED)
 
 
 def _certified(certificate: Certificate, model: str | None) -> tuple[str, Any, Any]:

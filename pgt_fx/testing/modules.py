@@ -215,6 +215,7 @@ class Attention(nn.Module):
         self.how = how
         self.mix = nn.Linear(channels, 3 * channels)
         if how == "buffer":
+            self.seen: Tensor
             self.register_buffer("seen", torch.ones(ROWS // 2, ROWS // 2, dtype=torch.bool).tril())
 
     def forward(self, x: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ Works on the model as it is; nothing is captured or transformed.
 from __future__ import annotations
 
 import copy
+from bisect import bisect
 from collections.abc import Callable, Collection
 from dataclasses import replace
 from typing import Any, TypedDict
@@ -22,9 +23,11 @@ from pgt_fx.checking.videos import Video, Videos, device_of, first_line, measura
 from pgt_fx.counts import counted
 from pgt_fx.errors import VerificationError, of_this_machine
 from pgt_fx.verification.calls import Call, calls_of
+from pgt_fx.verification.demanded import furthest, unanswered
 from pgt_fx.verification.outcome import unmade
 from pgt_fx.verification.promises import check_names
 from pgt_fx.verification.record import record_of_causal
+from pgt_fx.verification.required import CAUSAL_WORDS, requirements
 from pgt_fx.verification.result import Check, Verification
 
 
@@ -37,6 +40,8 @@ class Settings(TypedDict, total=False):
     dtype: torch.dtype
     redraw: bool
     frames: int | None
+    require: str | Collection[str]
+    max_look_ahead: int | None
 
 
 def verify_causal(
@@ -49,6 +54,8 @@ def verify_causal(
     dtype: torch.dtype = torch.float64,
     redraw: bool = True,
     frames: int | None = None,
+    require: str | Collection[str] = (),
+    max_look_ahead: int | None = None,
 ) -> Verification:
     """Measure that no output of a plain model depends on later frames. It works on a copy.
 
@@ -59,10 +66,15 @@ def verify_causal(
     Args:
         model: any module; it need not be one that can be transformed.
         example, time_dim: as for :func:`pgt_fx.transform`.
-        checks: ids of the checks to make; None: all. "time-sensitive" is always made.
+        checks: ids of the checks to make; None: all. "time-sensitive" is always made, and what is
+            required.
         seed, dtype, frames: of the videos.
         redraw: give norm layers generic weights and statistics first, and parameters that are
             all zero some value.
+        require: "causal", or ids of checks: made and required, whatever ``checks`` says. That a
+            model is causal is what it is meant to be: "no-future" and "prefix" are required where
+            they are made.
+        max_look_ahead: 0, which is the same as "causal".
 
     Returns:
         a verification with the checks "time-sensitive", "no-future" and "prefix"; its ``save``
@@ -73,6 +85,7 @@ def verify_causal(
         OptionError, ClipError: for a bad dtype or example, or a check that there isn't.
     """
     measurable(dtype)
+    required = requirements(require, max_look_ahead, plain=True)
     check_names("checks", checks or (), [name for name, *_ in CHECKS])
     if example is None:
         example = guess_example(model)
@@ -83,10 +96,11 @@ def verify_causal(
     ]
     videos = Videos(spec, given, device_of(model), seed, dtype, None, frames)
     subject = _Causal(copy.deepcopy(model).eval().to(dtype), videos, redraw)
+    must = required.checks | set(CAUSAL_WORDS["causal"])
     made = [
-        _guarded(Check(name, sentence, None), measure, subject)
+        _asked(_guarded(Check(name, sentence, None), measure, subject), must)
         for name, sentence, measure in CHECKS
-        if checks is None or name in {*checks, "time-sensitive"}
+        if checks is None or name in {*checks, "time-sensitive", *required.checks}
     ]
     settings = {
         "seed": seed,
@@ -96,16 +110,24 @@ def verify_causal(
         "time_dim": time_dim,
         "device": str(device_of(model)),
         "checks": [c.id for c in made],
+        "required": required.to_dict(),
     }
     sizes = [s for s in spec.shapes if s is not None]
     record = record_of_causal(model, sizes, settings)
-    return Verification(type(model).__name__, subject.setting(), tuple(made), record)
+    record["time"] = subject.time
+    must &= {c.id for c in made}
+    return Verification(type(model).__name__, subject.setting(), tuple(made), record, must)
 
 
 class _Causal:
-    """A plain model and its answers to whole videos, disturbed ones and cut ones."""
+    """A plain model and its answers to whole videos, disturbed ones and cut ones.
+
+    Attributes:
+        time: the look-ahead that was seen, for the certificate; {} before it was looked at.
+    """
 
     def __init__(self, model: nn.Module, videos: Videos, redraw: bool) -> None:
+        self.time: dict[str, Any] = {}
         self.model, self.videos = model, videos
         self.bound, _ = BOUNDS.get(videos.dtype, OTHER_BOUNDS)
         self.redrawn = self.zeros = 0
@@ -196,7 +218,8 @@ def _no_future(check: Check, subject: _Causal) -> Check:
         parts, why = _parts(subject, cut)
         reason = reason or why
         after = leaves(subject.answer(subject.disturbed(cut)))
-        for whole, other, part in zip(leaves(subject.whole), after, parts, strict=True):
+        triples = zip(leaves(subject.whole), after, parts, strict=True)
+        for number, (whole, other, part) in enumerate(triples):
             found = None if whole is None else _due(whole, part)
             if whole is None or other is None or found is None:
                 continue
@@ -207,7 +230,7 @@ def _no_future(check: Check, subject: _Causal) -> Check:
             moved |= not same_bits(whole.narrow(dim, count, rest), other.narrow(dim, count, rest))
             if not same_bits(a, b):
                 first = int(((a != b).movedim(dim, 0).flatten(1).any(1)).nonzero()[0])
-                faults.append((cut, first))
+                faults.append((cut, first, number))
     if not compared:
         detail = "no output has a time axis: each reads all frames"
         if reason:
@@ -215,14 +238,36 @@ def _no_future(check: Check, subject: _Causal) -> Check:
         return replace(check, detail=detail)
     detail = f"{compared} output elements, frames changed from {_list(subject.cuts)} on"
     if faults:
-        cut, first = faults[0]
+        cut, first, _ = faults[0]
         told = f"output {first} changes when frames from {cut} on do; {detail}"
         where = _leak(subject, cut)
+        ahead = [_look_ahead(subject, cut, first, number) for cut, first, number in faults]
+        subject.time = {"look_ahead": [furthest(ahead)], "where": where}
         found_ = f"{len(faults)} differ"
         return replace(check, ok=False, measured=found_, detail=told, where=where)
     if not moved:
         return replace(check, detail=f"{detail}; the frames changed no output at all")
+    subject.time = {"look_ahead": [0]}
     return replace(check, ok=True, measured="0 bits differ", detail=detail)
+
+
+def _look_ahead(subject: _Causal, cut: int, first: int, number: int) -> int | None:
+    """How many frames behind its own an output reads that changes with frames from a cut on: as
+    many as the first frames have to be fewer, for it not to be due yet. None: it reads them all.
+
+    Args:
+        first: the first element that changes.
+        number: of the tensor of the output.
+    """
+    whole = leaves(subject.whole)[number]
+
+    def due(frames: int) -> int:
+        part = _parts(subject, frames)[0][number]
+        found = None if whole is None else _due(whole, part)
+        return 0 if found is None else found[1]  # too short for a window: nothing is due
+
+    frames = bisect(range(1, cut), first, key=due)
+    return None if frames == 0 else cut - frames
 
 
 def _prefix(check: Check, subject: _Causal) -> Check:
@@ -285,6 +330,11 @@ CHECKS: tuple[tuple[str, str, Measure], ...] = (
     ("no-future", "no output that is due depends, to the last bit, on later frames", _no_future),
     ("prefix", "the first frames alone give the first outputs", _prefix),
 )
+
+
+def _asked(check: Check, must: Collection[str]) -> Check:
+    """A check, which may have to hold."""
+    return unanswered(check) if check.ok is None and check.id in must else check
 
 
 def _guarded(check: Check, measure: Measure, subject: _Causal) -> Check:

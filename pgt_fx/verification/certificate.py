@@ -23,7 +23,9 @@ from pgt_fx.options import MarkovOperator
 from pgt_fx.progressive import Progressive
 from pgt_fx.verification.causal import verify_causal
 from pgt_fx.verification.contract import verify
+from pgt_fx.verification.in_time import better, worse
 from pgt_fx.verification.record import CAUSAL, PROGRESSIVE
+from pgt_fx.verification.required import LIMITS, Requirements, known_words, requirements
 from pgt_fx.verification.result import Check, Verification
 
 FORMAT, VERSION = "pgt_fx certificate", 1
@@ -44,6 +46,8 @@ _WHOLE = {
 }
 _MODEL = {"name": str, "given": dict, "structure": str, "weights": str}
 _SETTINGS = {"seed": int, "dtype": str, "redraw_norms": bool, "checks": list}
+#: What certificates have that were written since requirements are recorded.
+_SINCE = {"required": list, "time": dict}
 #: The settings of each kind beside these.
 _KINDS = {PROGRESSIVE: {"chunkings": int, "options": dict}, CAUSAL: {}}
 _CHECK = {"id": str, "sentence": str, "detail": str, "where": str}
@@ -71,28 +75,62 @@ class Certificate:
         return _kind(self.data) == CAUSAL
 
     def recheck(
-        self, model: nn.Module, example: Any = None
+        self, model: nn.Module, example: Any = None, required: Requirements | None = None
     ) -> tuple[Verification, list[str], list[str]]:
         """Measure again what was measured, with the same seeds, cuts and dtype.
+
+        A certificate promises what it records: what held has to hold, and what was required is
+        required again. Exactness, look-ahead and state may become no worse.
 
         Args:
             model: of a progressive model, what ``transform`` returned; its options are set to
                 those of the certificate. For a certificate of a causal model that model as it is.
             example: of a causal model, as for :func:`~pgt_fx.verification.causal.verify_causal`.
+            required: what has to hold beside that; see :meth:`requirements`.
 
         Returns:
-            the new verification; what contradicts the certificate (empty: it still holds), with
-            the line of the model where one was found; and what else has changed: other weights,
+            the new verification; what contradicts the certificate (empty: it still holds): first
+            what has become worse along time, with the line of the model where one was found, then
+            checks with another result (those that :meth:`unmeasured` tells could not be made this
+            time), then that the model is another one; and what else has changed: other weights,
             another version of torch. A check that ends in an error contradicts nothing and
             confirms nothing: it is among the ``errors`` of the new verification.
 
         Raises:
             OptionError: for a model of the other kind, or an example of a progressive model.
         """
-        found = self._causal(model, example) if self.causal else self._progressive(model, example)
+        demands = self.promised.and_those(required or Requirements(plain=self.causal))
+        measure = self._causal if self.causal else self._progressive
+        found = measure(model, example, demands)
         return found, self._contradictions(found), self._notes(found)
 
-    def _causal(self, model: nn.Module, example: Any) -> Verification:
+    @property
+    def promised(self) -> Requirements:
+        """What the certificate promises: what was required, and every check that held."""
+        data = self.data["settings"].get("required", {})
+        asked = requirements(**data, plain=self.causal)
+        known = known_words(self.causal)
+        return asked.also([c.id for c in self.verification.checks if c.ok and c.id in known])
+
+    def requirements(self, *asked: Any) -> Requirements:
+        """As :func:`~pgt_fx.verification.required.requirements`, for a model of this kind."""
+        return requirements(*asked, plain=self.causal)
+
+    def exactness_lost(self, where: str) -> list[str]:
+        """What contradicts the certificate where ``transform`` refuses what it had taken: that the
+        model is exact no more; nothing, where it was not.
+
+        Args:
+            where: the operators and lines that make it so.
+        """
+        now = {"exact": False, "operators": [{"name": "", "exact": False, "where": where}]}
+        return worse(self._recorded, now)
+
+    def unmeasured(self, found: Verification) -> list[str]:
+        """Those contradictions that only tell that what held could not be measured again."""
+        return [_other_result(c, True) for c in self._compared(found) if c.ok is None]
+
+    def _causal(self, model: nn.Module, example: Any, required: Requirements) -> Verification:
         if isinstance(model, Progressive):
             raise OptionError(
                 "model: the certificate is of a model that is causal as it is, got a progressive "
@@ -108,9 +146,11 @@ class Certificate:
             dtype=getattr(torch, settings["dtype"]),
             redraw=settings["redraw_norms"],
             frames=settings.get("frames"),
+            require=required.words,
+            max_look_ahead=required.max_look_ahead,
         )
 
-    def _progressive(self, prog: nn.Module, example: Any) -> Verification:
+    def _progressive(self, prog: nn.Module, example: Any, required: Requirements) -> Verification:
         if not isinstance(prog, Progressive):
             raise OptionError(
                 f"model: the certificate is of a progressive model, got {type(prog).__name__}; use "
@@ -128,29 +168,49 @@ class Certificate:
         )
         return verify(
             prog,
-            checks=settings["checks"],
+            checks=[name for name in settings["checks"] if name not in LIMITS],
             chunkings=settings["chunkings"],
             seed=settings["seed"],
             dtype=getattr(torch, settings["dtype"]),
             redraw_norms=settings["redraw_norms"],
             frames=settings.get("frames"),
+            require=required.words,
+            max_look_ahead=required.max_look_ahead,
+            max_state=required.max_state,
         )
 
     def _contradictions(self, found: Verification) -> list[str]:
-        out = []
+        old = {c.id: c for c in self.verification.checks}
+        out = worse(*self._in_time(found))
+        for check in found.checks:
+            was = old.get(check.id, check)
+            # A limit that was not there before is no promise of the certificate.
+            tighter = check.id in LIMITS and check.ok is False and check.bound != was.bound
+            if check.ok is not was.ok and not tighter and not check.error:
+                out.append(_other_result(check, was.ok))
         before, now = self.data["model"], found.record["model"]
         if before["structure"] != now["structure"]:
             out.append(f"the model is built in another way than the {before['name']} certified")
-        old = {c.id: c for c in self.verification.checks}
-        for check in found.checks:
-            was = old[check.id].ok
-            if check.ok is not was and not check.error:
-                words = {True: "held", False: "was violated", None: "could not be checked"}
-                out.append(f"{check.id} {words[was]}, and now: {check}")
         return out
 
+    def _compared(self, found: Verification) -> list[Check]:
+        """Checks that held, as they were found now."""
+        held = {c.id for c in self.verification.checks if c.ok}
+        return [c for c in found.checks if c.id in held]
+
+    @property
+    def _recorded(self) -> dict[str, Any]:
+        """What was recorded along time; of certificates that have no such record, that the model
+        was exact."""
+        exact = any(c.id == "exact-wait" and c.ok for c in self.verification.checks)
+        recorded: dict[str, Any] = self.data.get("time", {"exact": exact})
+        return recorded
+
+    def _in_time(self, found: Verification) -> tuple[dict[str, Any], dict[str, Any]]:
+        return self._recorded, found.record["time"]
+
     def _notes(self, found: Verification) -> list[str]:
-        out = []
+        out = better(*self._in_time(found)) if "time" in self.data else []
         if self.data["settings"].get("video") == "given":
             out.append("it was measured on a video of its own; this time on noise")
         if self.data["model"]["weights"] != found.record["model"]["weights"]:
@@ -191,6 +251,7 @@ def save(found: Verification, path: str | os.PathLike[str]) -> None:
         "setting": found.setting,
         "ok": found.ok,
         "decided": found.decided,
+        "required": sorted(found.required),
         "checks": [asdict(c) for c in found.checks],
     }
     data["digest"] = _digest(data)
@@ -226,14 +287,24 @@ def load(path: str | os.PathLike[str]) -> Certificate:
             f"{path}: kind: expected {' or '.join(_KINDS)}, found {_kind(data)!r}"
         )
     _expect(path, "settings.", data["settings"], _SETTINGS | _KINDS[_kind(data)])
+    _expect(path, "", data, {key: kind for key, kind in _SINCE.items() if key in data})
+    if "required" in data["settings"]:
+        _expect(path, "settings.", data["settings"], {"required": dict})
     checks = tuple(_check(path, n, c) for n, c in enumerate(data["checks"]))
-    record = {k: data[k] for k in ("kind", "model", "settings", "versions") if k in data}
-    found = Verification(data["model"]["name"], data["setting"], checks, record)
+    kept = ("kind", "model", "settings", "versions", "time")
+    record = {k: data[k] for k in kept if k in data}
+    must = frozenset(data.get("required", ()))
+    found = Verification(data["model"]["name"], data["setting"], checks, record, must)
     if [c.id for c in checks] != data["settings"]["checks"]:
         raise CertificateError(f"{path}: contradicts itself: other checks than its settings name")
     if (found.ok, found.decided) != (data["ok"], data["decided"]):
         raise CertificateError(f"{path}: contradicts itself: its verdict is not that of its checks")
     return Certificate(data, found)
+
+
+def _other_result(check: Check, was: bool | None) -> str:
+    words = {True: "held", False: "was violated", None: "could not be checked"}
+    return f"{check.id} {words[was]}, and now: {check}"
 
 
 def _kind(data: Mapping[str, Any]) -> Any:

@@ -17,6 +17,7 @@ from pgt_fx.compiler import transform
 from pgt_fx.errors import OptionError
 from pgt_fx.progressive import Progressive
 from pgt_fx.verification.promises import CHECKS, check_names
+from pgt_fx.verification.required import LIMITS, requirements
 from pgt_fx.verification.result import Verification
 from pgt_fx.verification.session import Session, settings_of
 
@@ -31,6 +32,9 @@ class Settings(TypedDict, total=False):
     redraw_norms: bool
     video: Any
     frames: int | None
+    require: str | Collection[str]
+    max_look_ahead: int | None
+    max_state: int | str | None
     progress: Callable[[str, int, int], object] | None
 
 
@@ -45,6 +49,9 @@ def verify(
     redraw_norms: bool = True,
     video: Any = None,
     frames: int | None = None,
+    require: str | Collection[str] = (),
+    max_look_ahead: int | None = None,
+    max_state: int | str | None = None,
     progress: Callable[[str, int, int], object] | None = None,
 ) -> Verification:
     """Measure what a progressive model promises. It works on copies, in eval mode.
@@ -52,7 +59,8 @@ def verify(
     Args:
         prog_or_model: what :func:`pgt_fx.transform` returned, or a model to be transformed.
         example: of a model, as for ``transform``; not to be given with a progressive one.
-        checks: ids of the checks to make; None: all. "time-sensitive" is always made.
+        checks: ids of the checks to make; None: all. "time-sensitive" is always made, and what is
+            required.
         chunkings: random ways to cut the video, with steps of 1 to 2T' frames.
         seed: of the videos, the cuts and the redrawn norms.
         dtype: to measure in. A model that can't run in it is measured in its own.
@@ -64,17 +72,30 @@ def verify(
             is given some value as well.
         video: measure equality on this video, as the model takes it; None: on noise.
         frames: length of the videos, in frames of the path with the fewest; None: 2 to 3 T'.
+        require: what has to hold, where else it may turn out to be absent without a violation: a
+            word or several. "exact": under future="wait" the outputs are the model's own; "causal":
+            no output reads frames behind its own; "one-way": no answer and no gradient reaches
+            across a step; "gradients": they are the model's own. The id of a check does as well.
+            A model with ``future="wait"`` and ``strict`` promises "exact" by itself.
+        max_look_ahead: most frames behind its own that an output may read, in each input path.
+        max_state: most bytes that may be carried from step to step, as a number or such as "4MiB":
+            with the clip's space and dtype, a batch of one, and the model's own options.
         progress: called before each check with its id, its number and how many there are.
 
     Returns:
-        a :class:`~pgt_fx.verification.result.Verification`.
+        a :class:`~pgt_fx.verification.result.Verification`. What is required and not there is a
+        violation; what is required and could not be checked is ``unanswered``. Neither is ``ok``.
 
     Raises:
         VerificationError: the model itself fails on a clip like the example.
         OptionError, ClipError: for bad arguments.
         CaptureError, BlockedError: as for ``transform``.
+
+    Example:
+        >>> pgt_fx.verify(model, clip, require="exact", max_state="4MiB").raise_if_failed()
     """
     settings_of(chunkings, dtype)
+    required = requirements(require, max_look_ahead, max_state)
     if isinstance(prog_or_model, Progressive):
         if example is not None:
             raise OptionError("example: a progressive model has its example; pass it alone")
@@ -82,11 +103,13 @@ def verify(
     else:
         prog = transform(prog_or_model, example, check=False)  # it is measured here, and told
     check_names("checks", checks or (), [name for name, *_ in CHECKS])
-    chosen = [name for name, *_ in CHECKS if checks is None or name in {*checks, "time-sensitive"}]
+    always = {"time-sensitive", *required.checks}
+    chosen = [name for name, *_ in CHECKS if checks is None or name in {*checks, *always}]
+    chosen += [name for name in LIMITS if name in always]
     total = len(chosen) + 1
     tell = progress or (lambda *_: None)
     tell("copying the model", 0, total)
-    session = Session(prog, chunkings, seed, dtype, redraw_norms, video, frames)
+    session = Session(prog, chunkings, seed, dtype, redraw_norms, video, frames, required)
     for number, name in enumerate(chosen, 1):
         tell(name, number, total)
         session.check(name)

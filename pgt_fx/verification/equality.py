@@ -24,6 +24,9 @@ from pgt_fx.errors import ClipError
 from pgt_fx.verification.result import Check
 from pgt_fx.verification.subject import Subject
 
+#: What is found of a model that no bounded state reproduces.
+INEXACT = "report.exact is False"
+
 
 def time_sensitive(check: Check, subject: Subject, chunkings: int) -> Check:
     """Shuffle the frames; at the clip's length where the model takes no other."""
@@ -96,7 +99,7 @@ def exact_wait(check: Check, subject: Subject, chunkings: int) -> Check:
         few = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
         return replace(
             check,
-            measured="report.exact is False",
+            measured=INEXACT,
             detail=f"no bounded state reproduces {few}; they are computed within each step",
         )
     own = subject.reference is not None and not prog.report.clip_pools

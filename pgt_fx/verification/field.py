@@ -19,6 +19,8 @@ from pgt_fx.verification.subject import Subject
 
 #: Frames to change, in each input path: enough to see both ends of most fields.
 MOST = 24
+#: What is found of a model whose outputs may read all of time.
+BOUNDLESS = "all of time"
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,8 @@ def receptive_field(check: Check, subject: Subject, chunkings: int) -> Check:
     if not widest:
         return replace(check, detail=f"{detail}; nothing changed")
     if all(c.past is None and c.future is None for one in watched for c in one.claims.values()):
-        return replace(check, detail=f"{detail}: there is no bound to hold")
+        detail += ": there is no bound to hold"
+        return replace(check, measured=BOUNDLESS, detail=detail)
     return replace(check, ok=True, measured="0 outside", detail=detail)
 
 

@@ -39,18 +39,19 @@ def to_junit(found: Verification) -> str:
     """One test suite for the model; a violated check is a failure, one that ended in an error an
     error, and one that says nothing is skipped.
 
-    Where nothing could be checked, the check that says why is an error: a suite of skips would
-    count as passed.
+    Where nothing could be checked, the check that says why is an error, as a suite of skips would
+    count as passed; and so is one that is required.
     """
-    told_by = None if found.decided or found.errors else found.silent
-    blamed = told_by[0] if told_by else None
+    blamed = found.unanswered
+    if not found.decided and not found.errors and not blamed:
+        blamed = found.silent[:1]
     suite = ElementTree.Element(
         "testsuite",
         name=f"pgt_fx {found.model}",
         tests=str(len(found.checks)),
         failures=str(len(found.violations)),
-        errors=str(len(found.errors) + int(blamed is not None)),
-        skipped=str(len(found.silent) - int(blamed is not None)),
+        errors=str(len(found.errors) + len(blamed)),
+        skipped=str(len(found.silent) - len(blamed)),
     )
     properties = ElementTree.SubElement(suite, "properties")
     ElementTree.SubElement(properties, "property", name="setting", value=found.setting)
@@ -67,7 +68,7 @@ def to_junit(found: Verification) -> str:
         elif c.error:
             told = ElementTree.SubElement(case, "error", message=f"{c.sentence}: {_text(c)}")
             told.text = str(c)
-        elif c is blamed:
+        elif c in blamed:
             told = ElementTree.SubElement(case, "error", message=found.summary)
             told.text = str(c)
         elif c.ok is None:

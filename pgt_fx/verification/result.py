@@ -68,6 +68,7 @@ class Verification:
         model: class of the model.
         setting: how it was measured, in words.
         checks: in the order in which they were made.
+        required: ids of those that have to hold, and not merely not to be violated.
         record: what a certificate says beside the checks: settings, versions, fingerprints.
     """
 
@@ -75,6 +76,7 @@ class Verification:
     setting: str
     checks: tuple[Check, ...]
     record: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
+    required: frozenset[str] = frozenset()
 
     @property
     def violations(self) -> tuple[Check, ...]:
@@ -92,6 +94,11 @@ class Verification:
         return tuple(c for c in self.checks if c.error)
 
     @property
+    def unanswered(self) -> tuple[Check, ...]:
+        """Required checks that could not be made: there is no answer."""
+        return tuple(c for c in self.silent if c.id in self.required)
+
+    @property
     def decided(self) -> bool:
         """Whether the measurements could have shown a fault: the model answers to time, and more
         than that was measured."""
@@ -100,9 +107,9 @@ class Verification:
 
     @property
     def ok(self) -> bool:
-        """Nothing is violated, no check ended in an error, and the model is one on which a
+        """Nothing is violated, all that is required holds, no check ended in an error, and a
         violation would have shown."""
-        return self.decided and not self.violations and not self.errors
+        return self.decided and not (self.violations or self.errors or self.unanswered)
 
     def __getitem__(self, check_id: str) -> Check:
         for check in self.checks:
@@ -115,7 +122,7 @@ class Verification:
 
         Raises:
             VerificationError: listing what is violated, what was not checked because of an error,
-                or why nothing could be checked.
+                or why nothing, or something that is required, could not be checked.
         """
         if self.ok:
             return
@@ -123,6 +130,9 @@ class Verification:
             told = f"{self._faults()} ({self.setting})"
             head = f"{self.model}: {told}"
             shown = self.violations + self.errors
+        elif self.decided:
+            head = f"{self.model}: {self.summary} ({self.setting})"
+            shown = self.unanswered
         else:
             head = f"{self.model}: nothing could be checked ({self.setting})"
             shown = self.silent
@@ -135,6 +145,7 @@ class Verification:
             "setting": self.setting,
             "ok": self.ok,
             "decided": self.decided,
+            "required": sorted(self.required),
             "checks": [asdict(c) for c in self.checks],
         }
 
@@ -166,6 +177,9 @@ class Verification:
             blind = any(c.id == "time-sensitive" and not c.ok for c in self.checks)
             why = ": the order of the frames makes no difference" if blind else ""
             return f"Nothing could be checked{why}."
+        if missing := len(self.unanswered):
+            is_ = "is" if missing == 1 else "are"
+            return f"{counted(missing, 'check')} that {is_} required could not be made."
         held = sum(c.ok is True for c in self.checks)
         rest = f"; {len(self.silent)} could not be checked" if self.silent else ""
         return f"{counted(held, 'promise')} {'holds' if held == 1 else 'hold'}{rest}."

@@ -14,11 +14,14 @@ from pgt_fx.checking.trials import SLACK
 from pgt_fx.checking.videos import device_of, measurable, short
 from pgt_fx.errors import OptionError, of_this_machine
 from pgt_fx.progressive import Progressive
+from pgt_fx.verification.demanded import demanded, look_ahead, state_bytes
+from pgt_fx.verification.in_time import in_time
 from pgt_fx.verification.locality import INERT
 from pgt_fx.verification.locate import locate
 from pgt_fx.verification.outcome import unmade
 from pgt_fx.verification.promises import CHECKS, ROUNDED
 from pgt_fx.verification.record import record_of
+from pgt_fx.verification.required import LIMITS, LOOK_AHEAD, PROMISED, Requirements
 from pgt_fx.verification.result import Check, Verification
 from pgt_fx.verification.subject import Subject
 from pgt_fx.verification.training import gradient_rounding
@@ -60,9 +63,14 @@ class Session:
         redraw_norms: bool = True,
         video: Any = None,
         frames: int | None = None,
+        required: Requirements | None = None,
     ) -> None:
         settings_of(chunkings, dtype)
         self.prog, self.chunkings = prog, chunkings
+        self.required = required or Requirements()
+        #: Ids of what has to hold: what is required, and what the options promise.
+        promises = prog.options.future == "wait" and prog.options.strict
+        self.must = self.required.checks | (set(PROMISED) if promises else set())
         self.settings = {
             "chunkings": chunkings,
             "seed": seed,
@@ -81,12 +89,18 @@ class Session:
     def check(self, name: str) -> Check:
         """Make a check, once."""
         if name not in self.made:
-            self.made[name] = self._sobered(self._make(name))
+            if name in LIMITS:
+                found = self._limited(name)
+            else:
+                found = self._sobered(self._make(name))
+            if name in self.must:
+                found = demanded(found, self.prog, self.subject.waiting.report)
+            self.made[name] = found
         return self.made[name]
 
     def verification(self) -> Verification:
         """All checks made so far."""
-        order = [name for name, *_ in CHECKS if name in self.made]
+        order = [name for name in (*(c[0] for c in CHECKS), *LIMITS) if name in self.made]
         checks = tuple(self.made[name] for name in order)
         prog = self.prog
         evaluated = self.subject.answering.replace(
@@ -94,8 +108,23 @@ class Session:
             future=prog.options.future,
             pooling=prog.options.pooling,
         )
-        record = record_of(prog, evaluated, {**self.settings, "checks": order})
-        return Verification(self.name, self.subject.setting(), checks, record)
+        must = self.must & set(order)
+        kept = self.required.also(sorted(must - self.required.checks))
+        settings = {**self.settings, "checks": order, "required": kept.to_dict()}
+        record = record_of(prog, evaluated, settings)
+        record["time"] = in_time(prog, self.subject.waiting.report)
+        return Verification(self.name, self.subject.setting(), checks, record, must)
+
+    def _limited(self, name: str) -> Check:
+        """A check whose bound is the user's."""
+        check = Check(name, LIMITS[name], None)
+        try:
+            if name == LOOK_AHEAD:
+                report, allowed = self.subject.answering.report, self.required.look_ahead or 0
+                return look_ahead(check, report, allowed, self.check("receptive-field"))
+            return state_bytes(check, self.subject, self.prog, self.required.max_state or 0)
+        except Exception as error:
+            return unmade(check, error)
 
     def _make(self, name: str) -> Check:
         _, sentence, measure = next(c for c in CHECKS if c[0] == name)

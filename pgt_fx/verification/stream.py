@@ -18,6 +18,8 @@ from pgt_fx.verification.subject import Subject
 STEADY = 4
 #: Frames after which it must have stopped growing, beyond the latency that the report claims.
 LONGEST_WARM_UP = 400
+#: What is found of a model whose state has no bound.
+GROWS = "grows"
 
 
 def state_bounded(check: Check, subject: Subject, chunkings: int) -> Check:
@@ -76,7 +78,7 @@ def state_bounded(check: Check, subject: Subject, chunkings: int) -> Check:
         )
     if growing:
         why = "a causal attention sees all of the past, and its state grows with it"
-        return replace(check, ok=None, measured="grows", detail=f"{why}: {', '.join(growing)}")
+        return replace(check, ok=None, measured=GROWS, detail=f"{why}: {', '.join(growing)}")
     return replace(check, ok=True, measured="no growth", detail=detail)
 
 
