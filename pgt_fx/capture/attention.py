@@ -71,7 +71,11 @@ class Attention:
         """
         if self.constants is None:
             return Band()
-        return self.constants.fact(lambda: self._band(rows, columns, normalised))
+        asked = (self.product, rows, columns, normalised)
+        known = self.constants.bands
+        if asked not in known:  # of each of its operators
+            known[asked] = self.constants.fact(lambda: self._band(rows, columns, normalised))
+        return known[asked]
 
     def _band(self, rows: int, columns: int, normalised: bool) -> Band:
         if schema_name(self.product) != "aten::scaled_dot_product_attention" and not (

@@ -35,6 +35,7 @@ class Constants:
         self.captured, self.tensors = captured, tensors
         self.hints = self._hints()
         self._read: dict[str, tuple[int, int | None, Tensor | None]] = {}
+        self.bands: dict[Any, Any] = {}
         self._facts: list[tuple[Callable[[], Any], Any]] = []
 
     @property

@@ -127,7 +127,9 @@ class Reader:
             plain = schema_name(argument) == "aten::sym_size"
             return [Case((), Form(self.space.real(1)) if plain else FINITE)]
         if not self.constants.free(argument):
-            return [Case((), ANY if _may_hide(argument) else FINITE)]
+            score = [Case((), FINITE)]
+            low = [Case((), Infinite(-1)), Case((), number(-10 * float(LEAST)))]
+            return [*score, *low] if _may_hide(argument) else score
         shape = value.shape
         inner = tuple(
             None if isinstance(s, int) and s == 1 else role
@@ -180,7 +182,24 @@ class Reader:
             return self.entries.chosen(inside, self.table(*operands[0]), [Case((), FALSE)])
         if entry.kind == "view":
             return self.table(*operands[0])
+        if entry.kind in ("all", "spread"):
+            return self.table(*operands[0])
+        if entry.kind in ("written", "diagonal"):
+            if entry.kind == "written":
+                dim, start, end = entry.facts
+                at = [Case((), Form(self.position[roles[dim] or ""]))]
+                inside = self.entries.both(
+                    self.entries.compared("ge", at, [Case((), number(start))]),
+                    self.entries.compared("lt", at, [Case((), number(end))]),
+                )
+            else:
+                back = self.position[ROW] - self.position[COLUMN]
+                inside = self.entries.compared("eq", [Case((), Form(back))], [Case((), FALSE)])
+            whole, part = (self.table(*operand) for operand in operands)
+            return self.entries.chosen(inside, part, whole)
         if entry.kind == "joined":
+            if schema_name(node).endswith("_scatter"):
+                operands = self._covered(node, operands)
             return self.entries.pruned([c for n, r in operands for c in self.table(n, r)])
         if entry.kind in ("cut", "lookup"):
             return self._some(operands[0][0])
@@ -196,6 +215,13 @@ class Reader:
             return operate(self.entries, name, named(node), get, value.dtype)
         fine = all(ordinary(c.value) for n, r in operands for c in self.table(n, r))
         return [Case((), FINITE if fine else ANY)]
+
+    @staticmethod
+    def _covered(node: fx.Node, operands: Any) -> Any:
+        """Without what is written over as a whole."""
+        arguments = named(node)
+        size = arguments["self"].meta["val"].shape[arguments["dim"]]
+        return operands[1:] if isinstance(size, int) and size == 1 else operands
 
     def whole(self, node: fx.Node) -> Cases:
         """An entry of a tensor without positions."""

@@ -111,13 +111,24 @@ class _Writer:
         if entry.kind == "whole":
             return self._given(node)
         operands = [self.at(n, r) for n, r in entry.operands]
+        if entry.kind == "all":
+            return operands[-1]
+        if entry.kind == "spread":
+            filling = self._call(aten.to.dtype, operands[0], node.meta["val"].dtype)
+            return self._call(aten.expand.default, filling, self._sizes(node, roles))
+        if entry.kind == "written":
+            return self._written(operands, roles, *entry.facts)
+        if entry.kind == "diagonal":
+            part = self._call(aten.unsqueeze.default, operands[1], 1 - roles.index(ROW))
+            return self._call(aten.where.self, self._identity(roles), part, operands[0])
         if entry.kind == "counter":
             return self._counter(node, roles, *entry.facts)
         if entry.kind == "filled":
             sizes = self._sizes(node, roles)
             return self._call(aten.full.default, sizes, *entry.facts, **self._options(node))
         if entry.kind == "identity":
-            return self._identity(node, roles)
+            equal = self._identity(roles)
+            return self._call(aten.to.dtype, equal, node.meta["val"].dtype)
         if entry.kind == "cut":
             return self._cut(operands[0], roles, *entry.facts, limit=entry.limit or 0)
         if entry.kind == "triangle":
@@ -156,16 +167,32 @@ class _Writer:
         end = self._call(operator.add, begin, self._call(operator.mul, count, step))
         return self._call(aten.arange.start_step, begin, end, step, **self._options(node))
 
-    def _identity(self, node: fx.Node, roles: Roles) -> fx.Node:
-        at = []
-        for d, role in enumerate(roles):
-            end = self._call(operator.add, self.first[role or ""], self.count[role or ""])
-            counter = self._call(
-                aten.arange.start_step, self.first[role or ""], end, 1, device=self.device
-            )
-            at.append(self._call(aten.unsqueeze.default, counter, 1 - d))
-        equal = self._call(aten.eq.Tensor, *at)
-        return self._call(aten.to.dtype, equal, node.meta["val"].dtype)
+    def _positions(self, role: str | None) -> fx.Node:
+        first, count = self.first[role or ""], self.count[role or ""]
+        end = self._call(operator.add, first, count)
+        return self._call(aten.arange.start_step, first, end, 1, device=self.device)
+
+    def _identity(self, roles: Roles) -> fx.Node:
+        """Where two positions are the same."""
+        at = [
+            self._call(aten.unsqueeze.default, self._positions(role), 1 - d)
+            for d, role in enumerate(roles)
+        ]
+        return self._call(aten.eq.Tensor, *at)
+
+    def _written(
+        self, operands: list[fx.Node], roles: Roles, dim: int, first: int, end: int
+    ) -> fx.Node:
+        """The second operand at the positions from ``first`` to ``end``, else the first one."""
+        at = self._positions(roles[dim])
+        moved = self._call(aten.sub.Tensor, at, first)
+        place = self._call(aten.clamp.default, moved, 0, end - first - 1)
+        part = self._call(aten.index_select.default, operands[1], dim, place)
+        after = self._call(aten.ge.Scalar, at, first)
+        inside = self._call(aten.logical_and.default, after, self._call(aten.lt.Scalar, at, end))
+        shape = [-1 if d == dim else 1 for d in range(len(roles))]
+        inside = self._call(aten.reshape.default, inside, shape)
+        return self._call(aten.where.self, inside, part, operands[0])
 
     def _cut(
         self, source: fx.Node, roles: Roles, dim: int, start: int, step: int, *, limit: int

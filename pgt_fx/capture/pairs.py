@@ -115,8 +115,16 @@ class Pairs:
             return self._counter(args)
         if name in FILLED:
             return Entry("filled", facts=(self._fill(name, args),))
+        if name in ("zeros_like", "ones_like", "full_like", "zero"):
+            return Entry("filled", facts=(self._fill(name.removesuffix("_like"), args),))
+        if name == "fill":
+            if not isinstance(args["value"], fx.Node):
+                return Entry("filled", facts=(args["value"],))
+            return Entry("spread", ((args["value"], ()),))
         if name == "eye":
             return Entry("identity")
+        if name in ("select_scatter", "slice_scatter", "diagonal_scatter"):
+            return self._written(name, args, roles)
         if name == "slice":
             return self._slice(value, args, roles)
         if name in ("tril", "triu"):
@@ -133,6 +141,8 @@ class Pairs:
             "transpose",
             "t",
             "mT",
+            "numpy_T",
+            "swapaxes",
             "select",
             "repeat",
         ):
@@ -150,6 +160,32 @@ class Pairs:
         if start != int(start) or step != int(step):
             raise NotPairs("counts in steps that are no whole numbers", "multiply a whole counter")
         return Entry("counter", facts=(int(start), int(step)))
+
+    def _written(self, name: str, args: dict[str, Any], roles: Roles) -> Entry:
+        """A table with another one written into a part of it."""
+        whole, part = args["self"], args["src"]
+        if name == "diagonal_scatter":
+            if args["offset"] or len(roles) != 2 or set(roles) != {ROW, COLUMN}:
+                raise NotPairs("writes into a diagonal that is not that of queries and keys")
+            return Entry("diagonal", ((whole, roles), (part, (ROW,))))
+        dim = args["dim"] % len(roles)
+        first, end = (0, None) if name == "select_scatter" else (args["start"] or 0, args["end"])
+        if any(isinstance(a, fx.Node) for a in (first, end)) or args.get("step", 1) != 1:
+            raise NotPairs("writes into a part of a table that depends on the size of the clip")
+        if name == "slice_scatter" and roles[dim] is not None:
+            sizes = [n.meta["val"].shape[dim] for n in (whole, part)]
+            if str(sizes[0]) == str(sizes[1]):
+                return Entry("all", ((part, roles),))
+            if not isinstance(sizes[1], int) or first < 0 or end is None or end < 0:
+                raise NotPairs("writes into a part of the frames that depends on their number")
+            inner = tuple(None if d == dim else r for d, r in enumerate(roles))
+            return Entry("written", ((whole, roles), (part, inner)), (dim, first, first + sizes[1]))
+        if roles[dim] is not None:
+            raise NotPairs("writes into the row of a single frame", "use torch.where")
+        if name == "select_scatter":
+            inner = (*roles[:dim], *roles[dim + 1 :])
+            return Entry("joined", ((whole, roles), (part, inner)))
+        return Entry("joined", ((whole, roles), (part, roles)))
 
     def _fill(self, name: str, args: dict[str, Any]) -> float:
         if name.endswith("full"):
@@ -238,12 +274,14 @@ class Pairs:
             ):
                 raise NotPairs("repeats the frames of a table")
             return ((tensors[0], self._beside(tensors[0], roles)),)
-        if name in ("permute", "transpose", "t", "mT", "swapaxes"):
+        if name in ("permute", "transpose", "t", "mT", "numpy_T", "swapaxes"):
             order = list(range(value.dim()))
-            if name == "permute":
+            if name == "numpy_T":
+                order = order[::-1]
+            elif name == "permute":
                 order = [d % value.dim() for d in args["dims"]]
             elif value.dim() > 1:
-                pair = (-2, -1) if name in ("t", "mT") else (args["dim0"], args["dim1"])
+                pair = (-2, -1) if name in ("t", "mT", "numpy_T") else (args["dim0"], args["dim1"])
                 a, b = (d % value.dim() for d in pair)
                 order[a], order[b] = order[b], order[a]
             inner: list[str | None] = [None] * value.dim()

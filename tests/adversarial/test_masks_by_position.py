@@ -287,7 +287,19 @@ def test_an_exact_mask(name: str) -> None:
     assert prog.report.grows == (window is None)
 
 
+def written(s: Any, frames: int) -> Tensor:
+    """The first two keys are seen by all after them, and every query sees itself."""
+    mask = tril(frames) & ~tril(frames, -4)
+    mask[:, :2] = True
+    mask.T.diagonal().fill_(False)
+    mask = mask & tril(frames)
+    mask.diagonal().fill_(True)
+    return mask
+
+
 FUSED: dict[str, Change] = {
+    "written in place": lambda s, x, t: written(s, t),
+    "written in a view": lambda s, x, t: torch.ones(1, t, t, dtype=torch.bool)[0].tril_(),
     "growing": lambda s, x, t: (at(t)[1] <= at(t)[0]) & (at(t)[1] >= at(t)[0] // 3),
     "a bias": lambda s, x, t: torch.where(causal(*at(t)), (at(t)[0] % 7).double(), -INF),
     "the least number": lambda s, x, t: torch.full((t, t), LEAST).triu(1).double(),
@@ -329,6 +341,47 @@ def test_multihead_attention(weights: bool, floats: bool) -> None:
     assert (
         judge(Case(lambda: Multihead(mask, weights), RIGHT, (1, 4, 8), FAR, chunkings=2)) == RIGHT
     )
+
+
+class Tokens(Scores):
+    """Four tokens in each frame."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv(x).transpose(1, 2).unsqueeze(-1).expand(-1, -1, -1, 4) * self.values
+        tokens = y.transpose(2, 3).flatten(1, 2)
+        weights = self.change(self, tokens @ tokens.transpose(1, 2), x.shape[2]).softmax(-1)
+        return (weights @ tokens).unflatten(1, (-1, 4)).mean(2).transpose(1, 2)
+
+
+def of_frames(see: Callable[[Tensor, Tensor], Tensor]) -> Change:
+    def change(s: Any, x: Tensor, t: int) -> Tensor:
+        frame = torch.arange(4 * t) // 4
+        return x.masked_fill(~see(frame[:, None], frame[None, :]), -INF)
+
+    return change
+
+
+TOKENS: dict[str, tuple[Change, str]] = {
+    "frames before and its own": (of_frames(causal), RIGHT),
+    "a window of frames": (of_frames(within(3)), RIGHT),
+    "tokens before": (lambda s, x, t: x.masked_fill(~tril(4 * t), -INF), RIGHT),
+    "cut": (lambda s, x, t: x.masked_fill(s.upper.t()[: 4 * t, : 4 * t] == 0, -INF), RIGHT),
+    "a token of the next frame": (lambda s, x, t: x.masked_fill(~tril(4 * t, 1), -INF), REFUSED),
+}
+
+
+@pytest.mark.parametrize("name", TOKENS)
+def test_a_mask_of_tokens(name: str) -> None:
+    change, expected = TOKENS[name]
+    values = torch.tensor([1.0, -0.5, 2.0, 0.3])
+    case = Case(
+        lambda: Tokens(change, values=values, **TABLES),
+        expected,
+        (1, 4, 8),
+        (1, 9, 90),
+        chunkings=2,
+    )
+    assert judge(case) == expected
 
 
 ALL = "relates every frame"
