@@ -32,7 +32,7 @@ from pgt_fx.rules import (
 )
 from pgt_fx.rules.pointwise import CLIP_TABLE, LENGTH_TABLE
 from pgt_fx.rules.registry import MergedTime, SizeAtHand, hint
-from pgt_fx.tables import Table, check_shifts, read_table, table_graph
+from pgt_fx.tables import PairTable, Table, pair_table, read_table, table_graph
 from pgt_fx.timeline import (
     Clock,
     ConcatClock,
@@ -41,7 +41,7 @@ from pgt_fx.timeline import (
     LawClock,
 )
 from pgt_fx.values import Analysis, Operation, Value
-from pgt_fx.whole import part_of, whole_groups
+from pgt_fx.whole import part_of, whole_groups, within_table
 
 __all__ = ["Analysis", "Operation", "Value", "analyze_graph", "walk_graph"]
 
@@ -161,7 +161,9 @@ class _Walk:
         if any(v.of_length for v in flat) and schema_name(node) != "pgt_fx::clip_table":
             raise Refusal(OF_LENGTH, "leave the number of frames out of it")
         known = self.analysis.captured.sizes.of(self.analysis.lengths.numbers)
-        view = OpView(node, lambda n: self._layout(n), known)
+        pairs = self._pairs(node)
+        layouts = {n: found.layout for n, found in pairs.items()}
+        view = OpView(node, lambda n: layouts.get(n) or self._layout(n), known)
         try:
             outcome = rule(view)
         except MergedTime as merged:
@@ -172,14 +174,18 @@ class _Walk:
             self._concatenation(node, outcome)
             return
         tables = tuple(n for n in dict.fromkeys(view.tensors) if self._table(n))
-        outcome = self._beside_tables(node, outcome, tables)
+        outcome = self._beside_tables(outcome, tables, pairs)
         self._sizes_without_time(node, outcome)
         joins, clock = self._join(node, view, outcome)
-        operation = Operation(node, outcome, Value(None), place(node), tables=tables, clock=clock)
+        operation = Operation(
+            node, outcome, Value(None), place(node), tables=tables, pairs=pairs, clock=clock
+        )
         if joins:
             operation.joins, operation.joined = joins, clock
         if isinstance(outcome, Windowed) and outcome.groups:
             self.analysis.lengths = whole_groups(self.analysis, operation, outcome.groups)
+        for table in pairs.values():
+            self.analysis.lengths = within_table(self.analysis, operation, table)
         operation.value = self._result(node, outcome, clock, pooled)
         if any(v.guessed for v in flat):
             for v in operation.value if isinstance(operation.value, list) else [operation.value]:
@@ -227,15 +233,32 @@ class _Walk:
         found = self.analysis.values[node.name]
         return None if isinstance(found, list) else found.table
 
+    def _pairs(self, node: fx.Node) -> dict[fx.Node, PairTable]:
+        """The tables with an axis of keys among an operator's operands."""
+        tensors = [n for n in node.all_input_nodes if isinstance(n.meta.get("val"), Tensor)]
+        others = [
+            (n.meta["val"], layout)
+            for n in tensors
+            if not self._table(n) and (layout := self._layout(n)) and time_dims(layout)
+        ]
+        out: dict[fx.Node, PairTable] = {}
+        for n in tensors:
+            layout = self._layout(n)
+            if self._table(n) is not None and layout is not None:
+                found = pair_table(self.analysis.captured, n, layout, node, others)
+                out |= {} if found is None else {n: found}
+        return out
+
     def _beside_tables(
-        self, node: fx.Node, outcome: Outcome, tables: tuple[fx.Node, ...]
+        self, outcome: Outcome, tables: tuple[fx.Node, ...], pairs: dict[fx.Node, PairTable]
     ) -> Outcome:
         """What an operator with a table among its operands does from step to step."""
         known = {n: found for n in tables if (found := self._table(n)) is not None}
-        kinds = {found.kind for found in known.values()}
+        kinds = {found.kind for n, found in known.items() if n not in pairs}
         for n, found in known.items():
-            table_graph(self.analysis.captured, n, found)  # refuses what a step can't make
-        if kinds and not isinstance(outcome, (Local, Scanned, StepOnly)):
+            if n not in pairs:
+                table_graph(self.analysis.captured, n, found)  # refuses what a step can't make
+        if known and not isinstance(outcome, (Local, Scanned, StepOnly)):
             raise Refusal(
                 "a table made from the number of frames stands where a weight or the video should",
                 "combine it with the video by an elementwise operator",
@@ -247,13 +270,6 @@ class _Walk:
             outcome = StepOnly(
                 outcome.layout, reason, args=outcome.args, keys=keys, restarts=restarts
             )
-        remembers = isinstance(outcome, Scanned) or bool(getattr(outcome, "keys", ()))
-        if NOTE in node.meta or remembers:
-            for n in tables:
-                found = self._table(n)
-                if found is not None and found.kind == "pairs":
-                    layout = self._layout(n) or ()
-                    check_shifts(node.meta[NOTE].constants, n, layout)
         return outcome
 
     def _written_to_time(self, node: fx.Node) -> bool:

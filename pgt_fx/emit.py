@@ -41,7 +41,7 @@ from pgt_fx.markov.head import MarkovHead
 from pgt_fx.markov.memory import MarkovMemory, causal_mask
 from pgt_fx.markov.pool import MarkovPool
 from pgt_fx.markov.scan import MarkovRecurrent, MarkovScan
-from pgt_fx.markov.table import MarkovTable
+from pgt_fx.markov.table import MarkovPairs, MarkovTable
 from pgt_fx.markov.window import MarkovWindow
 from pgt_fx.options import Options
 from pgt_fx.plan import (
@@ -239,14 +239,21 @@ class _Emitter:
             known = self.analysis.value(operand)
             if known.table is None or operation.clock is None:
                 raise AssertionError("no table")
-            graph, inputs = table_graph(self.captured, operand, known.table)
             slot = self.names.slot(f"{self.names.label(node)}.table")
-            where = place(node)
-            dim = time_dims(known.layout or (), 1)[0]
-            made = MarkovTable(
-                slot, fx.GraphModule({}, graph), known.table.kind, dim, where.source or where.module
-            )
-            size = table_memory(self.analysis, node, self.options)
+            where = place(node).source or place(node).module
+            size: int | None = 0
+            made: nn.Module
+            pairs = operation.pairs.get(operand)
+            if pairs is not None:
+                inputs = list(pairs.made.inputs)
+                run = fx.GraphModule({}, pairs.made.graph)
+                made = MarkovPairs(slot, run, pairs.dims, pairs.entries, where)
+                size = table_memory(self.analysis, node, self.options)
+            else:
+                graph, inputs = table_graph(self.captured, operand, known.table)
+                dim = time_dims(known.layout or (), 1)[0]
+                run = fx.GraphModule({}, graph)
+                made = MarkovTable(slot, run, known.table.kind, dim, where)
             given = (torch.device("cpu"), *(self._get(n) for n in inputs))  # follows the clip
             self.out.owner[slot] = node.name
             out[operand] = self._markov(made, slot, given, TableItem(operation.clock, size))

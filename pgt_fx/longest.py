@@ -39,7 +39,8 @@ def _limits(analysis: Analysis, name: str) -> list[tuple[Clock, int]]:
             entries = size(dim) // next(f.size for f in dim if f.time)
             out.append((clock, int(table.meta["val"].shape[d]) // entries))
         return out
-    rows = [_rows(analysis, table) for table in operation.tables]
+    # A table of pairs ends the video, not the step.
+    rows = [_rows(analysis, t) for t in operation.tables if t not in operation.pairs]
     return [(clock, n) for n in rows if n is not None]
 
 

@@ -6,20 +6,21 @@ element is not the video's.
 
 from __future__ import annotations
 
+import math
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 
-from pgt_fx.capture.attention import named
-from pgt_fx.capture.constants import Constants, NotConstant
 from pgt_fx.capture.export import Captured
-from pgt_fx.capture.schema import schema_name
+from pgt_fx.capture.pair_graph import PairGraph, pair_graph
+from pgt_fx.capture.pairs import COLUMN, ELEMENTWISE, ROW, NotPairs, Pairs, Roles
+from pgt_fx.capture.schema import named, schema_name
 from pgt_fx.devices import elsewhere, in_any_layout
-from pgt_fx.layout import Factor, Layout, LayoutError, plain, time_dims
+from pgt_fx.layout import Factor, Layout, LayoutError, plain
 from pgt_fx.rules import RULES, Local, OpView, Refusal
 from pgt_fx.rules.registry import hint
 
@@ -236,38 +237,101 @@ def _depends(captured: Captured, node: fx.Node) -> bool:
     return False
 
 
-def check_shifts(constants: Constants, node: fx.Node, layout: Layout) -> None:
-    """Refuse a table of pairs whose entries depend on more than the distance.
+@dataclass(frozen=True)
+class PairTable:
+    """A table with an axis of keys, as an operand: it is made at the positions of a step.
+
+    Attributes:
+        layout: its axes, those along time as queries and keys.
+        made: the operators that make it.
+        entries: per element of time, along queries and along keys.
+    """
+
+    layout: Layout
+    made: PairGraph
+    entries: tuple[int, int]
+
+    @property
+    def dims(self) -> tuple[int | None, int | None]:
+        """Its dimensions along queries and keys."""
+        roles = self.made.roles
+        row, column = (roles.index(r) if r in roles else None for r in (ROW, COLUMN))
+        return row, column
+
+
+#: An operand with a time axis: its value in the capture, and its layout.
+Operand = tuple[Any, Layout]
+
+
+def pair_table(
+    captured: Captured, node: fx.Node, layout: Layout, to: fx.Node, others: Sequence[Operand]
+) -> PairTable | None:
+    """A table as an operand of ``to``, where one of its axes is that of keys; else None.
+
+    Args:
+        others: the operands with a time axis.
 
     Raises:
-        Refusal: then a step's part of it can't be told without the place of the step in the video.
+        Refusal: where its entries can't be made at the positions of a step.
     """
-    constants.fact(lambda: _check_shifts(constants, node, layout))
-
-
-def _check_shifts(constants: Constants, node: fx.Node, layout: Layout) -> None:
+    name, shape = schema_name(to).removeprefix("aten::"), node.meta["val"].shape
+    if name == "scaled_dot_product_attention":
+        query, key = (
+            next((o for o in others if o[0] is named(to)[k].meta["val"]), None)
+            for k in ("query", "key")
+        )
+        if query is None or key is None:
+            return None
+        sides = torch.Size((query[0].shape[-2], key[0].shape[-2]))
+        keys = tuple(Factor(f.size, f.symbolic, 2 if f.time else 0) for f in key[1][-2])
+        found = _beside(captured, shape, layout, [(sides, (query[1][-2], keys))])
+    elif name in ELEMENTWISE:
+        found = _beside(captured, shape, layout, [(v.shape, known) for v, known in others])
+    else:
+        found = layout
+    roles = tuple(
+        next((r for f in dim for t, r in ((1, ROW), (2, COLUMN)) if f.time == t), None)
+        for dim in found
+    )
+    if COLUMN not in roles:
+        return None
+    if found is layout and not any(
+        str(s) == str(size) and len(dim) == 1
+        for value, known in others
+        for s, dim in zip(value.shape, known, strict=True)
+        for size, role in zip(shape, roles, strict=True)
+        if role is not None and any(f.time for f in dim)
+    ):
+        raise Refusal("puts a table of frames by frames together with another number of elements")
     try:
-        frames = max(24, 2 * constants.largest([node]) + 5)
-        rows, columns = time_dims(layout, 1)[0], time_dims(layout, 2)[0]
-        large = constants.value(node, frames + 7)
-        side = min(large.shape[rows], large.shape[columns])
-        for one in constants.squares([node]):
-            if constants.value(node, one + 1).shape[rows] <= one:
-                side = one  # cut from a table of that side: no video is longer
-        if side != frames + 7:
-            frames, large = side - 7, constants.value(node, side)
-        if frames < 1:
-            raise Refusal("a mask or bias of frames by frames for fewer than eight frames")
-        small = constants.value(node, frames)
-    except NotConstant as error:
+        made = pair_graph(Pairs(captured), node, roles)
+    except NotPairs as error:
+        raise Refusal(str(error), error.remedy) from error
+    row, column = (_entries(found, role, roles) for role in (ROW, COLUMN))
+    return PairTable(found, made, (row, column))
+
+
+def _beside(
+    captured: Captured, shape: Sequence[Any], layout: Layout, others: Sequence[tuple[Any, Layout]]
+) -> Layout:
+    """The layout of a table with the axes along time of the values that it is put together with."""
+    out = list(layout)
+    for sizes, known in others:
+        for d in range(1, min(len(shape), len(known)) + 1):
+            same = captured.has_time(shape[-d]) and str(shape[-d]) == str(sizes[-d])
+            if same and any(f.time for f in known[-d]):
+                out[-d] = known[-d]
+    return layout if tuple(out) == layout else tuple(out)
+
+
+def _entries(layout: Layout, role: str, roles: Roles) -> int:
+    """Entries of a table per element of time along one of its axes."""
+    if role not in roles:
+        return 1
+    first, *rest = [f for f in layout[roles.index(role)] if f.size != 1 or f.time]
+    if not first.time or any(f.symbolic for f in rest):
         raise Refusal(
-            f"makes a table of frames by frames from more than their number ({error})"
-        ) from error
-    for first in (0, 3, 7):
-        part = large.narrow(rows, first, frames).narrow(columns, first, frames)
-        if not torch.equal(part, small):
-            raise Refusal(
-                "a mask or bias of frames by frames in which the entries of two pairs of frames "
-                "with the same distance differ",
-                "make it of the distance between frames alone",
-            )
+            "a table of frames by frames whose frames are merged with another axis",
+            "make it of the frames alone, or of their tokens in order",
+        )
+    return math.prod(f.size for f in rest)

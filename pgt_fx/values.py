@@ -13,7 +13,7 @@ from pgt_fx.capture.lengths import Lengths
 from pgt_fx.errors import Place
 from pgt_fx.layout import Axis, Layout, LayoutError, axis_of
 from pgt_fx.rules import Outcome, Refusal
-from pgt_fx.tables import Table
+from pgt_fx.tables import PairTable, Table
 from pgt_fx.timeline import Clock
 
 
@@ -55,6 +55,7 @@ class Operation:
         joins: operands with time whose clocks differ: each gets an aligner.
         place: where in the user's model.
         tables: operands that are tables.
+        pairs: those of them that have an axis of keys, made at the positions of a step.
         clock: of the operands in common.
     """
 
@@ -65,6 +66,7 @@ class Operation:
     joins: tuple[fx.Node, ...] = ()
     joined: Clock | None = None
     tables: tuple[fx.Node, ...] = ()
+    pairs: dict[fx.Node, PairTable] = field(default_factory=dict)
     clock: Clock | None = None
 
 

@@ -7,8 +7,9 @@ from torch import fx
 from pgt_fx.capture.lengths import Condition, Lengths
 from pgt_fx.core.length_sets import NotQuasiLinear
 from pgt_fx.core.lengths import QuasiLinear, constant, frames
-from pgt_fx.core.questions import larger, less, same, smaller, where
+from pgt_fx.core.questions import at_most, larger, less, same, smaller, where
 from pgt_fx.rules import Reduced, Refusal
+from pgt_fx.tables import PairTable
 from pgt_fx.timeline import (
     Clock,
     ConcatClock,
@@ -40,6 +41,24 @@ def whole_groups(analysis: Analysis, operation: Operation, entries: int) -> Leng
     except NotQuasiLinear as error:
         reason = f"takes elements in groups, at lengths that can't be told ({error})"
         raise Refusal(reason) from error
+
+
+def within_table(analysis: Analysis, operation: Operation, table: PairTable) -> Lengths:
+    """The lengths of video for which a mask or bias that is cut from a table of a fixed size has
+    entries.
+
+    Raises:
+        Refusal: where they can't be told.
+    """
+    limit, most = table.made.limit, max(table.entries)
+    if limit is None or operation.clock is None:
+        return analysis.lengths
+    try:
+        held = at_most(total(operation.clock, analysis.spec.ratio) * most, limit)
+    except NotQuasiLinear as error:
+        raise Refusal(f"cuts a table to a length that can't be told ({error})") from error
+    place, text = operation.place, f"has a table for {limit // most} frames"
+    return analysis.lengths.within(Condition(held, place.source, place.line, text))
 
 
 def total(clock: Clock, ratio: tuple[int, ...]) -> QuasiLinear:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import pgt_fx
-from pgt_fx.errors import BlockedError, ClipError, ExactnessError, OptionError
+from pgt_fx.errors import ClipError, ExactnessError, OptionError
 
 EXACT = 1e-9
 FRAMES, CLIP = 23, 8
@@ -345,10 +345,18 @@ def test_without_a_mask_exactness_is_refused_and_the_reason_said() -> None:
         pgt_fx.AttentionMemory(0)
 
 
-def test_a_mask_that_depends_on_the_place_in_the_video_is_refused() -> None:
-    for how in ("fused", "filled"):
-        with pytest.raises(BlockedError, match="same distance differ"):
-            pgt_fx.transform(ready(Spelled(first_sees_all, how)), video(CLIP))
+@pytest.mark.parametrize("how", ["fused", "filled", "einsum"])
+def test_a_mask_by_place_is_that_of_the_frames_in_the_video(how: str) -> None:
+    """The first frame sees all, and only the first of the video: not of a step."""
+    model, x = ready(Spelled(first_sees_all, how)), video()
+    with pytest.raises(ExactnessError, match=r"(every frame|attends over all|attended to)"):
+        pgt_fx.transform(model, x[:, :, :CLIP], future="wait")
+    prog = pgt_fx.transform(model, x[:, :, :CLIP], attention=pgt_fx.AttentionMemory(9))
+    with torch.no_grad():
+        assert relative_error(prog.full(x), model(x)) < EXACT
+        steps, whole = in_steps(prog, x, [8, 7, 8]), model(x)
+    assert relative_error(steps[:, :, 1:], whole[:, :, 1:]) < EXACT
+    assert relative_error(steps[:, :, :1], whole[:, :, :1]) > 1e-3
 
 
 def test_a_learned_table_is_read_from_its_start_in_every_step() -> None:

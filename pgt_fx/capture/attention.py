@@ -16,7 +16,9 @@ from torch import Tensor, fx
 
 from pgt_fx.capture.constants import Constants, NotConstant
 from pgt_fx.capture.export import Captured
-from pgt_fx.capture.schema import schema_name
+from pgt_fx.capture.masks import Band, Map, read_band, vanishes
+from pgt_fx.capture.schema import named, schema_name
+from pgt_fx.core.entries import LEAST
 
 NOTE = "pgt_attention"
 PRODUCTS = ("aten::matmul", "aten::bmm", "aten::einsum")
@@ -38,21 +40,8 @@ KEEPS_ZERO = {
         *("to", "_to_copy", "type_as", "float", "half", "contiguous", "clone"),
     )
 }
-#: Largest map that is computed to see what a mask lets through, in entries along one side.
-LARGEST = 4096
-
-
-@dataclass(frozen=True)
-class Band:
-    """Which frames the frame i of the queries sees.
-
-    Attributes:
-        causal: none behind i.
-        window: frames before i that it sees at most; None: all of them.
-    """
-
-    causal: bool = False
-    window: int | None = None
+#: Of the map they read its sizes alone.
+LIKE = ("aten::zeros_like", "aten::ones_like", "aten::full_like")
 
 
 @dataclass(frozen=True)
@@ -74,7 +63,7 @@ class Attention:
     constants: Constants | None = field(default=None, repr=False, compare=False)
 
     def band(self, rows: int, columns: int, *, normalised: bool = False) -> Band:
-        """What the mask lets through, measured on maps of two sizes.
+        """What the mask lets through, proven (:mod:`pgt_fx.capture.masks`).
 
         Args:
             rows, columns: entries per frame along both sides of the map.
@@ -82,22 +71,34 @@ class Attention:
         """
         if self.constants is None:
             return Band()
-        return self.constants.fact(lambda: self._band(rows, columns, normalised))
+        asked = (self.product, rows, columns, normalised)
+        known = self.constants.bands
+        if asked not in known:  # of each of its operators
+            known[asked] = self.constants.fact(lambda: self._band(rows, columns, normalised))
+        return known[asked]
 
     def _band(self, rows: int, columns: int, normalised: bool) -> Band:
-        widths = []
-        try:
-            for frames in self._measured(rows, columns, normalised):
-                seen = self._seen(frames, rows, columns, normalised)
-                if seen is None or bool(torch.triu(seen, 1).any()):
-                    return Band()
-                at = torch.arange(seen.shape[0], device=seen.device)
-                back = (at[:, None] - at[None, :])[seen]
-                widths.append((int(back.max()) if back.numel() else 0, seen.shape[0]))
-        except NotConstant:
+        if schema_name(self.product) != "aten::scaled_dot_product_attention" and not (
+            normalised or self.opened is None
+        ):
             return Band()
-        (first, _), (second, size) = widths
-        return Band(True, first if first == second < size - 1 else None)
+        found = [read_band(self._known, one, rows, columns) for one in self._maps()]
+        if not found or not all(band.causal for band in found):
+            return Band()
+        windows = [band.window for band in found]
+        return Band(True, None if None in windows else max(w for w in windows if w is not None))
+
+    def _maps(self) -> list[Map]:
+        """The map up to where it is normalised, or each one by which values are summed as it is."""
+        between = frozenset(self.between)
+        if schema_name(self.product) == "aten::scaled_dot_product_attention":
+            return [Map(self.product, between, None)]
+        if self.normaliser is not None:
+            scores = self.normaliser.args[0]
+            return [Map(self.product, between, scores)] if isinstance(scores, fx.Node) else []
+        known = {self.product, *self.between}
+        given = dict.fromkeys(n for s in self.sums for n in s.all_input_nodes if n in known)
+        return [Map(self.product, between, one, weights=True) for one in given]
 
     @property
     def _known(self) -> Constants:
@@ -105,47 +106,21 @@ class Attention:
             raise NotConstant("nothing is known of what depends on the number of frames")
         return self.constants
 
-    def _measured(self, rows: int, columns: int, normalised: bool) -> tuple[int, int]:
-        """The two numbers of frames at which a mask is looked at. Where it is cut from a table, the
-        whole table is looked at: no video is longer."""
-        for side in self._known.squares([self.product, *self.between, *self._masks()]):
-            try:
-                seen = self._seen(side + 1, rows, columns, normalised)
-                ends = seen is None or seen.shape[0] != side + 1
-            except NotConstant:
-                ends = True
-            if ends and side * max(rows, columns) <= LARGEST:
-                return max(1, side - min(9, side // 2)), side
-        return self._sizes(max(rows, columns))
-
-    def _masks(self) -> list[fx.Node]:
-        if schema_name(self.product) != "aten::scaled_dot_product_attention":
-            return []
-        mask = named(self.product).get("attn_mask")
-        return [mask] if isinstance(mask, fx.Node) else []
-
-    def _sizes(self, entries: int) -> tuple[int, int]:
-        """Two numbers of frames, above every constant that a mask could be cut off at."""
-        frames = max(24, 2 * self._known.largest([self.product, *self.between]) + 5)
-        if (frames + 9) * entries > LARGEST:
-            raise NotConstant("too large a map")
-        return frames, frames + 9
-
-    def _seen(self, frames: int, rows: int, columns: int, normalised: bool) -> Tensor | None:
-        """(frames, frames): whether any entry of a query's frame sees any of a key's."""
-        if schema_name(self.product) == "aten::scaled_dot_product_attention":
-            allowed = self._of_fused(frames)
-        elif self.normaliser is None or not (normalised or self.opened is None):
-            return None
-        else:
-            allowed = self._known.weights(self.product, self.normaliser, frames) != 0
-        if allowed is None or allowed.dim() < 2:
-            return None
-        flat = allowed.reshape(-1, *allowed.shape[-2:]).any(0)
-        if flat.shape[0] % rows or flat.shape[1] % columns:
-            return None
-        tiles = flat.unflatten(0, (-1, rows)).unflatten(2, (-1, columns)).any(3).any(1)
-        return tiles if tiles.shape[0] == tiles.shape[1] else None
+    @property
+    def low(self) -> float | None:
+        """A low number that is not low enough to hide: of those on the way to the map the least."""
+        found: list[float] = []
+        known = [self.product, *self.between]
+        queue, seen = list(known), set()
+        while queue:
+            node = queue.pop()
+            if node in seen or not (node in known or self._known.free(node)):
+                continue
+            seen.add(node)
+            leaves = torch.utils._pytree.tree_leaves((node.args, node.kwargs))
+            found += [x for x in leaves if isinstance(x, (int, float)) and -LEAST < x <= -100]
+            queue += node.all_input_nodes
+        return min(found, default=None)
 
     @property
     def opened(self) -> fx.Node | None:
@@ -200,34 +175,7 @@ class Attention:
         return self._known.fact(lambda: self._vanishes(given))
 
     def _vanishes(self, given: fx.Node) -> bool:
-        try:
-            found = self._known.value(given, self._sizes(1)[0])
-        except NotConstant:
-            return False
-        return not bool(torch.as_tensor(found).any())
-
-    def _of_fused(self, frames: int) -> Tensor | None:
-        arguments = named(self.product)
-        mask = arguments.get("attn_mask")
-        if isinstance(mask, fx.Node):
-            given = self._known.value(mask, frames)
-            return given if given.dtype is torch.bool else ~torch.isneginf(given)
-        if not arguments.get("is_causal"):
-            return None
-        rows = self._known.size(arguments["query"].meta["val"].shape[-2], frames)
-        columns = self._known.size(arguments["key"].meta["val"].shape[-2], frames)
-        return torch.ones(rows, columns, dtype=torch.bool, device="cpu").tril()
-
-
-def named(node: fx.Node) -> dict[str, Any]:
-    """Arguments of a call by their names in the schema, defaults filled in."""
-    out: dict[str, Any] = {}
-    for position, argument in enumerate(node.target._schema.arguments):  # type: ignore[union-attr]
-        if position < len(node.args) and not argument.kwarg_only:
-            out[argument.name] = node.args[position]
-        else:
-            out[argument.name] = node.kwargs.get(argument.name, argument.default_value)
-    return out
+        return vanishes(self._known, given)
 
 
 def note_attention(captured: Captured, tensors: Mapping[str, Tensor]) -> None:
@@ -242,7 +190,7 @@ def note_attention(captured: Captured, tensors: Mapping[str, Tensor]) -> None:
         name = schema_name(node)
         if name == "aten::scaled_dot_product_attention":
             node.meta[NOTE] = Attention(node, (node,), None, (), constants)
-        elif name in PRODUCTS and _is_map(captured, node):
+        elif name in PRODUCTS and _is_map(captured, node) and not constants.free(node):
             found = _follow(captured, node, constants)
             if found is not None:
                 for one in (node, *found.sums, *found.between):
@@ -288,7 +236,8 @@ def _follow(captured: Captured, product: fx.Node, constants: Constants) -> Atten
         node = queue.pop()
         for user in node.users:
             name = schema_name(user)
-            if name in BETWEEN and _same_map(node, user):
+            extremum = name in ("aten::max", "aten::min") and "other" in named(user)
+            if (name in BETWEEN or extremum) and _same_map(node, user):
                 if name in SOFTMAX:
                     rank = user.meta["val"].dim()
                     if normaliser is not None or user.args[1] not in (-1, rank - 1):
@@ -299,7 +248,7 @@ def _follow(captured: Captured, product: fx.Node, constants: Constants) -> Atten
                     queue.append(user)
             elif name in PRODUCTS and sums_over_columns(node, user):
                 sums.append(user)
-            elif name != "aten::zeros_like":
+            elif name not in LIKE:
                 return None  # the map itself is looked at
     if not sums:
         return None

@@ -6,7 +6,7 @@ however it is spelled.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import sympy
@@ -16,11 +16,7 @@ from torch.utils import _pytree as pytree
 
 from pgt_fx.capture.aliases import written_by
 from pgt_fx.capture.export import Captured
-from pgt_fx.capture.schema import schema_name
 from pgt_fx.devices import elsewhere
-
-#: Entries of a tensor that may be a threshold, or a few.
-_SMALL = 16
 
 
 class NotConstant(Exception):
@@ -39,6 +35,7 @@ class Constants:
         self.captured, self.tensors = captured, tensors
         self.hints = self._hints()
         self._read: dict[str, tuple[int, int | None, Tensor | None]] = {}
+        self.bands: dict[Any, Any] = {}
         self._facts: list[tuple[Callable[[], Any], Any]] = []
 
     @property
@@ -138,63 +135,6 @@ class Constants:
             raise NotConstant(node.name)
         self._read.setdefault(str(path), _version(tensor))
         return tensor.detach().cpu()
-
-    def weights(self, product: fx.Node, normaliser: fx.Node, frames: int) -> Tensor:
-        """What a normaliser makes of a random map: zero where a mask lets nothing through."""
-        shape = [self.size(s, frames) for s in product.meta["val"].shape]
-        generator = torch.Generator().manual_seed(0)
-        given = torch.randn(shape, dtype=torch.float64, generator=generator, device="cpu")
-        return self.value(normaliser, frames, {product: given.to(product.meta["val"].dtype)})
-
-    def squares(self, nodes: Sequence[fx.Node]) -> list[int]:
-        """Sides of the tables of a fixed size, as many rows as columns, that lead to ``nodes``: one
-        that is cut to the video's length says all that a mask can be."""
-        found, seen, queue = set(), set(), list(nodes)
-        while queue:
-            node = queue.pop()
-            if node in seen or not (self.free(node) or node in nodes):
-                continue
-            seen.add(node)
-            value = node.meta.get("val")
-            if isinstance(value, Tensor) and value.dim() > 1 and self.free(node):
-                last = value.shape[-2:]
-                if all(isinstance(s, int) for s in last) and last[0] == last[1] > 2:
-                    found.add(int(last[0]))
-            queue += node.all_input_nodes
-        return sorted(found)
-
-    def largest(self, nodes: Sequence[fx.Node]) -> int:
-        """The largest whole number that leads to ``nodes`` without a video's frames: written, or an
-        entry of a small tensor."""
-        most, seen, queue = 0, set(), list(nodes)
-        while queue:
-            node = queue.pop()
-            if node in seen or (node.op == "placeholder" and node.name in self.captured.inputs):
-                continue
-            seen.add(node)
-            most = max(most, self._entry(node))
-            if schema_name(node) not in ("aten::view", "aten::reshape", "aten::expand"):
-                flat = torch.utils._pytree.tree_leaves((node.args, node.kwargs))
-                for one in flat:
-                    if isinstance(one, int) and not isinstance(one, bool) and abs(one) < 2**31:
-                        most = max(most, abs(one))
-            # Weights and features lead back to the video; masks don't.
-            queue += [n for n in node.all_input_nodes if self.free(n)]
-        return most
-
-    def _entry(self, node: fx.Node) -> int:
-        """The largest entry of a small tensor that is given; 0 of others."""
-        if node.op != "placeholder" or not isinstance(node.meta.get("val"), Tensor):
-            return 0
-        try:
-            value = self._given(node)
-        except NotConstant:
-            return 0
-        if not 0 < value.numel() <= _SMALL or value.is_complex() or value.dtype is torch.bool:
-            return 0
-        finite = value.double().abs()[value.double().isfinite()]
-        most = float(finite.max()) if finite.numel() else 0.0
-        return int(most) if most == int(most) and most < 2**31 else 0
 
     def free(self, node: fx.Node) -> bool:
         """Whether a node depends on sizes and parameters alone."""

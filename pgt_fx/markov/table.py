@@ -20,9 +20,8 @@ class MarkovTable(nn.Module):
         slot: name under which its work is planned.
         make: ``make(start, count, device, *tensors)``: the model's own operators.
         kind: "rows": element i is that of position i of the video; "clip" and "prefix": the model's
-            own table for a video as long as the step; "pairs": frames by frames, whose entries
-            depend on the distance alone.
-        dim: dimension of time in it (of the rows in a table of pairs).
+            own table for a video as long as the step.
+        dim: dimension of time in it.
         where: the line of the model that uses it, for errors.
     """
 
@@ -45,10 +44,7 @@ class MarkovTable(nn.Module):
         due = step.table(self.slot)
         if self.kind == "rows":
             return self._checked(self.make(due.before, due.new, device, *tensors), due.new)
-        if self.kind in ("clip", "prefix"):
-            return self._checked(self.make(0, due.new, device, *tensors), due.new)
-        whole = self._checked(self.make(0, due.keys, device, *tensors), due.keys)
-        return whole.narrow(self.dim, due.keys - due.new, due.new)
+        return self._checked(self.make(0, due.new, device, *tensors), due.new)
 
     def _checked(self, table: Tensor, expected: int) -> Tensor:
         rows = table.shape[self.dim]
@@ -60,4 +56,55 @@ class MarkovTable(nn.Module):
                 "the model a "
                 "longer table"
             )
+        return table
+
+
+class MarkovPairs(nn.Module):
+    """A mask or bias over queries and keys, at the positions of a step's. It carries nothing.
+
+    Args:
+        slot: name under which its work is planned.
+        make: ``make(first_row, rows, first_column, columns, device, *tensors)``: the model's own
+            operators.
+        dims: its dimensions of queries and of keys; None: it is the same for all of them.
+        entries: along both, per element of time.
+        where: the line of the model that uses it, for errors.
+    """
+
+    make: Callable[..., Tensor]
+
+    def __init__(
+        self,
+        slot: str,
+        make: fx.GraphModule,
+        dims: tuple[int | None, int | None],
+        entries: tuple[int, int],
+        where: str,
+    ) -> None:
+        super().__init__()
+        self.slot, self.dims, self.entries, self.where = slot, dims, entries, where
+        self.__dict__["make"] = make  # no module of the model's: it has no weights of its own
+
+    def extra_repr(self) -> str:
+        return "queries by keys of a table"
+
+    def forward(self, step: Step, device: torch.device, *tensors: Any) -> Tensor:
+        """The table's entries for the step's queries and the keys that it sees.
+
+        Raises:
+            ClipError: when the video is longer than the table.
+        """
+        due = step.table(self.slot)
+        row, column = self.entries
+        end = due.before + due.new
+        rows, columns = due.new * row, due.keys * column
+        table = self.make(
+            due.before * row, rows, (end - due.keys) * column, columns, device, *tensors
+        )
+        for dim, expected in zip(self.dims, (rows, columns), strict=True):
+            if dim is not None and table.shape[dim] != expected:
+                raise ClipError(
+                    f"{self.where}: the model's table of frames by frames ends before frame {end} "
+                    "of the video; end it before (last=True), or give the model a larger table"
+                )
         return table

@@ -62,8 +62,11 @@ def _attends(op: OpView, layout: Layout, keys: fx.Node, reason: str) -> Outcome:
 
 
 def _opened(op: OpView, found: Attention) -> str:
-    """What makes an attention with a causal mask none, where it stands behind the softmax."""
+    """What makes an attention with a causal mask none: an operator behind the softmax, or a number
+    that hides nothing."""
     node = found.opened
+    if node is None and found.constants is not None and found.low is not None:
+        return f"; what it adds to hide frames, {found.low:g}, is a bias: hide with -inf"
     rows, columns = (0, 0) if node is None else _entries(op, found)
     if node is None or not rows or not columns:
         return ""
@@ -177,4 +180,8 @@ def attention(op: OpView) -> Outcome:
     band = seen_band(op, found) if found is not None else Band()
     if band.causal:
         return Scanned("attention", layout, "query", 0, _words(band), keys=keys, window=band.window)
-    return StepOnly(layout, "attends over all of time", keys=keys)
+    return StepOnly(
+        layout,
+        "attends over all of time" + ("" if found is None else _opened(op, found)),
+        keys=keys,
+    )

@@ -6,12 +6,13 @@ A case is a model, a clip, and videos on both sides of whatever the model makes 
 from __future__ import annotations
 
 import copy
+import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from oracles import pieces, relative_error, stitch
+from oracles import pieces, random_chunks, relative_error, stitch
 from torch import Tensor, nn
 
 import pgt_fx
@@ -38,6 +39,7 @@ class Case:
         options: of ``transform``.
         says: what a refusal says.
         change: is done to the model after it was transformed and has run once.
+        chunkings: random ones, beside those of equal chunks.
     """
 
     make: Callable[[], nn.Module]
@@ -48,6 +50,7 @@ class Case:
     options: dict[str, Any] = field(default_factory=dict)
     says: str = ""
     change: Callable[[nn.Module], Any] | None = None
+    chunkings: int = 0
 
 
 class Along(nn.Module):
@@ -84,13 +87,13 @@ def judge(case: Case) -> str:
     assert _matters(model, clip), "the model does not look at the order of frames"
     refused = 0
     if case.change is not None:
-        _compare(prog, model, clip)
+        _compare(prog, model, clip, case)
         case.change(model)
     for sizes in (case.sizes, *case.others):
         for frames in dict.fromkeys((length, *case.frames)):
             video = torch.randn(*sizes[:2], frames, *sizes[3:], dtype=torch.float64)
             try:
-                _compare(prog, model, video)
+                _compare(prog, model, video, case)
             except PgtError as error:
                 assert case.says in str(error), str(error)
                 at_clip = (sizes, frames) == (case.sizes, length) and case.change is None
@@ -114,14 +117,16 @@ def _matters(model: nn.Module, clip: Tensor) -> bool:
         return not torch.allclose(fresh(clip), copy.deepcopy(model)(clip.flip(2)))
 
 
-def _compare(prog: pgt_fx.Progressive, model: nn.Module, video: Tensor) -> None:
+def _compare(prog: pgt_fx.Progressive, model: nn.Module, video: Tensor, case: Case) -> None:
     """Where the model takes the video the steps must answer as it does, however it is cut."""
     with torch.no_grad():
         if not taken_by(model, video):
             return
         whole = copy.deepcopy(model)(video.clone())
         frames = video.shape[2]
-        for chunks in _chunkings(frames):
+        draw = random.Random(frames)
+        drawn = [random_chunks(frames, 2 + frames // 4, draw) for _ in range(case.chunkings)]
+        for chunks in (*_chunkings(frames), *drawn):
             outs, state = [], prog.init_state()
             for number, piece in enumerate(pieces(video, chunks)):
                 out, state = prog.step(state, piece, last=number == len(chunks) - 1)
