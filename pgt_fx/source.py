@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from pgt_fx.capture.attention import note_attention
 from pgt_fx.capture.clean import clean
 from pgt_fx.capture.constants import TensorsOf
+from pgt_fx.capture.contents import same
 from pgt_fx.capture.context import TYPES, answers, as_outside
 from pgt_fx.capture.export import Captured, capture
 from pgt_fx.capture.inputs import ClipSpec
@@ -233,7 +234,7 @@ class Source:
             ClipError: when what is no tensor isn't the example's: the graph has that in it.
         """
         for i, ours in self._written:
-            if not _equal(given := leaves[i], ours):
+            if not same(given := leaves[i], ours):
                 raise ClipError(
                     f"input {i} is {given!r}, and the model was captured with {ours!r}: what is no "
                     f"tensor decides what the model does; transform it anew with {given!r}"
@@ -304,13 +305,3 @@ def _has_a_mode(module: nn.Module) -> bool:
     package, _, file = type(module).__module__.rpartition(".")
     modeless = package == "torch.nn.modules" and file in _MODELESS
     return not modeless or isinstance(module, _MODAL)
-
-
-def _equal(a: Any, b: Any) -> bool:
-    """Of values that are no tensors; what can't be told (an array) is taken for another."""
-    if a is b:
-        return True
-    try:
-        return type(a) is type(b) and bool(a == b)
-    except (TypeError, ValueError):
-        return False

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor, fx, nn
 
-from pgt_fx.capture.lines import is_ours, short
+from pgt_fx.capture.lines import innermost, short
 from pgt_fx.errors import Place
 
 
@@ -99,17 +99,16 @@ def module_path(node: fx.Node) -> str:
 def place(node: fx.Node) -> Place:
     """Operator, module and source line of a node; torch's own frames are passed over."""
     name = str((getattr(node.target, "_schema", None) and node.target._schema.name) or node.target)  # type: ignore[union-attr]
-    frames = [part for part in (node.meta.get("stack_trace") or "").split("File ") if part.strip()]
-    for frame in reversed(frames):
-        head, _, line = frame.partition("\n")
+    found = []
+    parts = [part for part in (node.meta.get("stack_trace") or "").split("File ") if part.strip()]
+    for part in reversed(parts):
+        head, _, line = part.partition("\n")
         file, _, rest = head.strip().strip('"').partition('", line ')
-        if is_ours(file):
-            continue
-        number = rest.split(",")[0]
-        return Place(
-            name.replace("::", "."),
-            module_path(node),
-            f"{short(file)}:{number}",
-            line.strip(),
-        )
-    return Place(name.replace("::", "."), module_path(node))
+        number, _, function = rest.partition(", in ")
+        found.append((file, function, number, line.strip()))
+    own = innermost([(file, function) for file, function, *_ in found])
+    where = Place(name.replace("::", "."), module_path(node))
+    if own is None:
+        return where
+    file, _, number, line = found[own]
+    return replace(where, source=f"{short(file)}:{number}", line=line)

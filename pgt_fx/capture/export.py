@@ -24,10 +24,10 @@ from pgt_fx.capture.drawn import Drawn
 from pgt_fx.capture.exported import Exported, clip_nodes, export, is_fixed
 from pgt_fx.capture.idle import find_idle
 from pgt_fx.capture.inputs import ClipSpec
-from pgt_fx.capture.lengths import Lengths, OtherBranch, allowed_lengths, known_sizes
+from pgt_fx.capture.lengths import Condition, Lengths, OtherBranch, allowed_lengths, known_sizes
 from pgt_fx.capture.loops import check_loops
 from pgt_fx.capture.python_state import Memory
-from pgt_fx.capture.sample import LIKE_CLIP, Sample, Stretch, find_sample
+from pgt_fx.capture.sample import LIKE_CLIP, Sample, Stretch, check_caught, fails, find_sample
 from pgt_fx.capture.sizes import SYMBOLIC, Sizes
 from pgt_fx.capture.spelling import TooComplicated
 from pgt_fx.core.length_sets import ANY_LENGTH, LengthSet, NotQuasiLinear
@@ -42,6 +42,8 @@ if TYPE_CHECKING:
 LONGEST_SIZE = 40
 #: Captures at other lengths, at most, until one goes the way that the model goes at the clip's.
 ATTEMPTS = 4
+#: Short videos, for which torch answers what it asks of sizes without a word.
+SHORT = (1, 2, 3)
 
 
 @dataclass
@@ -249,11 +251,19 @@ def _exported(
 ) -> tuple[Sample, Exported]:
     sample = find_sample(model, spec, leaves, pools, wide=wide, stretches=stretches, batch=batch)
     check_loops(model, spec, sample.leaves, sample.calls)
+    check_caught(model, spec, leaves, sample.noted)
     try:
-        return sample, export(model, spec, sample, limit=LONGEST_SIZE)
+        found = export(model, spec, sample, limit=LONGEST_SIZE)
     except TooComplicated:  # windows of a fixed size, padded to: space is then the clip's
-        own = find_sample(model, spec, leaves, pools, wide=False, stretches=stretches, batch=batch)
-        return own, export(model, spec, own, space=False)
+        sample = find_sample(
+            model, spec, leaves, pools, wide=False, stretches=stretches, batch=batch
+        )
+        found = export(model, spec, sample, space=False)
+    if sample.noted.tried:
+        found.tried = list(sample.noted.tried)
+        found.questions.freeze(spec.times, sample.leaves, *found.tried[0])
+        found.failing = [n for n in SHORT if fails(model, spec, leaves, n)]
+    return sample, found
 
 
 def _rows(spec: ClipSpec) -> int:
@@ -320,7 +330,13 @@ def _captured(
     asked = questions.asked
 
     def lengths_at(other: Mapping[Any, Any]) -> Lengths:
-        return allowed_lengths(program, times, lengths, min(spec.lengths), questions.asked, other)
+        clip, tried = min(spec.lengths), {where for where, _ in found.tried}
+        out = allowed_lengths(program, times, lengths, clip, questions.asked, other, tried)
+        for frames in found.failing:
+            only = ~LengthSet.of([frames])
+            text = f"an error is caught at {frames} frames"
+            out = out.within(Condition(only, *found.tried[0], text))
+        return out
 
     resting = (*asked, *questions.frozen(times), *squeezed(program.graph, times))
     mixed = any(a.expr.free_symbols & times and a.expr.free_symbols - times for a in asked)

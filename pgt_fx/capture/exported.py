@@ -6,7 +6,7 @@ import contextlib
 import inspect
 import warnings
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -45,6 +45,8 @@ class Exported:
         memories: those among them that the next call reads.
         surroundings: what the model's Python asked of them.
         seeded: lines on which it seeds torch's random numbers.
+        tried: lines of the model on which an error of a call would be caught.
+        failing: short lengths at which one is.
     """
 
     program: Any
@@ -58,6 +60,8 @@ class Exported:
     memories: list[Memory]
     surroundings: frozenset[str]
     seeded: list[Place]
+    tried: list[tuple[str, str]] = field(default_factory=list)
+    failing: list[int] = field(default_factory=list)
 
 
 def export(

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import linecache
 import os
+import re
 import sys
+import sysconfig
 import traceback
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from types import MethodWrapperType
-from typing import Any
+from types import FrameType, MethodWrapperType
+from typing import Any, Self
 from weakref import WeakKeyDictionary
 
 import torch
@@ -21,16 +23,91 @@ from torch.utils import _pytree as pytree
 
 import pgt_fx
 from pgt_fx.capture.running import on_inside
+from pgt_fx.capture.statements import caught, only_said
 from pgt_fx.errors import Place
 
 _PACKAGES = tuple(os.path.dirname(f) + os.sep for f in (torch.__file__, pgt_fx.__file__))
 _MODELS = os.path.join(os.path.dirname(pgt_fx.__file__), "zoo") + os.sep
+_INSTALLED = re.compile(r".*[/\\](?:site|dist)-packages[/\\]([^/\\]+)")
+_STANDARD = sysconfig.get_path("stdlib") + os.sep
 
 
 def is_ours(path: str) -> bool:
     """Whether a source file is torch's or this package's, and so no part of a model; those of
     ``pgt_fx.zoo`` are models."""
     return path.startswith(_PACKAGES) and not path.startswith(_MODELS)
+
+
+def library(path: str) -> str:
+    """The package that is installed, or "python" for one of Python's own, in which a source file
+    stands; "" for one of the user's own."""
+    installed = _INSTALLED.match(path)
+    if installed is not None:
+        return installed[1]
+    return "python" if path.startswith(("<frozen", _STANDARD)) else ""
+
+
+def innermost(frames: Sequence[tuple[str, str]]) -> int | None:
+    """Which frame is the innermost line of the model's own; None where there is none.
+
+    A package that this line calls (einops) is passed over. A module of a package is a model all
+    the same: it is torch that calls its forward.
+
+    Args:
+        frames: files and names of functions, innermost first.
+    """
+    run: list[int] = []
+    for number, (file, name) in enumerate(frames):
+        ours = _ours(file)
+        run += [] if ours else [number]
+        if run and (ours or name == "forward" or number == len(frames) - 1):
+            homes = [library(frames[n][0]) for n in run]
+            outermost = next((home for home in reversed(homes) if home != "python"), None)
+            if outermost is not None:
+                return run[homes.index("" if "" in homes else outermost)]
+            run = []
+    return None
+
+
+def model_frame(frame: FrameType | None) -> FrameType | None:
+    """The innermost frame of the model's own among those around a frame, itself included."""
+    frames = []
+    while frame is not None:
+        frames.append(frame)
+        frame = frame.f_back
+    number = innermost([(f.f_code.co_filename, f.f_code.co_name) for f in frames])
+    return None if number is None else frames[number]
+
+
+#: Where the numbers and the texts of sizes are made.
+_OF_SIZES = {
+    torch.__file__,
+    SymNode.int_.__code__.co_filename,
+    os.path.join(os.path.dirname(__file__), "asked.py"),
+}
+#: Parts of Python that show a text to a person, and make nothing else of it.
+_SHOWING = ("logging", "warnings", "traceback")
+
+
+def asking_frame(frame: FrameType | None) -> FrameType | None:
+    """The frame of the model in which something is asked of a size.
+
+    Args:
+        frame: in which it is asked.
+
+    Returns:
+        None where torch asks, or what shows a text to a person.
+    """
+    while frame is not None and frame.f_code.co_filename in _OF_SIZES:
+        frame = frame.f_back  # bool(size) asks whether it is 0
+    around = frame
+    while around is not None and library(around.f_code.co_filename) == "python":
+        if around.f_globals.get("__name__", "").partition(".")[0] in _SHOWING:
+            return None
+        around = around.f_back
+    if around is None or is_ours(around.f_code.co_filename):
+        return None
+    return model_frame(frame)
 
 
 def short(path: str) -> str:
@@ -40,15 +117,17 @@ def short(path: str) -> str:
 
 def calling_place(func: Any, module: str = "") -> Place:
     """Where the innermost line of the user's own that is running now stands."""
-    name = resolve_name(func) or getattr(func, "__name__", str(func))
-    frame = sys._getframe(1)
-    while frame is not None:
-        path = frame.f_code.co_filename
-        if not _ours(path):
-            line = linecache.getline(path, frame.f_lineno).strip()
-            return Place(name, module, f"{short(path)}:{frame.f_lineno}", line)
-        frame = frame.f_back  # type: ignore[assignment]
-    return Place(name, module)
+    resolved = None if isinstance(func, type) else resolve_name(func)  # a type is none of torch's
+    name = str(resolved or getattr(func, "__name__", func))
+    frame = model_frame(sys._getframe(1))
+    return Place(name, module, *written_at(frame)) if frame is not None else Place(name, module)
+
+
+def written_at(frame: FrameType) -> tuple[str, str]:
+    """``("file.py:123", "the text of that line")``."""
+    path = frame.f_code.co_filename
+    line = linecache.getline(path, frame.f_lineno).strip()
+    return f"{short(path)}:{frame.f_lineno}", line
 
 
 def place_of(error: BaseException | None) -> Place | None:
@@ -63,8 +142,12 @@ def draws_alone(error: BaseException) -> bool:
 
 def raised_at(error: BaseException) -> str:
     """The innermost line of the user's own on which an error was raised, "" where there is none."""
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if not _ours(f.filename)]
-    return f"{short(frames[-1].filename)}:{frames[-1].lineno}: {frames[-1].line}" if frames else ""
+    frames = traceback.extract_tb(error.__traceback__)[::-1]
+    number = innermost([(f.filename, f.name) for f in frames])
+    if number is None:
+        return ""
+    frame = frames[number]
+    return f"{short(frame.filename)}:{frame.lineno}: {frame.line}"
 
 
 def _ours(path: str) -> bool:
@@ -82,6 +165,8 @@ class Lines(TorchFunctionMode):
     Attributes:
         fixed: that call; None while all watched sizes are symbolic.
         types_read: whether the model has read the type of a tensor.
+        tried: lines whose calls may fail: the model catches the error and goes on.
+        caught: calls that failed; of a model that ran they are those whose errors it caught.
     """
 
     def __init__(self, spelling: Callable[[Any, Any, dict[str, Any]], Any] | None = None) -> None:
@@ -90,6 +175,14 @@ class Lines(TorchFunctionMode):
         self.watched: list[Any] = []
         self.fixed: Place | None = None
         self.types_read = False
+        self.tried: dict[tuple[str, str], None] = {}
+        self.caught: list[tuple[Place, Exception]] = []
+        self._known: dict[tuple[Any, int], tuple[str, str] | None] = {}
+        self._outer: FrameType | None = None
+
+    def __enter__(self) -> Self:
+        self._outer = sys._getframe(1)  # the run itself
+        return super().__enter__()
 
     def watch(self, sizes: list[Any]) -> None:
         """Sizes to look at; numbers among them are no news."""
@@ -100,10 +193,12 @@ class Lines(TorchFunctionMode):
             if func.__self__ is torch.Tensor.dtype and not self.types_read:
                 self.types_read = not _ours(sys._getframe(1).f_code.co_filename)
             return func(*args, **(kwargs or {}))
+        self._note_tried()
         try:
             out = self.spelling(func, args, kwargs or {})
         except Exception as error:
             self._look(func)
+            self.caught.append((calling_place(func), error))
             if place_of(error) is None:
                 error.pgt_place = calling_place(func)  # type: ignore[attr-defined]
                 error.pgt_generator = (kwargs or {}).get("generator")  # type: ignore[attr-defined]
@@ -112,9 +207,22 @@ class Lines(TorchFunctionMode):
         self._look(func)
         return out
 
+    def _note_tried(self) -> None:
+        frame: FrameType | None = sys._getframe(2)
+        while frame is not None and frame is not self._outer:
+            code, at = frame.f_code, frame.f_lineno
+            if code.co_exceptiontable and not is_ours(code.co_filename):
+                if (code, at) not in self._known:
+                    self._known[code, at] = written_at(frame) if caught(frame) else None
+                if (found := self._known[code, at]) is not None:
+                    self.tried[found] = None
+            frame = frame.f_back
+
     def _look(self, func: Any) -> None:
-        if self.watched and self.fixed is None and any(map(_is_number, self.watched)):
-            self.fixed = calling_place(func)
+        fixed = [s for s in self.watched if _is_number(s)] if self.fixed is None else []
+        if fixed:
+            number = taken_as_number(fixed[0].node.shape_env).get(fixed[0].node._expr)
+            self.fixed = number or calling_place(func)
 
 
 def _as_it_is(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
@@ -173,6 +281,8 @@ def _numbers_noted() -> Iterator[None]:
             _NUMBERS.setdefault(node.shape_env, {}).setdefault(node.expr, calling_place(int))
 
     def guard_int(self: Any, file: str, line: int) -> int:
+        if self.hint is not None and _shown(sys._getframe(1)):
+            return int(self.hint)
         note(self)
         return plain[0](self, file, line)
 
@@ -185,6 +295,14 @@ def _numbers_noted() -> Iterator[None]:
         yield
     finally:
         SymNode.guard_int, SymNode.guard_float = plain  # type: ignore[method-assign]
+
+
+def _shown(frame: FrameType) -> bool:
+    """Whether ``int(size)`` is asked for by a message alone (``"%d frames" % size``)."""
+    if frame.f_code is not SymNode.int_.__code__:
+        return False
+    asking = asking_frame(frame)
+    return asking is None or only_said(asking)
 
 
 @contextmanager

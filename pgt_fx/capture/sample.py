@@ -43,6 +43,36 @@ class Sample:
     tables: tuple[ClipTable, ...] = ()
 
 
+def check_caught(model: nn.Module, spec: ClipSpec, leaves: Sequence[Any], noted: Noted) -> None:
+    """Make sure that no operator fails whose error the model catches: which way it goes may depend
+    on the sizes, and a graph has one.
+
+    Args:
+        leaves: of the example.
+        noted: of a run on the sample.
+
+    Raises:
+        CaptureError: naming the line.
+    """
+    caught = list(noted.caught)
+    if noted.tried and not caught:
+        caught = probe(model, spec.spec, list(leaves)).noted.caught
+    if caught:
+        raise CaptureError(
+            "an error of this call is caught, and the model goes on another way: at which sizes it "
+            "does can't be told. Ask for the sizes in an if, or leave that part outside the model",
+            caught[0],
+        )
+
+
+def fails(model: nn.Module, spec: ClipSpec, leaves: Sequence[Any], frames: int) -> bool:
+    """Whether a call fails, and its error is caught, in a video of the example's size and so many
+    frames."""
+    least, rows = min(spec.lengths), (spec.shapes[spec.paths[0]] or (1,))[0]
+    video = resized(spec, leaves, batch=rows, time=lambda t: t * frames // least, space=lambda s: s)
+    return bool(probe(model, spec.spec, video).noted.caught)
+
+
 def find_sample(
     model: nn.Module,
     spec: ClipSpec,
