@@ -68,12 +68,14 @@ class Elsewhere:
         classes: classes that are no module's, whose attributes are values too, each with the code
             that names it, where it is known.
         memoised: functions that keep their results.
+        spaces: the globals of the files in which the code stands.
     """
 
     def __init__(self, modules: Sequence[nn.Module]) -> None:
         self.variables: dict[tuple[int, str], Variable] = {}
         self.classes: dict[type, types.CodeType | None] = {}
         self.memoised: dict[Any, None] = {}
+        self._spaces: dict[int, dict[str, Any]] = {}
         self._own = {kind for m in modules for kind in type(m).__mro__}
         files = {_file_of(kind) for kind in self._own if is_open(kind)}
         self._homes = {"", *map(library, files)}
@@ -86,6 +88,10 @@ class Elsewhere:
                 self._attribute(name, value)
         while self._open:
             self._code(self._open.pop())
+
+    @property
+    def spaces(self) -> list[dict[str, Any]]:
+        return list(self._spaces.values())
 
     def _attribute(self, name: str, value: Any) -> None:
         if name in ("_parameters", "_buffers", "_modules"):
@@ -115,6 +121,7 @@ class Elsewhere:
             if not self._is_of_model(value.__globals__.get("__name__", ""), value.__code__):
                 return
             self._functions.add(id(value))
+            self._spaces[id(value.__globals__)] = value.__globals__
             self._open.append(value)
             for cell in value.__closure__ or ():
                 inside = _inside(cell)

@@ -27,7 +27,7 @@ from pgt_fx.capture.inputs import ClipSpec
 from pgt_fx.capture.lengths import Condition, Lengths, OtherBranch, allowed_lengths, known_sizes
 from pgt_fx.capture.loops import check_loops
 from pgt_fx.capture.python_state import Memory
-from pgt_fx.capture.sample import LIKE_CLIP, Sample, Stretch, check_caught, fails, find_sample
+from pgt_fx.capture.sample import LIKE_CLIP, Sample, Stretch, check_ways, fails, find_sample
 from pgt_fx.capture.sizes import SYMBOLIC, Sizes
 from pgt_fx.capture.spelling import TooComplicated
 from pgt_fx.core.length_sets import ANY_LENGTH, LengthSet, NotQuasiLinear
@@ -70,6 +70,7 @@ class Captured:
         drawn: modules that drew random numbers of Python's, of which it holds one.
         kept: attributes of modules that forward changes.
         memories: those among them that the next call reads.
+        moving: buffers that each call in train mode writes before the answer is computed from them.
         surroundings: what the model's Python asked of them (gradients, autocast, types).
         seeded: lines on which it seeds torch's random numbers.
         values: evaluates what depends on sizes, parameters and buffers alone.
@@ -96,6 +97,7 @@ class Captured:
     drawn: list[Drawn] = field(default_factory=list)
     kept: frozenset[str] = frozenset()
     memories: list[Memory] = field(default_factory=list)
+    moving: list[Memory] = field(default_factory=list)
     surroundings: frozenset[str] = frozenset()
     seeded: list[Place] = field(default_factory=list)
     values: Constants | None = field(default=None, repr=False)
@@ -251,7 +253,7 @@ def _exported(
 ) -> tuple[Sample, Exported]:
     sample = find_sample(model, spec, leaves, pools, wide=wide, stretches=stretches, batch=batch)
     check_loops(model, spec, sample.leaves, sample.calls)
-    check_caught(model, spec, leaves, sample.noted)
+    check_ways(model, spec, leaves, sample.noted)
     try:
         found = export(model, spec, sample, limit=LONGEST_SIZE)
     except TooComplicated:  # windows of a fixed size, padded to: space is then the clip's
@@ -259,10 +261,12 @@ def _exported(
             model, spec, leaves, pools, wide=False, stretches=stretches, batch=batch
         )
         found = export(model, spec, sample, space=False)
-    if sample.noted.tried:
-        found.tried = list(sample.noted.tried)
+    noted = sample.noted
+    if noted.tried or noted.layouts:
+        layouts = [(place.source, place.line) for place, _ in noted.layouts]
+        found.tried = [*noted.tried, *layouts]
         found.questions.freeze(spec.times, sample.leaves, *found.tried[0])
-        found.failing = [n for n in SHORT if fails(model, spec, leaves, n)]
+        found.failing = [n for n in SHORT if fails(model, spec, leaves, n, noted)]
     return sample, found
 
 
@@ -334,7 +338,7 @@ def _captured(
         out = allowed_lengths(program, times, lengths, clip, questions.asked, other, tried)
         for frames in found.failing:
             only = ~LengthSet.of([frames])
-            text = f"an error is caught at {frames} frames"
+            text = f"not so at {frames} frames"
             out = out.within(Condition(only, *found.tried[0], text))
         return out
 

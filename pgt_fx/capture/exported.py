@@ -26,6 +26,7 @@ from pgt_fx.capture.probe import leaves_behind, quiet, unchanged
 from pgt_fx.capture.python_state import Memory, changing
 from pgt_fx.capture.sample import Sample
 from pgt_fx.capture.spelling import Spelling, TooComplicated
+from pgt_fx.capture.told_types import types_as_eager
 from pgt_fx.errors import CaptureError, Place, of_this_machine
 
 
@@ -125,6 +126,7 @@ def _export(
         unchanged(model),
         changing(model) as kept,
         surroundings() as around,
+        types_as_eager(list(model.modules())),
         warnings.catch_warnings(),
         drawn(running) as numbers,
         recorded(model, running) as calls,

@@ -23,7 +23,7 @@ from torch.utils import _pytree as pytree
 
 import pgt_fx
 from pgt_fx.capture.running import on_inside
-from pgt_fx.capture.statements import caught, only_said
+from pgt_fx.capture.statements import caught, handed_on, only_said
 from pgt_fx.errors import Place
 
 _PACKAGES = tuple(os.path.dirname(f) + os.sep for f in (torch.__file__, pgt_fx.__file__))
@@ -154,6 +154,35 @@ def _ours(path: str) -> bool:
     return is_ours(path) or path == "<string>"  # torch makes code of its own
 
 
+#: Questions for the type of a tensor: it is that of the weights, but for what autocast makes.
+TYPES = "dtype"
+#: For what of a tensor has or gets a gradient; for where it is; for how it lies in memory.
+GRADIENTS, DEVICES, LAYOUTS = "requires_grad", "device", "is_contiguous"
+#: For what is another thing in a step than in the model, or in each run of either.
+INFERENCE = "is_inference"
+
+
+def _reads(*names: str) -> list[Any]:
+    """Attributes and methods of tensors, and functions of torch of the same name."""
+    found = [getattr(home, name, None) for home in (Tensor, torch) for name in names]
+    return [one for one in found if one is not None and not isinstance(one, type)]
+
+
+_DEVICE: Any = Tensor.device
+_READ: dict[Any, str] = {
+    **dict.fromkeys(_reads("dtype", "itemsize", "nbytes", "is_floating_point"), TYPES),
+    **dict.fromkeys(_reads("is_complex", "element_size", "result_type"), TYPES),
+    **dict.fromkeys(
+        _reads("is_leaf", "requires_grad", "grad_fn", "grad", "retains_grad"), GRADIENTS
+    ),
+    **dict.fromkeys(_reads("is_cuda", "is_cpu", "is_meta", "is_mps", "get_device"), DEVICES),
+    **dict.fromkeys(_reads("is_contiguous", "stride", "storage_offset", "dim_order"), LAYOUTS),
+    **dict.fromkeys(_reads("is_inference", "_version"), INFERENCE),
+    Tensor.type: TYPES,
+    _DEVICE: DEVICES,
+}
+
+
 class Lines(TorchFunctionMode):
     """Notes the call in which an error is raised, and the first call after which a size that was
     symbolic is a number.
@@ -164,7 +193,9 @@ class Lines(TorchFunctionMode):
 
     Attributes:
         fixed: that call; None while all watched sizes are symbolic.
-        types_read: whether the model has read the type of a tensor.
+        read: what the model has asked its tensors for: :data:`TYPES`, :data:`GRADIENTS`,
+            :data:`DEVICES`, :data:`LAYOUTS`, :data:`INFERENCE`; each with the line.
+        layouts: the answers to ``is_contiguous()``, in order.
         tried: lines whose calls may fail: the model catches the error and goes on.
         caught: calls that failed; of a model that ran they are those whose errors it caught.
     """
@@ -174,10 +205,12 @@ class Lines(TorchFunctionMode):
         self.spelling = spelling or _as_it_is
         self.watched: list[Any] = []
         self.fixed: Place | None = None
-        self.types_read = False
+        self.read: dict[str, Place] = {}
+        self.layouts: list[tuple[Place, bool]] = []
         self.tried: dict[tuple[str, str], None] = {}
         self.caught: list[tuple[Place, Exception]] = []
         self._known: dict[tuple[Any, int], tuple[str, str] | None] = {}
+        self._handed_on: dict[tuple[Any, int], bool] = {}
         self._outer: FrameType | None = None
 
     def __enter__(self) -> Self:
@@ -190,9 +223,10 @@ class Lines(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if type(func) is MethodWrapperType:  # reads an attribute, as nine calls of ten do
-            if func.__self__ is torch.Tensor.dtype and not self.types_read:
-                self.types_read = not _ours(sys._getframe(1).f_code.co_filename)
+            self._note_read(func.__self__, func)
             return func(*args, **(kwargs or {}))
+        if func in _READ:
+            self._note_read(func, func)
         self._note_tried()
         try:
             out = self.spelling(func, args, kwargs or {})
@@ -203,9 +237,26 @@ class Lines(TorchFunctionMode):
                 error.pgt_place = calling_place(func)  # type: ignore[attr-defined]
                 error.pgt_generator = (kwargs or {}).get("generator")  # type: ignore[attr-defined]
             raise
+        if func is Tensor.is_contiguous and not _ours(sys._getframe(1).f_code.co_filename):
+            self.layouts.append((calling_place(func), bool(out)))
         # Python between two calls may have fixed it: then it is the line of the call behind it.
         self._look(func)
         return out
+
+    def _note_read(self, descriptor: Any, func: Any) -> None:
+        question = _READ.get(descriptor)
+        if question is None or question in self.read:
+            return
+        frame = sys._getframe(2)
+        if _ours(frame.f_code.co_filename):
+            return
+        if descriptor is _DEVICE:  # most often for another tensor to be made there
+            at = frame.f_code, frame.f_lasti
+            if at not in self._handed_on:
+                self._handed_on[at] = handed_on(frame, "device")
+            if self._handed_on[at]:
+                return
+        self.read[question] = calling_place(func)
 
     def _note_tried(self) -> None:
         frame: FrameType | None = sys._getframe(2)

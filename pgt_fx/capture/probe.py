@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from torch.utils import _pytree as pytree
 
 from pgt_fx.capture.clip_tables import ClipTable, JoinCall, find_table, is_join, join_call
-from pgt_fx.capture.context import TYPES, surroundings
+from pgt_fx.capture.context import surroundings
 from pgt_fx.capture.lines import Lines
 from pgt_fx.capture.python_state import Memory, changing, memories
 from pgt_fx.capture.restored import restored
@@ -184,7 +184,8 @@ def _probe(
     noted.kept = kept
     noted.tried = lines.tried
     noted.caught = [where for where, error in lines.caught if _of_sizes(error)]
-    noted.asked = {*around.asked, *([TYPES] if lines.types_read else [])}
+    noted.read, noted.layouts = lines.read, lines.layouts
+    noted.asked = {*around.asked, *lines.read}
     return Probe(None, recorder.pools, recorder.joins, noted, running.calls)
 
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from pgt_fx.capture.clip_tables import ClipTable
 from pgt_fx.capture.inputs import ClipSpec, axis_hint, batch_hint, resized
-from pgt_fx.capture.lines import place_of
+from pgt_fx.capture.lines import INFERENCE, place_of
 from pgt_fx.capture.probe import clip_pools, clip_tables, probe
 from pgt_fx.capture.spelling import Noted
 from pgt_fx.errors import CaptureError
@@ -43,9 +43,9 @@ class Sample:
     tables: tuple[ClipTable, ...] = ()
 
 
-def check_caught(model: nn.Module, spec: ClipSpec, leaves: Sequence[Any], noted: Noted) -> None:
-    """Make sure that no operator fails whose error the model catches: which way it goes may depend
-    on the sizes, and a graph has one.
+def check_ways(model: nn.Module, spec: ClipSpec, leaves: Sequence[Any], noted: Noted) -> None:
+    """Make sure that no operator fails whose error the model catches, and that tensors lie in
+    memory as the model is told: which way it goes may depend on the sizes, and a graph has one.
 
     Args:
         leaves: of the example.
@@ -54,9 +54,24 @@ def check_caught(model: nn.Module, spec: ClipSpec, leaves: Sequence[Any], noted:
     Raises:
         CaptureError: naming the line.
     """
+    if INFERENCE in noted.read:
+        raise CaptureError(
+            "asks what its tensors are to torch (made in inference mode, written to so many "
+            "times), which a step's are not: leave the question outside the model",
+            noted.read[INFERENCE],
+        )
     caught = list(noted.caught)
-    if noted.tried and not caught:
-        caught = probe(model, spec.spec, list(leaves)).noted.caught
+    if (noted.tried or noted.layouts) and not caught:
+        at_clip = probe(model, spec.spec, list(leaves))
+        caught = at_clip.noted.caught
+        if at_clip.error is None and at_clip.noted.layouts != noted.layouts:
+            pairs = zip(at_clip.noted.layouts, noted.layouts, strict=False)
+            other = next((one for (one, a), (_, b) in pairs if a != b), noted.layouts[0][0])
+            raise CaptureError(
+                "how this tensor lies in memory is asked for, and it is another answer at other "
+                "sizes: leave the question out, or call contiguous() before it",
+                other,
+            )
     if caught:
         raise CaptureError(
             "an error of this call is caught, and the model goes on another way: at which sizes it "
@@ -65,12 +80,16 @@ def check_caught(model: nn.Module, spec: ClipSpec, leaves: Sequence[Any], noted:
         )
 
 
-def fails(model: nn.Module, spec: ClipSpec, leaves: Sequence[Any], frames: int) -> bool:
-    """Whether a call fails, and its error is caught, in a video of the example's size and so many
-    frames."""
+def fails(
+    model: nn.Module, spec: ClipSpec, leaves: Sequence[Any], frames: int, noted: Noted
+) -> bool:
+    """Whether a call fails, and its error is caught, or a tensor lies otherwise in memory than in
+    the sample, in a video of the example's size and so many frames."""
     least, rows = min(spec.lengths), (spec.shapes[spec.paths[0]] or (1,))[0]
     video = resized(spec, leaves, batch=rows, time=lambda t: t * frames // least, space=lambda s: s)
-    return bool(probe(model, spec.spec, video).noted.caught)
+    run = probe(model, spec.spec, video)
+    other = bool(run.noted.caught) or run.noted.layouts != noted.layouts
+    return run.error is None and other
 
 
 def find_sample(

@@ -42,6 +42,8 @@ class Noted:
         modules: the innermost modules that made them.
         kept: attributes that the model changed meanwhile.
         asked: what it asked of its surroundings.
+        read: what it has asked its tensors for, each with a line.
+        layouts: the answers to ``is_contiguous()``, in order.
         tried: lines of the model on which an error of a call would be caught.
         caught: calls that failed on such lines, for what may be their operands' sizes.
     """
@@ -50,6 +52,8 @@ class Noted:
     modules: list[nn.Module] = field(default_factory=list)
     kept: list[str] = field(default_factory=list)
     asked: set[str] = field(default_factory=set)
+    read: dict[str, Place] = field(default_factory=dict)
+    layouts: list[tuple[Place, bool]] = field(default_factory=list)
     tried: dict[tuple[str, str], None] = field(default_factory=dict)
     caught: list[Place] = field(default_factory=list)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import functools
+import itertools
 import linecache
 from collections.abc import Iterator
 from types import FrameType
@@ -33,6 +34,17 @@ def only_said(frame: FrameType) -> bool:
             name = function.attr if isinstance(function, ast.Attribute) else ""
             name = function.id if isinstance(function, ast.Name) else name
             return name in SAYING
+    return False
+
+
+def handed_on(frame: FrameType, name: str) -> bool:
+    """Whether an attribute that is read now is an argument of a call, and decides nothing."""
+    tree, at = _tree(frame.f_code.co_filename), _running(frame)
+    around = [] if tree is None or at is None else list(_around(tree, *at))
+    for node, inner in itertools.pairwise(around):
+        if isinstance(inner, ast.Attribute) and inner.attr == name:
+            call = isinstance(node, ast.Call) and inner in node.args
+            return call or isinstance(node, ast.keyword)
     return False
 
 
