@@ -109,6 +109,20 @@ def place(node: fx.Node) -> Place:
     own = innermost([(file, function) for file, function, *_ in found])
     where = Place(name.replace("::", "."), module_path(node))
     if own is None:
-        return where
+        inside = _inside(node)
+        return where if inside is None else replace(where, source=inside.source, line=inside.line)
     file, _, number, line = found[own]
     return replace(where, source=f"{short(file)}:{number}", line=line)
+
+
+def _inside(node: fx.Node) -> Place | None:
+    """The first line of the model in the graphs of a block (of a scan, of a condition), or the one
+    in front of it."""
+    owner = node.graph.owning_module
+    for operand in node.all_input_nodes if node.op == "call_function" else ():
+        body = getattr(owner, str(operand.target), None) if operand.op == "get_attr" else None
+        for one in body.graph.nodes if isinstance(body, fx.GraphModule) else ():
+            found = place(one) if one.op == "call_function" else None
+            if found is not None and found.source:
+                return found
+    return None

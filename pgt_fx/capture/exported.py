@@ -18,8 +18,10 @@ from torch.utils import _pytree as pytree
 from pgt_fx.capture.asked import Questions, listening
 from pgt_fx.capture.by_hand import ByHand, gradients_by_hand
 from pgt_fx.capture.calls import ModuleCall, recorded
+from pgt_fx.capture.contents import generator_state
 from pgt_fx.capture.context import surroundings
 from pgt_fx.capture.drawn import Drawn, drawn
+from pgt_fx.capture.elsewhere import CLASS, GLOBAL
 from pgt_fx.capture.inputs import ClipSpec
 from pgt_fx.capture.lines import draws_alone, place_of, watching
 from pgt_fx.capture.probe import leaves_behind, quiet, unchanged
@@ -152,6 +154,9 @@ def _export(
             raise CaptureError(_explain(error), place_of(error)) from error
     # An export puts back what was assigned; a run without compute has seen it.
     kept = list(dict.fromkeys([*kept, *sample.noted.kept]))
+    memories = leaves_behind(model, spec.spec, sample.leaves, kept) if kept else []
+    own = [memory for memory in memories if _draws(model, memory.name)]
+    numbers += [Drawn((m.name.rpartition(".")[0],), m.place.op) for m in own]
     return Exported(
         program,
         calls,
@@ -161,10 +166,20 @@ def _export(
         by_hand,
         numbers,
         frozenset(kept),
-        leaves_behind(model, spec.spec, sample.leaves, kept) if kept else [],
+        [memory for memory in memories if memory not in own],
         frozenset(around.asked | sample.noted.asked),
         around.seeded,
     )
+
+
+def _draws(model: nn.Module, name: str) -> bool:
+    """Whether an attribute is a generator of random numbers of a module in train mode: it may be
+    drawn from in each step, as those of Python are, where the module is called whole."""
+    path, _, attribute = name.rpartition(".")
+    if name.startswith((CLASS, GLOBAL)):
+        return False
+    module = model.get_submodule(path)
+    return module.training and generator_state(vars(module).get(attribute)) is not None
 
 
 def clip_nodes(program: Any, spec: ClipSpec) -> dict[int, fx.Node]:

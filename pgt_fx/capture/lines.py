@@ -151,7 +151,7 @@ def raised_at(error: BaseException) -> str:
 
 
 def _ours(path: str) -> bool:
-    return is_ours(path) or path == "<string>"  # torch makes code of its own
+    return is_ours(path) or path.startswith(("<string>", "<eval_with_key>"))  # torch's own code
 
 
 #: Questions for the type of a tensor: it is that of the weights, but for what autocast makes.
@@ -222,6 +222,10 @@ class Lines(TorchFunctionMode):
         self.watched = [s for s in sizes if isinstance(s, torch.SymInt) and not _is_number(s)]
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if (
+            torch.compiler.is_dynamo_compiling()
+        ):  # which runs what it compiles in place of the model
+            return func(*args, **(kwargs or {}))
         if type(func) is MethodWrapperType:  # reads an attribute, as nine calls of ten do
             self._note_read(func.__self__, func)
             return func(*args, **(kwargs or {}))

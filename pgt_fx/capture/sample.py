@@ -145,10 +145,19 @@ def find_sample(
         tables, run = clip_tables(model, spec.spec, list(leaves), sample)
         if tables:
             return Sample(sample, run.noted, run.calls, tables=tuple(tables))
-    if probe(model, spec.spec, list(leaves)).error is not None:
+    at_clip = probe(model, spec.spec, list(leaves))
+    if at_clip.error is not None:
+        error = at_clip.error
         raise CaptureError(
             f"the model does not run on its example clip: {error}", place_of(error)
         ) from error
+    rows = spec._shape(spec.paths[0])[0]
+    for stretch in stretches if batch != rows else ():
+        sample = resized(spec, leaves, batch=rows, time=stretch, space=lambda s: s)
+        if probe(model, spec.spec, sample).error is None:  # it was the batch, and not the frames
+            return find_sample(
+                model, spec, leaves, pools, wide=wide, stretches=stretches, batch=rows
+            )
     lengths = ", ".join(str(tuple(s(t) for t in spec.lengths)) for s in stretches)
     raise CaptureError(
         f"the model runs at {spec.lengths} frames and at no other length tried ({lengths}): "
