@@ -152,7 +152,8 @@ def find_sample(
             f"the model does not run on its example clip: {error}", place_of(error)
         ) from error
     rows = spec._shape(spec.paths[0])[0]
-    for stretch in stretches if batch != rows else ():
+    told = bool(batch_hint(spec))  # an input without time may be what is at fault
+    for stretch in stretches if batch != rows and not told else ():
         sample = resized(spec, leaves, batch=rows, time=stretch, space=lambda s: s)
         if probe(model, spec.spec, sample).error is None:  # it was the batch, and not the frames
             return find_sample(

@@ -242,3 +242,18 @@ def test_the_line_is_the_user_s_and_not_that_of_a_package(
         return turned(y)
 
     assert judge(Case(lambda: Along(calls), REFUSED, says="return turned(y)")) == REFUSED
+
+
+def test_exact_frames_of_several_elements_of_a_frame() -> None:
+    """One flag for each element of the output: a frame's elements stand in a row."""
+
+    def in_a_row(s: Any, y: Tensor) -> Tensor:
+        n, _, t, h, w = y.shape
+        return y.view(n, 1, 2, t, h, w).permute(0, 1, 3, 2, 4, 5).reshape(n, 1, 2 * t, h, w)
+
+    model = Along(in_a_row).double().eval()
+    prog = pgt_fx.transform(model, CLIP.double())
+    video = torch.randn(1, 2, 11, 4, 4, dtype=torch.float64)
+    found, wanted = torch.cat(prog.run(video, schedule=[4, 4, 3]), 2), model(video)
+    same = [relative_error(found[:, :, i], wanted[:, :, i]) < 1e-9 for i in range(22)]
+    assert prog.exact_frames([4, 4, 3]) == same
