@@ -77,8 +77,8 @@ def walk_graph(
 
 
 LEFT_BEHIND = (
-    "forward leaves a value in an attribute for its next call to read, and the calls of a stream "
-    "are the steps of one video"
+    "forward leaves a value in an attribute, or in a variable, for its next call to read, and the "
+    "calls of a stream are the steps of one video"
 )
 PASS_IT = (
     "compute it anew in each call, or from the video with operators along time, or pass it as an "

@@ -12,7 +12,7 @@ from pgt_fx.capture.idle import warn_idle
 from pgt_fx.capture.inputs import TimeDim, read_example
 from pgt_fx.capture.time_axis import ask_for_time
 from pgt_fx.checking.selfcheck import self_check
-from pgt_fx.errors import OptionError
+from pgt_fx.errors import CaptureError, ClipError, OptionError, Place
 from pgt_fx.hints import hinted
 from pgt_fx.options import (
     Attention,
@@ -115,8 +115,10 @@ def capture_source(
         what = f"the class {model.__name__}" if isinstance(model, type) else type(model).__name__
         raise OptionError(f"model: expected a torch.nn.Module, an instance of one, got {what}")
     check_clip_pools(clip_pools)
+    _check_scripted(model)
     if example is None:
         example = guess_example(model)
+    _check_names(example)
     spec, leaves = read_example(example, time_dim)
     if time_dim is None:
         spec = ask_for_time(model, spec, leaves)
@@ -126,3 +128,38 @@ def capture_source(
         for x, t in zip(leaves, spec.times, strict=True)
     ]
     return Source(model, spec, kept, clip_pools)
+
+
+#: Keyword arguments of a step, which no input of the model can be called by.
+OF_STEPS = ("last", "detach")
+
+
+def _check_names(example: Any) -> None:
+    """Make sure that a step can be given the inputs of the example.
+
+    Raises:
+        ClipError: when one has the name of an option of a step.
+    """
+    for name in OF_STEPS if isinstance(example, dict) else ():
+        if name in example:
+            raise ClipError(
+                f"example: an input is called {name!r}, and so is an option of a step, "
+                f"prog(clip, {name}=…): give the inputs in their order, as a tuple"
+            )
+
+
+def _check_scripted(model: nn.Module) -> None:
+    """Make sure that the model is Python.
+
+    Raises:
+        CaptureError: where it, or a part of it, was compiled by ``torch.jit``.
+    """
+    for path, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            what = "traced" if isinstance(module, torch.jit.TopLevelTracedModule) else "scripted"
+            name = getattr(module, "original_name", type(module).__name__)
+            raise CaptureError(
+                f"is {what} by torch.jit, and what it computes can't be captured: pass the model "
+                f"with the Python module in its place ({name}, before torch.jit compiled it)",
+                Place(path or "the model", path),
+            )

@@ -101,7 +101,7 @@ class _Emitter:
         self.leaves = {}
         for node in self.captured.graph.nodes:
             if node.op == "placeholder" and node.name in self.captured.inputs:
-                self.leaves[node] = self.env[node] = graph.placeholder(node.name)
+                self.leaves[node] = self.env[node] = graph.placeholder(identifier(node.name))
         for node in self.captured.graph.nodes:
             if node.op == "call_function":
                 self._located(node, self._visit)

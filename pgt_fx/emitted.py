@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import keyword
 from dataclasses import dataclass, field
 
 import torch
@@ -76,9 +77,20 @@ class Names:
         return slot
 
 
+#: Names that generated code has for something else, and those of a module's own methods.
+_TAKEN = frozenset(
+    (
+        *(*dir(nn.Module), *keyword.kwlist, "training", "self", "torch"),
+        *("device", "inf", "nan", "NoneType", "fx_pytree", "pytree"),
+    )
+)
+
+
 def identifier(path: str) -> str:
+    """A name for generated code, like a dotted path and no other's."""
     text = "".join(c if c.isalnum() else "_" for c in path).strip("_")
-    return f"_{text}" if text[:1].isdigit() else text
+    text = f"_{text}" if not text or text[:1].isdigit() else text
+    return f"{text}_" if text in _TAKEN else text
 
 
 def note(node: fx.Node, what: str) -> str:

@@ -6,6 +6,7 @@ padding that stands for a real frame: it is touched. Touched elements touch what
 
 from __future__ import annotations
 
+import math
 from collections.abc import Container
 from dataclasses import dataclass
 from typing import Any
@@ -56,6 +57,13 @@ def exact_frames(analysis: Analysis, options: Options, chunks: list[tuple[int, .
     return _Marks(analysis, options, chunks).run()
 
 
+def _elements(value: Value) -> int:
+    """Elements of an output's time axis for one of its timeline: several where those of a frame
+    are merged with it."""
+    merged = [dim for dim in value.layout or () if any(f.time for f in dim)]
+    return math.prod(f.size for dim in merged for f in dim if not f.time)
+
+
 @dataclass(frozen=True)
 class Context:
     """What one operator carries under CMCO and PMCO.
@@ -96,7 +104,9 @@ class _Marks:
                 new = self._now(value.clock, number).total
                 found = self.touched[output.name]
                 marks += [found[j] or self._from_pools(value) for j in range(old, new)]
-        return [not single] if value.clock is None else [not m for m in marks]
+        if value.clock is None:
+            return [not single]
+        return [not m for m in marks for _ in range(_elements(value))]
 
     def _now(self, clock: Clock, number: int):  # type: ignore[no-untyped-def]
         return clock.at(self.cuts[number], number == len(self.cuts) - 1)

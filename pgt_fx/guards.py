@@ -11,10 +11,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from pgt_fx.capture.context import TYPES
+from pgt_fx.capture.lines import DEVICES, GRADIENTS, INFERENCE, LAYOUTS, TYPES
 from pgt_fx.rules import Windowed
 from pgt_fx.values import Analysis
 
+_OF_WEIGHTS = {
+    GRADIENTS: "gradients are on or off, and the weights need or have some, as in the capture",
+    DEVICES: "the weights are where they were in the capture",
+}
 Checked = Literal["each clip", "each video", "last step"]
 #: Lines that are named of one condition; a deep model asks the same on many.
 MOST_LINES = 3
@@ -84,11 +88,20 @@ def _of_clips(analysis: Analysis) -> Iterator[Guard]:
     if TYPES in captured.surroundings:
         words = "clips of the example's types, and weights of theirs"
         yield Guard(words, "each clip", "captured anew")
+    if LAYOUTS in captured.surroundings:
+        words = "clips that lie in memory with their axes in order"
+        yield Guard(words, "each clip", "refused")
+    if GRADIENTS in captured.surroundings:
+        yield Guard("clips that need no gradient", "each clip", "refused")
 
 
 def _of_the_model(analysis: Analysis) -> Iterator[Guard]:
     captured = analysis.captured
-    for question in sorted(captured.surroundings - {TYPES}):
+    of_tensors = {TYPES, LAYOUTS, INFERENCE, *_OF_WEIGHTS}
+    for question, words in _OF_WEIGHTS.items():
+        if question in captured.surroundings:
+            yield Guard(words, "each clip", "captured anew")
+    for question in sorted(captured.surroundings - of_tensors):
         yield Guard(f"{question}() answers as in the capture", "each clip", "captured anew")
     read = [] if captured.values is None else captured.values.read
     if read:

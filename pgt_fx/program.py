@@ -49,6 +49,10 @@ class Program:
         self.model = model
         # One child more than the model's. A model whose children are replaced is captured anew.
         self._children = {**model._modules, markov_name: self.markov}
+        self._own_name = f"{markov_name}_own"
+        while self._own_name in self._children:
+            self._own_name += "_"
+        self._children[self._own_name] = _sharing(model)
         self.compiled: CompiledSteps | None = None
         self._modules_by_work: dict[tuple[frozenset[str], frozenset[str]], fx.GraphModule] = {}
         self._known: set[str] = set()
@@ -146,15 +150,31 @@ class Program:
     def _bind(self, graph: fx.Graph) -> fx.GraphModule:
         """A graph module whose ``self`` is the model: it shares the model's own dictionaries, so
         that whatever moves or replaces a parameter is seen."""
-        root = nn.Module()
-        root._modules, root._parameters = self._children, self.model._parameters
-        root._buffers = self.model._buffers
+        root = _sharing(self.model)
+        root._modules = self._children
         graph = quickened(graph)
+        for node in graph.nodes:
+            first = str(node.target).partition(".")[0]
+            if node.op in ("call_module", "get_attr") and first in _OF_GRAPHS:
+                node.target = f"{self._own_name}.{node.target}"
         with graph.on_generate_code(lambda _: hoisted(graph)):
             module = fx.GraphModule(root, graph, type(self.model).__name__)
         module._modules, module._parameters = self._children, self.model._parameters
         module._buffers = self.model._buffers
         return module
+
+
+#: Names that a child of the model may have, and that are something else on a graph module.
+_OF_GRAPHS = frozenset(dir(fx.GraphModule(nn.Module(), fx.Graph())))
+
+
+def _sharing(model: nn.Module) -> nn.Module:
+    """A module with the children, the parameters and the buffers of another one: the same
+    dictionaries."""
+    other = nn.Module()
+    other._modules, other._parameters = model._modules, model._parameters
+    other._buffers = model._buffers
+    return other
 
 
 def without(graph: fx.Graph, idle: frozenset[str], empty: Set[str] = frozenset()) -> fx.Graph:

@@ -32,6 +32,12 @@ from pgt_fx.timeline import recalls
 
 EXACT, STEP, RUNNING, TRAINING = "exact", "step", "running", "step (training)"
 CONTEXT = "context"
+#: What is said of a buffer that each call in train mode writes, and its answer is computed from.
+MOVING = "buffer that each call moves on"
+MOVED = (
+    "is written in train mode before the answer is computed from it (the power iteration of a "
+    "spectral norm): once in each step, where the model does so once for the whole video"
+)
 
 
 @dataclass(frozen=True)
@@ -119,8 +125,8 @@ class Report:
 
     @property
     def inexact(self) -> list[Row]:
-        """Operators that no bounded state reproduces."""
-        return [row for row in self.rows if row.verdict in (STEP, CONTEXT)]
+        """Operators that no bounded state reproduces, and buffers that every step moves on."""
+        return [row for row in self.rows if row.verdict in (STEP, CONTEXT) or row.what == MOVING]
 
     def check_strict(self) -> None:
         """Refuse ``future="wait"`` where it can't be kept.
@@ -128,7 +134,8 @@ class Report:
         Raises:
             ExactnessError: listing the operators, unless the caller passed ``strict=False``.
         """
-        rows = [r for r in self.inexact if r.reason.endswith(GATED) or not _is_pooled(r)]
+        open_ = [r for r in self.inexact if r.what != MOVING]  # training, as a norm's statistics
+        rows = [r for r in open_ if r.reason.endswith(GATED) or not _is_pooled(r)]
         if self.options["future"] != "wait" or not self._strict or not rows:
             return
         lines = "\n".join(f"  {i}. {r.place}\n    {r.reason}" for i, r in enumerate(rows, 1))
@@ -271,11 +278,12 @@ def make_report(
         row = _row(analysis, operation, options, reach, gates, by_slot)
         if row is not None:
             rows.append(row)
+    rows += [_moving(memory.place) for memory in analysis.captured.moving]
     total = sum(count for slot, count in by_slot.items() if not slot.startswith("@"))
     output = next((o for o in analysis.outputs if isinstance(o, fx.Node)), None)
     fields = _fields(analysis, output, reach)
     local = sum(isinstance(o.outcome, Local) for o in analysis.operations.values())
-    exact = not any(r.verdict in (STEP, CONTEXT) for r in rows)
+    exact = not any(r.verdict in (STEP, CONTEXT) or r.what == MOVING for r in rows)
     return Report(
         model=model,
         clip=[tuple(s) for s in analysis.spec.shapes if s is not None],
@@ -338,6 +346,11 @@ def _row(
     )
 
 
+def _moving(where: Place) -> Row:
+    name = ".".join(filter(None, (where.module, where.op)))
+    return Row(name, MOVING, TRAINING, MOVED, None, None, "", 0, where.source, where.line)
+
+
 def _verdict(
     analysis: Analysis, operation: Operation, options: Options, gates: set[str]
 ) -> tuple[str, str, str]:
@@ -386,7 +399,8 @@ def reproduces(analysis: Analysis, options: Options) -> bool:
     """Whether the outputs under ``future="wait"`` are the model's own: ``Report.exact``, alone."""
     gates = _gates(analysis)
     verdicts = (_verdict(analysis, o, options, gates) for o in analysis.operations.values())
-    return all(verdict not in (STEP, CONTEXT) for _, verdict, _ in verdicts)
+    moving = bool(analysis.captured.moving)
+    return not moving and all(verdict not in (STEP, CONTEXT) for _, verdict, _ in verdicts)
 
 
 def _returned(analysis: Analysis, operation: Operation) -> bool:

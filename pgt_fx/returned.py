@@ -37,6 +37,11 @@ def check_outputs(analysis: Analysis, output: fx.Node) -> dict[str, Blocker]:
 
 def _in_order(analysis: Analysis, node: fx.Node, value: Value) -> None:
     """The outputs of all steps, one after the other, must be able to be the model's."""
+    if len(time_dims(value.layout or ())) > 1 and not value.guessed:
+        raise Refusal(
+            "the model returns a tensor of frames by frames, of which a step has a part",
+            "leave it, or what is made of it, outside the model",
+        )
     outer = any(f.time for dim in (value.layout or ()) for f in dim[1:])
     if outer and not value.guessed:
         raise Refusal(

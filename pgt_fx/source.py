@@ -15,10 +15,11 @@ from torch import Tensor, nn
 from pgt_fx.capture.attention import note_attention
 from pgt_fx.capture.clean import clean
 from pgt_fx.capture.constants import TensorsOf
-from pgt_fx.capture.context import TYPES, answers, as_outside
+from pgt_fx.capture.contents import same
+from pgt_fx.capture.context import answers, as_outside, gradients_as_outside
 from pgt_fx.capture.export import Captured, capture
 from pgt_fx.capture.inputs import ClipSpec
-from pgt_fx.capture.lines import raised_at
+from pgt_fx.capture.lines import GRADIENTS, LAYOUTS, TYPES, raised_at
 from pgt_fx.capture.probe import probe
 from pgt_fx.capture.python_state import PythonState
 from pgt_fx.errors import ClipError, OtherClipError
@@ -118,9 +119,11 @@ class Source:
             if self._changes(known):
                 self._captured.clear()
             self._attributes = PythonState(self.model)
-            # Tensors made under inference_mode could not be used in training later.
-            with as_outside(), torch.inference_mode(False), without_backward(self.model):
-                found = capture(self.model, self.spec, leaves, self.pools)
+            found = self._capture(leaves)
+            if GRADIENTS in found.surroundings - self._asked:
+                self._asked |= {GRADIENTS}
+                found = self._capture(leaves)
+            with torch.inference_mode(False):
                 known = clean(found, min(self.spec.lengths))
                 known.dtype = _dtype(self.model)
                 note_attention(known, TensorsOf(self.model))
@@ -130,6 +133,16 @@ class Source:
                 key = self._key()
             self._keep(key, known)
         return known
+
+    def _capture(self, leaves: Sequence[Any]) -> Captured:
+        # Tensors made under inference_mode could not be used in training later.
+        with (
+            as_outside(),
+            torch.inference_mode(False),
+            gradients_as_outside(self._asked),
+            without_backward(self.model),
+        ):
+            return capture(self.model, self.spec, leaves, self.pools)
 
     def _key(self) -> Key:
         return self.modes, hooks_of(self._hooked), answers(self.model, self._asked)
@@ -160,10 +173,12 @@ class Source:
         return leaves
 
     def check_types(self, leaves: Sequence[Any]) -> None:
-        """Make sure that a clip is of the example's types where the model asks for them.
+        """Make sure that a clip is of the example's types where the model asks for them, and lies
+        in memory as that where it asks for this.
 
         Raises:
-            OtherClipError: when it is not.
+            OtherClipError: when its types are others.
+            ClipError: when it lies otherwise, or needs a gradient and the model asks for that.
         """
         for i in self.spec.paths if TYPES in self._asked else ():
             expected, seen = self._cast(self.leaves[i].dtype), leaves[i].dtype
@@ -171,6 +186,18 @@ class Source:
                 raise OtherClipError(
                     f"a clip of {seen}, and the model, which was captured with {expected}, asks "
                     "for the type of its tensors"
+                )
+        for i in self.spec.paths:
+            if LAYOUTS in self._asked and not _in_order(leaves[i]):
+                raise ClipError(
+                    "the model asks how its tensors lie in memory, and this clip's axes lie there "
+                    f"in another order (sizes {tuple(leaves[i].shape)}, strides "
+                    f"{leaves[i].stride()}): pass clip.contiguous()"
+                )
+            if GRADIENTS in self._asked and leaves[i].requires_grad:
+                raise ClipError(
+                    "the model asks which of its tensors need a gradient, and this clip does: pass "
+                    "clip.detach()"
                 )
 
     def like(self, leaves: Sequence[Any]) -> Source:
@@ -233,7 +260,7 @@ class Source:
             ClipError: when what is no tensor isn't the example's: the graph has that in it.
         """
         for i, ours in self._written:
-            if not _equal(given := leaves[i], ours):
+            if not same(given := leaves[i], ours):
                 raise ClipError(
                     f"input {i} is {given!r}, and the model was captured with {ours!r}: what is no "
                     f"tensor decides what the model does; transform it anew with {given!r}"
@@ -296,6 +323,12 @@ def _children(parents: Sequence[dict[str, nn.Module | None]]) -> Children:
     return list(map(len, parents)), list(chain.from_iterable(map(_values, parents)))
 
 
+def _in_order(x: Tensor) -> bool:
+    """Whether an axis lies inside of those before it, as in a slice of a contiguous tensor."""
+    strides = [s for s, n in zip(x.stride(), x.shape, strict=True) if n > 1]
+    return strides == sorted(strides, reverse=True)
+
+
 def _dtype(model: nn.Module) -> torch.dtype | None:
     return next((p.dtype for p in model.parameters() if p.is_floating_point()), None)
 
@@ -304,13 +337,3 @@ def _has_a_mode(module: nn.Module) -> bool:
     package, _, file = type(module).__module__.rpartition(".")
     modeless = package == "torch.nn.modules" and file in _MODELESS
     return not modeless or isinstance(module, _MODAL)
-
-
-def _equal(a: Any, b: Any) -> bool:
-    """Of values that are no tensors; what can't be told (an array) is taken for another."""
-    if a is b:
-        return True
-    try:
-        return type(a) is type(b) and bool(a == b)
-    except (TypeError, ValueError):
-        return False

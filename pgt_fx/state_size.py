@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, fx
 
 from pgt_fx.analysis import Analysis
+from pgt_fx.capture.lengths import value_of
 from pgt_fx.emitted import Emitted
 from pgt_fx.plan import AlignItem, MemoryItem, PoolItem, ScanItem, TableItem, WindowItem, plan
 
@@ -78,6 +79,7 @@ def element_bytes(
                     continue
                 count *= 1 if factor.time else factor.size
             continue
-        expr = s.node.expr.xreplace(sizes) if isinstance(s, torch.SymInt) else s
-        count *= int(expr) if getattr(expr, "is_number", True) else int(s.node.hint)
+        expr = value_of(s.node.expr, sizes) if isinstance(s, torch.SymInt) else s
+        known_size = expr is not None and getattr(expr, "is_number", True)
+        count *= int(expr) if known_size else int(s.node.hint)
     return count * value.element_size()

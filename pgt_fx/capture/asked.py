@@ -6,15 +6,17 @@ range of a size: a batch of 2 stands for all but 0 and 1, so that ``x.shape[0] =
 trace. So the question itself is listened to: a truth value is asked for on a line of the model.
 
 A size of which the model makes a number (``float(h * w)``, the kernel of a pool) is frozen as well:
-the graph is the model where the size has that value.
+the graph is the model where the size has that value. So is one that it writes out (``f"{h}"``) or
+looks up in a dictionary; but for messages, which nothing is made of.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from types import FrameType
 from typing import Any
 
 import sympy
@@ -24,8 +26,9 @@ from torch.fx.experimental.sym_node import SymNode
 from torch.utils import _pytree as pytree
 
 from pgt_fx.capture.calls import call_stack, place
-from pgt_fx.capture.lines import calling_place, is_ours, quoted, short
+from pgt_fx.capture.lines import asking_frame, calling_place, library, written_at
 from pgt_fx.capture.schema import schema_name
+from pgt_fx.capture.statements import only_said
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,15 @@ class Questions:
         """The sizes other than numbers of frames that became a number."""
         return [a for a in self.numbers if not a.expr.free_symbols & times]
 
+    def freeze(
+        self, times: Sequence[int | None], sample: Sequence[Any], where: str, line: str
+    ) -> None:
+        """Have the graph be the model at these sizes alone, but for the number of frames."""
+        for symbol, (leaf, dim) in self.symbols.items():
+            if dim != times[leaf]:
+                equal = sympy.Eq(symbol, int(sample[leaf].shape[dim]), evaluate=False)
+                self.numbers.append(Asked(equal, True, where, line))
+
     def along(self, times: Sequence[int | None]) -> frozenset[Any]:
         """The symbols of the time axes."""
         return frozenset(s for s, (leaf, dim) in self.symbols.items() if dim == times[leaf])
@@ -110,23 +122,20 @@ def listening(model: nn.Module, running: Sequence[str]) -> Iterator[Questions]:
     def heard(self: Any) -> bool:
         expr = getattr(self.node, "expr", None)  # behind the answer it may be a plain one
         told = plain(self)
-        frame = sys._getframe(1)
-        if frame.f_code.co_filename == torch.__file__ and frame.f_back is not None:
-            frame = frame.f_back  # bool(size) asks whether it is 0
-        file, line = frame.f_code.co_filename, frame.f_lineno
-        if is_ours(file) or not getattr(expr, "free_symbols", None):
+        frame = asking_frame(sys._getframe(1))
+        if frame is None or not getattr(expr, "free_symbols", None):
             return told
-        key = (expr, told, file, line, tuple(running))
+        where, line = written_at(frame)
+        key = (expr, told, where, tuple(running))
         if key not in known:
             known.add(key)
-            text = quoted(file, line)
-            found.asked.append(Asked(expr, told, f"{short(file)}:{line}", text, tuple(running)))
+            found.asked.append(Asked(expr, told, where, line, tuple(running)))
         return told
 
     handle = model.register_forward_pre_hook(entered, with_kwargs=True)
     torch.SymBool.__bool__ = heard  # type: ignore[method-assign]
     try:
-        with _numbers_of_sizes(found, running):
+        with _numbers_of_sizes(found, running), _written_as_numbers():
             yield found
     finally:
         torch.SymBool.__bool__ = plain  # type: ignore[method-assign]
@@ -165,6 +174,52 @@ def _numbers_of_sizes(found: Questions, running: Sequence[str]) -> Iterator[None
         yield
     finally:
         SymNode.guard_int, SymNode.guard_float = plain  # type: ignore[method-assign]
+
+
+#: Libraries that keep what they have made for a size, and make it anew for one without a hash.
+_MEMOISING = ("einops",)
+#: Types of sizes, and what is made of them where they are written out.
+_WRITTEN: tuple[tuple[Any, Callable[[Any], Any]], ...] = (
+    (torch.SymInt, int),
+    (torch.SymFloat, float),
+    (torch.SymBool, bool),
+)
+
+
+@contextmanager
+def _written_as_numbers() -> Iterator[None]:
+    """Have a size that a line of the model writes out, or looks up in a dictionary, be a number."""
+
+    def put(kind: Any, name: str, of: Callable[[Any], Any], whole: Callable[..., Any]) -> None:
+        plain = getattr(kind, name)
+
+        def written(self: Any, *args: Any) -> Any:
+            if _writes(sys._getframe(1), name):
+                return whole(of(self), *args)
+            if any(args) and self.node.hint is not None:  # in a message, with a width
+                return whole(of(self.node.hint), *args)
+            return plain(self, *args)
+
+        own = vars(kind).get(name)
+        stack.callback(*((delattr, kind, name) if own is None else (setattr, kind, name, own)))
+        setattr(kind, name, written)
+
+    with ExitStack() as stack:
+        for kind, of in _WRITTEN:
+            put(kind, "__repr__", of, repr)
+            put(kind, "__str__", of, str)
+            put(kind, "__format__", of, format)
+        put(torch.SymInt, "__hash__", int, hash)
+        put(torch.SymFloat, "__hash__", float, hash)
+        yield
+
+
+def _writes(frame: FrameType, name: str) -> bool:
+    """Whether a text or a hash that is asked for in a frame decides something in the model."""
+    if name == "__hash__" and library(frame.f_code.co_filename) in _MEMOISING:
+        return False
+    asking = asking_frame(frame)
+    return asking is not None and not only_said(asking)
 
 
 def _symbols(leaves: Sequence[Any]) -> dict[Any, tuple[int, int]]:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor, fx, nn
 
-from pgt_fx.capture.lines import is_ours, quoted, short
+from pgt_fx.capture.lines import innermost, quoted, short
 from pgt_fx.errors import Place
 
 
@@ -99,17 +99,30 @@ def module_path(node: fx.Node) -> str:
 def place(node: fx.Node) -> Place:
     """Operator, module and source line of a node; torch's own frames are passed over."""
     name = str((getattr(node.target, "_schema", None) and node.target._schema.name) or node.target)  # type: ignore[union-attr]
-    frames = [part for part in (node.meta.get("stack_trace") or "").split("File ") if part.strip()]
-    for frame in reversed(frames):
-        head, _, line = frame.partition("\n")
+    found = []
+    parts = [part for part in (node.meta.get("stack_trace") or "").split("File ") if part.strip()]
+    for part in reversed(parts):
+        head, _, line = part.partition("\n")
         file, _, rest = head.strip().strip('"').partition('", line ')
-        if is_ours(file):
-            continue
-        number = rest.split(",")[0]
-        return Place(
-            name.replace("::", "."),
-            module_path(node),
-            f"{short(file)}:{number}",
-            quoted(file, int(number)) or line.strip(),
-        )
-    return Place(name.replace("::", "."), module_path(node))
+        number, _, function = rest.partition(", in ")
+        found.append((file, function, number, line.strip()))
+    own = innermost([(file, function) for file, function, *_ in found])
+    where = Place(name.replace("::", "."), module_path(node))
+    if own is None:
+        inside = _inside(node)
+        return where if inside is None else replace(where, source=inside.source, line=inside.line)
+    file, _, number, line = found[own]
+    return replace(where, source=f"{short(file)}:{number}", line=quoted(file, int(number)) or line)
+
+
+def _inside(node: fx.Node) -> Place | None:
+    """The first line of the model in the graphs of a block (of a scan, of a condition), or the one
+    in front of it."""
+    owner = node.graph.owning_module
+    for operand in node.all_input_nodes if node.op == "call_function" else ():
+        body = getattr(owner, str(operand.target), None) if operand.op == "get_attr" else None
+        for one in body.graph.nodes if isinstance(body, fx.GraphModule) else ():
+            found = place(one) if one.op == "call_function" else None
+            if found is not None and found.source:
+                return found
+    return None

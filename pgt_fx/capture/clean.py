@@ -9,7 +9,7 @@ from torch import fx
 
 from pgt_fx.capture.export import Captured
 from pgt_fx.capture.grown import rows_at_hand
-from pgt_fx.capture.inline import inline_no_grad
+from pgt_fx.capture.inline import inline_blocks
 from pgt_fx.capture.lent import lent_types
 from pgt_fx.capture.padding import cat_as_padding
 from pgt_fx.capture.schema import schema_name
@@ -30,8 +30,10 @@ def clean(captured: Captured, clip: int) -> Captured:
     Args:
         clip: frames of the example.
     """
-    inline_no_grad(captured)
+    inline_blocks(captured)
     drop_checks(captured.graph)
+    detached(captured.graph)
+    batch_beside_time(captured)
     functionalize(captured, clip)
     cat_as_padding(captured)
     lent_types(captured)
@@ -51,6 +53,51 @@ def drop_checks(graph: fx.Graph) -> None:
         sizes = node.op == "call_function" and schema_name(node) in ("", "aten::sym_size")
         if schema_name(node) in CHECKS or (sizes and not node.users):
             graph.erase_node(node)
+
+
+def detached(graph: fx.Graph) -> None:
+    """``detach_()`` writes nothing: it is ``detach()`` for all that comes behind it."""
+    position = {node: number for number, node in enumerate(graph.nodes)}
+    for node in graph.nodes:
+        if schema_name(node) == "aten::detach_":
+            node.target, source = torch.ops.aten.detach.default, node.args[0]
+            source.replace_all_uses_with(
+                node, delete_user_cb=lambda user, at=position[node]: position[user] > at
+            )
+
+
+def batch_beside_time(captured: Captured) -> None:
+    """``unflatten(0, (-1, t))``: the size that is left to be inferred is written out where it is
+    one of the clip's own, as a step's number of frames is inferred too."""
+    graph = captured.graph
+    for node in list(graph.nodes):
+        if schema_name(node) != "aten::unflatten":
+            continue
+        source, dim, wanted = node.args
+        sizes = node.meta["val"].shape[dim % source.meta["val"].dim() :][: len(wanted)]
+        open_ = [k for k, n in enumerate(wanted) if isinstance(n, int) and n == -1]
+        if (
+            not open_
+            or captured.has_time(sizes[open_[0]])
+            or not any(map(captured.has_time, sizes))
+        ):
+            continue
+        found = _size_of_clip(captured, sizes[open_[0]])
+        if found is not None:
+            with graph.inserting_before(node):
+                number = graph.call_function(torch.ops.aten.sym_size.int, found)
+            number.meta = {**node.meta, "val": sizes[open_[0]]}
+            node.args = (source, dim, [number if k in open_ else n for k, n in enumerate(wanted)])
+
+
+def _size_of_clip(captured: Captured, size: Any) -> tuple[fx.Node, int] | None:
+    """The input, and its dimension, of which this is the size."""
+    for node in captured.graph.nodes:
+        if node.op == "placeholder" and node.name in captured.inputs:
+            for dim, one in enumerate(node.meta["val"].shape):
+                if isinstance(one, torch.SymInt) and str(one) == str(size):
+                    return node, dim
+    return None
 
 
 def adaptive_max_as_amax(captured: Captured) -> None:

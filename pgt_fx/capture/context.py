@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 import types
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,7 +21,15 @@ import torch.compiler
 import torch.onnx
 from torch import nn
 
-from pgt_fx.capture.lines import calling_place, is_ours
+from pgt_fx.capture.lines import (
+    DEVICES,
+    GRADIENTS,
+    INFERENCE,
+    LAYOUTS,
+    TYPES,
+    calling_place,
+    is_ours,
+)
 from pgt_fx.errors import Place
 
 #: Questions whose answers a capture freezes.
@@ -41,8 +49,6 @@ SEEDING = [
     for name in ("manual_seed", "manual_seed_all", "seed", "set_rng_state", "fork_rng")
     if hasattr(home, name)
 ]
-#: The question for the type of a tensor: it is that of the weights, but for what autocast makes.
-TYPES = "dtype"
 #: Python functions that tell whether the model is being captured.
 CAPTURING: tuple[Any, ...] = (
     torch.compiler.is_compiling,
@@ -61,6 +67,13 @@ def answers(model: nn.Module, questions: frozenset[str]) -> tuple[Any, ...]:
         if question == TYPES:
             weights = next((p.dtype for p in model.parameters() if p.is_floating_point()), None)
             out += [weights, *_autocast()]
+        elif question == GRADIENTS:
+            flags = [(p.requires_grad, p.grad is None) for p in model.parameters()]
+            out += [torch.is_grad_enabled(), *flags]
+        elif question == DEVICES:
+            out.append(next((p.device for p in model.parameters()), None))
+        elif question in (LAYOUTS, INFERENCE):
+            continue  # of the clip's own, and of what is refused
         elif "autocast" in question:
             out += _autocast()
         else:
@@ -91,6 +104,16 @@ def as_outside() -> Iterator[None]:
         yield
     finally:
         _OUTSIDE.reset(token)
+
+
+@contextmanager
+def gradients_as_outside(asked: frozenset[str]) -> Iterator[None]:
+    """Have gradients be on or off in a capture as they are where it is asked for, for a model that
+    asks what has a gradient; for others it is made with gradients, which blocks without them are
+    then seen in."""
+    outside = (_OUTSIDE.get() or {}).get("torch.is_grad_enabled", True)
+    with torch.set_grad_enabled(outside) if GRADIENTS in asked else nullcontext():
+        yield
 
 
 @dataclass

@@ -24,10 +24,10 @@ from pgt_fx.capture.drawn import Drawn
 from pgt_fx.capture.exported import Exported, clip_nodes, export, is_fixed
 from pgt_fx.capture.idle import find_idle
 from pgt_fx.capture.inputs import ClipSpec
-from pgt_fx.capture.lengths import Lengths, OtherBranch, allowed_lengths, known_sizes
+from pgt_fx.capture.lengths import Condition, Lengths, OtherBranch, allowed_lengths, known_sizes
 from pgt_fx.capture.loops import check_caches, check_loops
 from pgt_fx.capture.python_state import Memory
-from pgt_fx.capture.sample import LIKE_CLIP, Sample, Stretch, find_sample
+from pgt_fx.capture.sample import LIKE_CLIP, Sample, Stretch, check_ways, fails, find_sample
 from pgt_fx.capture.sizes import SYMBOLIC, Sizes
 from pgt_fx.capture.spelling import TooComplicated
 from pgt_fx.core.length_sets import ANY_LENGTH, LengthSet, NotQuasiLinear
@@ -42,6 +42,8 @@ if TYPE_CHECKING:
 LONGEST_SIZE = 40
 #: Captures at other lengths, at most, until one goes the way that the model goes at the clip's.
 ATTEMPTS = 4
+#: Short videos, for which torch answers what it asks of sizes without a word.
+SHORT = (1, 2, 3)
 
 
 @dataclass
@@ -68,6 +70,7 @@ class Captured:
         drawn: modules that drew random numbers of Python's, of which it holds one.
         kept: attributes of modules that forward changes.
         memories: those among them that the next call reads.
+        moving: buffers that each call in train mode writes before the answer is computed from them.
         surroundings: what the model's Python asked of them (gradients, autocast, types).
         seeded: lines on which it seeds torch's random numbers.
         values: evaluates what depends on sizes, parameters and buffers alone.
@@ -94,6 +97,7 @@ class Captured:
     drawn: list[Drawn] = field(default_factory=list)
     kept: frozenset[str] = frozenset()
     memories: list[Memory] = field(default_factory=list)
+    moving: list[Memory] = field(default_factory=list)
     surroundings: frozenset[str] = frozenset()
     seeded: list[Place] = field(default_factory=list)
     values: Constants | None = field(default=None, repr=False)
@@ -250,11 +254,21 @@ def _exported(
     sample = find_sample(model, spec, leaves, pools, wide=wide, stretches=stretches, batch=batch)
     check_loops(model, spec, sample.leaves, sample.calls)
     check_caches(model, spec, sample.leaves, sample.tails)
+    check_ways(model, spec, leaves, sample.noted)
     try:
-        return sample, export(model, spec, sample, limit=LONGEST_SIZE)
+        found = export(model, spec, sample, limit=LONGEST_SIZE)
     except TooComplicated:  # windows of a fixed size, padded to: space is then the clip's
-        own = find_sample(model, spec, leaves, pools, wide=False, stretches=stretches, batch=batch)
-        return own, export(model, spec, own, space=False)
+        sample = find_sample(
+            model, spec, leaves, pools, wide=False, stretches=stretches, batch=batch
+        )
+        found = export(model, spec, sample, space=False)
+    noted = sample.noted
+    if noted.tried or noted.layouts:
+        layouts = [(place.source, place.line) for place, _ in noted.layouts]
+        found.tried = [*noted.tried, *layouts]
+        found.questions.freeze(spec.times, sample.leaves, *found.tried[0])
+        found.failing = [n for n in SHORT if fails(model, spec, leaves, n, noted)]
+    return sample, found
 
 
 def _rows(spec: ClipSpec) -> int:
@@ -321,7 +335,13 @@ def _captured(
     asked = questions.asked
 
     def lengths_at(other: Mapping[Any, Any]) -> Lengths:
-        return allowed_lengths(program, times, lengths, min(spec.lengths), questions.asked, other)
+        clip, tried = min(spec.lengths), {where for where, _ in found.tried}
+        out = allowed_lengths(program, times, lengths, clip, questions.asked, other, tried)
+        for frames in found.failing:
+            only = ~LengthSet.of([frames])
+            text = f"not so at {frames} frames"
+            out = out.within(Condition(only, *found.tried[0], text))
+        return out
 
     resting = (*asked, *questions.frozen(times), *squeezed(program.graph, times))
     mixed = any(a.expr.free_symbols & times and a.expr.free_symbols - times for a in asked)

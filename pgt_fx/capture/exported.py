@@ -6,7 +6,7 @@ import contextlib
 import inspect
 import warnings
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -18,14 +18,17 @@ from torch.utils import _pytree as pytree
 from pgt_fx.capture.asked import Questions, listening
 from pgt_fx.capture.by_hand import ByHand, gradients_by_hand
 from pgt_fx.capture.calls import ModuleCall, recorded
+from pgt_fx.capture.contents import generator_state
 from pgt_fx.capture.context import surroundings
 from pgt_fx.capture.drawn import Drawn, drawn
+from pgt_fx.capture.elsewhere import CLASS, GLOBAL
 from pgt_fx.capture.inputs import ClipSpec
 from pgt_fx.capture.lines import draws_alone, place_of, watching
 from pgt_fx.capture.probe import leaves_behind, quiet, unchanged
 from pgt_fx.capture.python_state import Memory, changing
 from pgt_fx.capture.sample import Sample
 from pgt_fx.capture.spelling import Spelling, TooComplicated
+from pgt_fx.capture.told_types import types_as_eager
 from pgt_fx.errors import CaptureError, Place, of_this_machine
 
 
@@ -45,6 +48,8 @@ class Exported:
         memories: those among them that the next call reads.
         surroundings: what the model's Python asked of them.
         seeded: lines on which it seeds torch's random numbers.
+        tried: lines of the model on which an error of a call would be caught.
+        failing: short lengths at which one is.
     """
 
     program: Any
@@ -58,6 +63,8 @@ class Exported:
     memories: list[Memory]
     surroundings: frozenset[str]
     seeded: list[Place]
+    tried: list[tuple[str, str]] = field(default_factory=list)
+    failing: list[int] = field(default_factory=list)
 
 
 def export(
@@ -121,6 +128,7 @@ def _export(
         unchanged(model),
         changing(model) as kept,
         surroundings() as around,
+        types_as_eager(list(model.modules())),
         warnings.catch_warnings(),
         drawn(running) as numbers,
         recorded(model, running) as calls,
@@ -146,6 +154,9 @@ def _export(
             raise CaptureError(_explain(error), place_of(error)) from error
     # An export puts back what was assigned; a run without compute has seen it.
     kept = list(dict.fromkeys([*kept, *sample.noted.kept]))
+    memories = leaves_behind(model, spec.spec, sample.leaves, kept) if kept else []
+    own = [memory for memory in memories if _draws(model, memory.name)]
+    numbers += [Drawn((m.name.rpartition(".")[0],), m.place.op) for m in own]
     return Exported(
         program,
         calls,
@@ -155,10 +166,20 @@ def _export(
         by_hand,
         numbers,
         frozenset(kept),
-        leaves_behind(model, spec.spec, sample.leaves, kept) if kept else [],
+        [memory for memory in memories if memory not in own],
         frozenset(around.asked | sample.noted.asked),
         around.seeded,
     )
+
+
+def _draws(model: nn.Module, name: str) -> bool:
+    """Whether an attribute is a generator of random numbers of a module in train mode: it may be
+    drawn from in each step, as those of Python are, where the module is called whole."""
+    path, _, attribute = name.rpartition(".")
+    if name.startswith((CLASS, GLOBAL)):
+        return False
+    module = model.get_submodule(path)
+    return module.training and generator_state(vars(module).get(attribute)) is not None
 
 
 def clip_nodes(program: Any, spec: ClipSpec) -> dict[int, fx.Node]:

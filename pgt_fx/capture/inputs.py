@@ -198,7 +198,8 @@ def axis_hint(spec: ClipSpec) -> str:
     """A word on the time axis, where it was guessed between two that look alike."""
     for i in spec.paths:
         shape = spec._shape(i)
-        if len(shape) == 5 and shape[1] in CHANNELS and shape[2] in CHANNELS:
+        few = shape[2] in CHANNELS and (shape[1] in CHANNELS or spec._time(i) == 1)
+        if len(shape) == 5 and few:
             other = 1 if spec._time(i) == 2 else 2
             return (
                 f" Or time is another axis: of the clip {shape} axis {spec._time(i)} was taken for "

@@ -9,7 +9,10 @@ from __future__ import annotations
 from torch import fx
 
 from pgt_fx.capture.aliases import Aliases, written_by
+from pgt_fx.capture.calls import place
 from pgt_fx.capture.export import Captured
+from pgt_fx.capture.python_state import Memory
+from pgt_fx.errors import Place
 from pgt_fx.rules.registry import Refusal
 
 
@@ -17,7 +20,8 @@ def refuse_kept(captured: Captured, aliases: Aliases) -> None:
     """Mark the writes into buffers that the answer is computed from, for the analysis to refuse.
 
     In training a buffer may be read that nothing of the video is written into (a counter of a
-    warm-up); so may a parameter at any time (its range is limited before it is used).
+    warm-up, the vectors of a spectral norm): each step moves it on, and the report says so. So may
+    a parameter at any time (its range is limited before it is used).
     """
     writes: dict[fx.Node, list[fx.Node]] = {}
     for node in captured.graph.nodes:
@@ -34,7 +38,13 @@ def refuse_kept(captured: Captured, aliases: Aliases) -> None:
         if not any(node.op == "output" for node in read):
             continue
         seen = any(n in video and aliases.root(n) is not root for w in nodes for n in _given(w))
-        if not seen and (captured.training or root.name.startswith("p_")):
+        if not seen and root.name.startswith("p_"):
+            continue
+        if not seen and captured.training:
+            where = place(nodes[0])
+            module, _, name = path.rpartition(".")
+            at = Place(name, module, where.source, where.line)
+            captured.moving.append(Memory(path, at))
             continue
         # An assignment to the attribute has no line of its own.
         lines = [n.meta.get("stack_trace") for n in (nodes[0], *_given(nodes[0]))]

@@ -8,7 +8,7 @@ lengths that is worked out exactly (:mod:`pgt_fx.core.lengths`).
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
@@ -153,6 +153,7 @@ def allowed_lengths(
     clip: int,
     asked: Sequence[Asked] = (),
     other: Mapping[Any, Any] = MappingProxyType({}),
+    tried: Collection[str] = (),
 ) -> Lengths:
     """The lengths at which the model's Python goes the way that was captured.
 
@@ -165,6 +166,7 @@ def allowed_lengths(
         clip: frames of the example, in the path with the fewest.
         asked: what the model's own code asked of sizes.
         other: the values of the symbols in it that are not time's.
+        tried: lines on which the error of a call is caught, so that what torch asks there binds.
 
     Raises:
         OtherBranch: where the clip is not among them for a branch of the model.
@@ -174,7 +176,7 @@ def allowed_lengths(
     sizes = _sizes(program)
     known = known_sizes(sizes[0]) if sizes else {}
     reader = LengthReader({s: known[s] // min(sample) for s in symbols if s in known})
-    found = [*_of_python(reader, asked, other), *_of_torch(reader, program, known, asked)]
+    found = [*_of_python(reader, asked, other), *_of_torch(reader, program, known, asked, tried)]
     lengths = Lengths()
     for condition in found:
         lengths = lengths.within(condition)
@@ -221,7 +223,11 @@ def _of_python(
 
 
 def _of_torch(
-    reader: LengthReader, program: Any, known: Mapping[Any, int], asked: Sequence[Asked]
+    reader: LengthReader,
+    program: Any,
+    known: Mapping[Any, int],
+    asked: Sequence[Asked],
+    tried: Collection[str],
 ) -> Iterator[Condition]:
     """Numbers that torch took for sizes, and what its operators asked on lines of the model."""
     sizes = _sizes(program)
@@ -256,7 +262,8 @@ def _of_torch(
         except NotQuasiLinear:
             continue
         # A lower bound is torch's own: the rules compute a short video's lengths as well.
-        if isinstance(guard.expr, (sympy.Eq, sympy.Ne)) or not (~held).is_finite:
+        binds = isinstance(guard.expr, (sympy.Eq, sympy.Ne)) or not (~held).is_finite
+        if binds or where in tried:
             yield Condition(held, where, line, _written(guard.expr, reader))
 
 

@@ -5,7 +5,6 @@ A forward on tensors without data costs a thirtieth of a capture and touches no 
 
 from __future__ import annotations
 
-import copy
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -21,10 +20,11 @@ from torch.nn import functional as F
 from torch.utils import _pytree as pytree
 
 from pgt_fx.capture.clip_tables import ClipTable, JoinCall, find_table, is_join, join_call
-from pgt_fx.capture.context import TYPES, surroundings
+from pgt_fx.capture.context import surroundings
 from pgt_fx.capture.ends import Tail, Tails
 from pgt_fx.capture.lines import Lines
 from pgt_fx.capture.python_state import Memory, changing, memories
+from pgt_fx.capture.restored import restored
 from pgt_fx.capture.running import followed
 from pgt_fx.capture.spelling import POOLS, Noted, Spelling
 from pgt_fx.errors import of_this_machine
@@ -114,27 +114,13 @@ def quiet() -> Iterator[None]:
 @contextmanager
 def unchanged(model: nn.Module) -> Iterator[None]:
     """Restores what a run writes into the model: buffers (batches are counted without compute
-    too), and attributes in which it keeps values for the next call, which are no real tensors."""
+    too), and attributes and variables in which it keeps values for the next call, which are no real
+    tensors."""
     saved = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
-    attributes = [(module, dict(vars(module))) for module in model.modules()]
-    contents = [
-        (value, copy.copy(value))
-        for _, known in attributes
-        for value in known.values()
-        if type(value) in (dict, list)
-    ]
     try:
-        yield
+        with restored(list(model.modules())):
+            yield
     finally:
-        for module, known in attributes:
-            vars(module).clear()
-            vars(module).update(known)
-        for kept, before in contents:
-            kept.clear()
-            if isinstance(kept, dict):
-                kept.update(before)
-            else:
-                kept.extend(before)
         with torch.no_grad():
             for buffer, value in saved:
                 buffer.copy_(value)
@@ -201,7 +187,10 @@ def _probe(
             return Probe(error, recorder.pools, recorder.joins, calls=running.calls)
     noted = recorder.spelling.noted
     noted.kept = kept
-    noted.asked = {*around.asked, *([TYPES] if lines.types_read else [])}
+    noted.tried = lines.tried
+    noted.caught = [where for where, error in lines.caught if _of_sizes(error)]
+    noted.read, noted.layouts = lines.read, lines.layouts
+    noted.asked = {*around.asked, *lines.read}
     tails = recorder.tails.returned(output)
     return Probe(None, recorder.pools, recorder.joins, noted, running.calls, tails)
 
@@ -265,9 +254,20 @@ def _of_the_device(error: Exception) -> bool:
     Sizes that don't go together are told by torch as RuntimeErrors, and by models as errors of
     plain kinds with a reason.
     """
-    text = str(error).lower()
     plain = type(error) in (RuntimeError, Exception, ValueError, AssertionError)
-    return not plain or not text or any(word in text for word in ("meta", "device", "cpu", "cuda"))
+    return not plain or not str(error) or _names_a_device(error)
+
+
+def _names_a_device(error: Exception) -> bool:
+    return any(word in str(error).lower() for word in ("meta", "device", "cpu", "cuda"))
+
+
+def _of_sizes(error: Exception) -> bool:
+    """Whether an error that the model has caught may be owed to sizes, so that at others there is
+    none: it is not that tensors have no data, or an operator that is nowhere."""
+    kinds = (RuntimeError, IndexError, ValueError, AssertionError)
+    fits = isinstance(error, kinds) and not isinstance(error, NotImplementedError)
+    return fits and not _names_a_device(error)
 
 
 def clip_pools(at_clip: list[PoolCall], longer: list[PoolCall]) -> list[int]:

@@ -8,10 +8,9 @@ stream would not be those of the model: they are the steps of one video.
 
 from __future__ import annotations
 
-import functools
+import operator
 import types
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -22,20 +21,15 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from pgt_fx.capture.contents import PLAIN, content, is_of_torch
+from pgt_fx.capture.elsewhere import CLASS, GLOBAL, Elsewhere, line_of
 from pgt_fx.capture.lines import calling_place
 from pgt_fx.errors import Place
-from pgt_fx.tensor_bytes import bytes_of
 
 #: What every module has. Hooks, children and modes are looked at elsewhere; of parameters and
 #: buffers the sizes alone are frozen by a capture.
 _OF_MODULE = frozenset(vars(nn.Module()))
 _WEIGHTS = ("_parameters", "_buffers")
-#: Values that are compared as they are; others by what is in them.
-_PLAIN = (int, float, complex, str, bytes, bool, type(None), torch.dtype, torch.device)
-#: Elements of a tensor whose values are compared.
-_FEW = 4096
-#: How deep lists, dictionaries and objects are looked into.
-_DEPTH = 10
 
 
 class PythonState:
@@ -51,18 +45,23 @@ class PythonState:
         self._shared = _shared(self._weights)
         self._modules = list(model.modules())
         self._kinds = _kinds(self._modules)
-        self._classes = {kind: _content(_of_class(kind)) for kind in _users(self._modules)}
+        elsewhere = Elsewhere(self._modules)
+        kinds = [*_users(self._modules), *elsewhere.classes]
+        self._classes = {kind: self._content(_of_class(kind)) for kind in kinds}
+        self._variables = [(v, self._content(v.value)) for v in elsewhere.variables.values()]
         #: Values that may change without being replaced.
         self._open = [
-            (number, name, value, _content(value))
+            (number, name, value, self._content(value))
             for number, own in enumerate(self._own)
             for name, value in own.items()
-            if name not in _OF_MODULE and not isinstance(value, (*_PLAIN, nn.Module))
+            if name not in _OF_MODULE and not isinstance(value, (*PLAIN, nn.Module))
         ]
+
+    def _content(self, value: Any) -> Any:
+        return content(value, self._modules)
 
     def changes(self) -> Iterator[str]:
         """Names of the attributes that have another value now."""
-        # Most of a model is as it was: a comparison of dictionaries stops at the same objects.
         for number, (own, seen) in enumerate(zip(self._own, self._seen, strict=True)):
             if _differ(own, seen):
                 names = [name for name in {**seen, **own} if name not in _OF_MODULE]
@@ -71,18 +70,21 @@ class PythonState:
                 if not found:
                     seen.clear()
                     seen.update(own)
-        for number, name, value, content in self._open:
-            if self._own[number].get(name) is value and _content(value) != content:
+        for number, name, value, known in self._open:
+            if self._own[number].get(name) is value and self._content(value) != known:
                 yield self._name(number, name)
         kinds = _kinds(self._modules)
         if kinds != self._kinds:
             pairs = zip(self._paths, kinds, self._kinds, strict=True)
             yield from (f"{path or 'model'}.__class__" for path, now, then in pairs if now != then)
-        for kind, content in self._classes.items():
-            if _content(_of_class(kind)) != content:
+        for kind, known in self._classes.items():
+            if self._content(_of_class(kind)) != known:
                 yield f"{CLASS}{kind.__qualname__}"
-        for place, (now, known) in enumerate(zip(self._weights, self._known, strict=True)):
-            if _differ(now, known):
+        for variable, known in self._variables:
+            if self._content(variable.value) != known:
+                yield variable.name
+        for place, (now, before) in enumerate(zip(self._weights, self._known, strict=True)):
+            if _differ(now, before):
                 if _shared(self._weights) != self._shared:
                     yield "weights that are shared"
                 if _sizes(now) != self._sizes[place]:
@@ -93,37 +95,30 @@ class PythonState:
                         if _sizes(now).get(name) != self._sizes[place].get(name)
                     )
                 else:
-                    known.clear()
-                    known.update(now)
+                    before.clear()
+                    before.update(now)
 
     def _name(self, number: int, name: str) -> str:
         return ".".join(filter(None, (self._paths[number], name)))
-
-
-#: Before the name of a class whose own values have changed.
-CLASS = "class "
 
 
 def _kinds(modules: Sequence[nn.Module]) -> list[Any]:
     return [(type(m), type(m).forward) for m in modules]
 
 
-def _is_of_torch(kind: type) -> bool:
-    return kind.__module__.partition(".")[0] == "torch"
-
-
 def _users(modules: Sequence[nn.Module]) -> list[type]:
     """The classes of a model that are no part of torch."""
     found = dict.fromkeys(kind for m in modules for kind in type(m).__mro__)
-    return [kind for kind in found if kind is not object and not _is_of_torch(kind)]
+    return [kind for kind in found if kind is not object and not is_of_torch(kind)]
 
 
 def _of_class(kind: type) -> dict[str, Any]:
-    """What a class itself holds: values that all of its modules read, and its forward with what
-    that keeps (a default, a variable of the function around it)."""
-    skipped = (property, classmethod, staticmethod, types.FunctionType, types.GetSetDescriptorType)
+    """What a class itself holds: values that all of its objects read, and its functions with what
+    they keep (a default, a variable of the function around them)."""
     own = {k: v for k, v in vars(kind).items() if not k.startswith("__")}
-    return {k: v for k, v in own.items() if k == "forward" or not isinstance(v, skipped)}
+    slots = (types.GetSetDescriptorType, types.MemberDescriptorType)
+    inner = {k: getattr(v, "__func__", getattr(v, "fget", v)) for k, v in own.items()}
+    return {k: v for k, v in inner.items() if not isinstance(v, slots)}
 
 
 def _shared(weights: Sequence[dict[str, Any]]) -> list[int]:
@@ -134,10 +129,8 @@ def _shared(weights: Sequence[dict[str, Any]]) -> list[int]:
 
 
 def _differ(one: dict[str, Any], other: dict[str, Any]) -> bool:
-    try:
-        return one != other
-    except (RuntimeError, ValueError, TypeError):  # tensors and arrays have no one answer
-        return True
+    """Whether two dictionaries hold other objects: most of a model is as it was."""
+    return list(one) != list(other) or not all(map(operator.is_, one.values(), other.values()))
 
 
 def _same(one: Any, other: Any) -> bool:
@@ -145,71 +138,11 @@ def _same(one: Any, other: Any) -> bool:
         return True
     if isinstance(one, Tensor) or isinstance(other, Tensor) or type(one) is not type(other):
         return False
-    try:
-        return bool(one == other)
-    except (RuntimeError, ValueError, TypeError):
-        return False
+    return content(one) == content(other)
 
 
 def _sizes(tensors: dict[str, Any]) -> dict[str, Any]:
     return {name: tuple(t.shape) for name, t in tensors.items() if t is not None}
-
-
-def _content(value: Any, depth: int = _DEPTH, seen: frozenset[int] = frozenset()) -> Any:
-    """What of a value may change while it stays the same object, as something to compare."""
-    if isinstance(value, _PLAIN):
-        return type(value), value
-    if isinstance(value, Tensor):
-        return id(value), _version(value), _few_bytes(value)
-    if depth == 0 or id(value) in seen or isinstance(value, (type, types.ModuleType)):
-        return id(value)
-    if _is_of_torch(type(value)) and not isinstance(value, nn.Module):
-        return id(value)  # an operator keeps what torch has made for it
-    seen, inner = seen | {id(value)}, depth - 1
-    found: list[Any] = [type(value)]
-    if isinstance(value, Mapping):
-        found += [(_content(k, inner, seen), _content(v, inner, seen)) for k, v in value.items()]
-    elif isinstance(value, (list, tuple, deque)):
-        found += [_content(v, inner, seen) for v in value]
-    elif isinstance(value, (set, frozenset)):
-        found.append({v if isinstance(v, _PLAIN) else id(v) for v in value})
-    elif isinstance(value, bytearray) or type(value).__module__ == "numpy":
-        found.append(bytes(value) if isinstance(value, bytearray) else value.tobytes())
-    elif isinstance(value, functools.partial):
-        found += [_content(v, inner, seen) for v in (value.func, value.args, value.keywords)]
-    elif isinstance(value, types.MethodType):
-        found += [id(value.__self__), _content(value.__func__, inner, seen)]
-    elif isinstance(value, types.FunctionType):
-        cells = [c.cell_contents for c in value.__closure__ or () if _filled(c)]
-        found += [id(value), *(_content(v, inner, seen) for v in (cells, value.__defaults__))]
-    else:
-        found.append(id(value))
-        slots = [s for kind in type(value).__mro__ for s in vars(kind).get("__slots__", ())]
-        found += [(s, _content(getattr(value, s, None), inner, seen)) for s in slots]
-    inside = getattr(value, "__dict__", None)
-    if inside:  # of a module outside of the model's own, too: its weights are in the graph
-        found.append(_content(dict(inside), inner, seen))
-    return found
-
-
-def _filled(cell: types.CellType) -> bool:
-    try:
-        return cell.cell_contents is not None
-    except ValueError:
-        return False
-
-
-def _version(tensor: Tensor) -> int | None:
-    return None if tensor.is_inference() else tensor._version
-
-
-def _few_bytes(tensor: Tensor) -> bytes | None:
-    """The values of a small tensor: writes through ``.data`` or NumPy are not counted."""
-    small = 0 < tensor.numel() <= _FEW and tensor.device.type == "cpu"
-    if not small or tensor.layout is not torch.strided or tensor.is_quantized:
-        return None
-    flat = tensor.detach().resolve_conj().resolve_neg().contiguous().reshape(-1)
-    return bytes(bytes_of(flat.view(torch.uint8)))
 
 
 # ------------------------------------------------------------------------- what forward leaves
@@ -256,30 +189,44 @@ def memories(
         video: the tensors of the clip.
         run: calls the model with them, without data, and with a mode innermost.
     """
+    outside = Elsewhere(list(model.modules()))
+    others = {v.name: v for v in outside.variables.values()}
+    names = [n for n in names if n.startswith((CLASS, GLOBAL)) or "." in n or hasattr(model, n)]
     elsewhere = [name for name in names if name.startswith(CLASS)]
-    names = [n for n in names if "." in n or hasattr(model, n)]
     names = [n for n in names if not n.startswith(CLASS) and not _of_torch(model, n)]
     found: dict[str, _Access] = {}
-    before = [x for name in names for x in _tensors(_value(model, name))]
+
+    def value_of(name: str) -> Any:
+        return others[name].value if name in others else _value(model, name)
+
+    before = [x for name in names for x in _tensors(value_of(name))]
     tainted = _Tainted([*video, *before])
     complete, once = True, {}
-    with _watched(model, names, found):
+    with _watched(model, [name for name in names if name not in others], found):
         try:
             run(tainted)
-            once = {name: _plain(_value(model, name)) for name in names}
+            once = {name: _plain(value_of(name)) for name in names}
             run(tainted)
         except Exception:
             complete = False  # then what it did up to there is all that is known
-    out = [Memory(name, Place(name)) for name in elsewhere]
+    codes = {f"{CLASS}{kind.__qualname__}": (kind, code) for kind, code in outside.classes.items()}
+    out = []
+    for name in elsewhere:
+        kind, code = codes.get(name, (object, None))
+        place = Place(name) if code is None else line_of(code, kind.__name__, name)
+        out.append(Memory(name, place))
     for name in names:
         access = found.get(name, _Access())
         if complete and access.place is not None and not access.read_first:
             continue
-        value = _value(model, name)
+        value = value_of(name)
         of_video = any(x in tainted.known for x in _tensors(value))
         if complete and not of_video and _plain(value) == once[name] and _holds_sizes(value):
             continue
-        place = access.place or Place("attribute")
+        if name in others:
+            out.append(Memory(name, others[name].place))
+            continue
+        place = access.place or access.read_at or Place("attribute")
         module, _, attribute = name.rpartition(".")
         out.append(Memory(name, Place(f"self.{attribute}", module, place.source, place.line)))
     return out
@@ -287,7 +234,9 @@ def memories(
 
 def _of_torch(model: nn.Module, name: str) -> bool:
     """Whether an attribute is one of a module of torch, which keeps references to its weights."""
-    return _is_of_torch(type(model.get_submodule(name.rpartition(".")[0])))
+    return not name.startswith(GLOBAL) and is_of_torch(
+        type(model.get_submodule(name.rpartition(".")[0]))
+    )
 
 
 def _tensors(value: Any) -> list[Tensor]:
@@ -311,6 +260,7 @@ def _plain(value: Any) -> Any:
 @dataclass
 class _Access:
     read_first: bool = False
+    read_at: Place | None = None
     place: Place | None = None
 
 
@@ -349,6 +299,7 @@ def _watched(model: nn.Module, names: Sequence[str], found: dict[str, _Access]) 
                 if name in own:
                     access = found.setdefault(".".join(filter(None, (path, name))), _Access())
                     access.read_first |= access.place is None
+                    access.read_at = access.read_at or calling_place(getattr)
                 return super(type(self), self).__getattribute__(name)
 
             def write(

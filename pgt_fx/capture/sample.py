@@ -11,7 +11,7 @@ from torch import nn
 from pgt_fx.capture.clip_tables import ClipTable
 from pgt_fx.capture.ends import Tail
 from pgt_fx.capture.inputs import ClipSpec, axis_hint, batch_hint, resized
-from pgt_fx.capture.lines import place_of
+from pgt_fx.capture.lines import INFERENCE, place_of
 from pgt_fx.capture.probe import clip_pools, clip_tables, probe
 from pgt_fx.capture.spelling import Noted
 from pgt_fx.errors import CaptureError
@@ -44,6 +44,55 @@ class Sample:
     tails: Sequence[Tail | None]
     pools: tuple[int, ...] = ()
     tables: tuple[ClipTable, ...] = ()
+
+
+def check_ways(model: nn.Module, spec: ClipSpec, leaves: Sequence[Any], noted: Noted) -> None:
+    """Make sure that no operator fails whose error the model catches, and that tensors lie in
+    memory as the model is told: which way it goes may depend on the sizes, and a graph has one.
+
+    Args:
+        leaves: of the example.
+        noted: of a run on the sample.
+
+    Raises:
+        CaptureError: naming the line.
+    """
+    if INFERENCE in noted.read:
+        raise CaptureError(
+            "asks what its tensors are to torch (made in inference mode, written to so many "
+            "times), which a step's are not: leave the question outside the model",
+            noted.read[INFERENCE],
+        )
+    caught = list(noted.caught)
+    if (noted.tried or noted.layouts) and not caught:
+        at_clip = probe(model, spec.spec, list(leaves))
+        caught = at_clip.noted.caught
+        if at_clip.error is None and at_clip.noted.layouts != noted.layouts:
+            pairs = zip(at_clip.noted.layouts, noted.layouts, strict=False)
+            other = next((one for (one, a), (_, b) in pairs if a != b), noted.layouts[0][0])
+            raise CaptureError(
+                "how this tensor lies in memory is asked for, and it is another answer at other "
+                "sizes: leave the question out, or call contiguous() before it",
+                other,
+            )
+    if caught:
+        raise CaptureError(
+            "an error of this call is caught, and the model goes on another way: at which sizes it "
+            "does can't be told. Ask for the sizes in an if, or leave that part outside the model",
+            caught[0],
+        )
+
+
+def fails(
+    model: nn.Module, spec: ClipSpec, leaves: Sequence[Any], frames: int, noted: Noted
+) -> bool:
+    """Whether a call fails, and its error is caught, or a tensor lies otherwise in memory than in
+    the sample, in a video of the example's size and so many frames."""
+    least, rows = min(spec.lengths), (spec.shapes[spec.paths[0]] or (1,))[0]
+    video = resized(spec, leaves, batch=rows, time=lambda t: t * frames // least, space=lambda s: s)
+    run = probe(model, spec.spec, video)
+    other = bool(run.noted.caught) or run.noted.layouts != noted.layouts
+    return run.error is None and other
 
 
 def find_sample(
@@ -101,10 +150,20 @@ def find_sample(
         tables, run = clip_tables(model, spec.spec, list(leaves), sample)
         if tables:
             return Sample(sample, run.noted, run.calls, run.tails, tables=tuple(tables))
-    if probe(model, spec.spec, list(leaves)).error is not None:
+    at_clip = probe(model, spec.spec, list(leaves))
+    if at_clip.error is not None:
+        error = at_clip.error
         raise CaptureError(
             f"the model does not run on its example clip: {error}", place_of(error)
         ) from error
+    rows = spec._shape(spec.paths[0])[0]
+    told = bool(batch_hint(spec))  # an input without time may be what is at fault
+    for stretch in stretches if batch != rows and not told else ():
+        sample = resized(spec, leaves, batch=rows, time=stretch, space=lambda s: s)
+        if probe(model, spec.spec, sample).error is None:  # it was the batch, and not the frames
+            return find_sample(
+                model, spec, leaves, pools, wide=wide, stretches=stretches, batch=rows
+            )
     lengths = ", ".join(str(tuple(s(t) for t in spec.lengths)) for s in stretches)
     raise CaptureError(
         f"the model runs at {spec.lengths} frames and at no other length tried ({lengths}): "

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from pgt_fx.capture.clip_tables import ClipTable, is_join, put
 from pgt_fx.capture.recurrent import KINDS, captured
+from pgt_fx.errors import Place
 
 POOLS: dict[Any, str] = {
     F.avg_pool3d: "mean",
@@ -41,12 +42,20 @@ class Noted:
         modules: the innermost modules that made them.
         kept: attributes that the model changed meanwhile.
         asked: what it asked of its surroundings.
+        read: what it has asked its tensors for, each with a line.
+        layouts: the answers to ``is_contiguous()``, in order.
+        tried: lines of the model on which an error of a call would be caught.
+        caught: calls that failed on such lines, for what may be their operands' sizes.
     """
 
     count: int = 0
     modules: list[nn.Module] = field(default_factory=list)
     kept: list[str] = field(default_factory=list)
     asked: set[str] = field(default_factory=set)
+    read: dict[str, Place] = field(default_factory=dict)
+    layouts: list[tuple[Place, bool]] = field(default_factory=list)
+    tried: dict[tuple[str, str], None] = field(default_factory=dict)
+    caught: list[Place] = field(default_factory=list)
 
 
 class Spelling:

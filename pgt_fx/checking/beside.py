@@ -114,7 +114,7 @@ class Trial(Trials):
         self.prog, self.model = taken, taken._source.model
         self.pooled, self.typed = bool(captured.global_pools), captured.typed
         t, longest = self.length, longest_step(taken._analysis())
-        fits = [n for n in (1, t, lengths.fit(2 * t + 3)) if lengths.allows(n)]
+        fits = [n for n in (1, t, lengths.near(2 * t + 3)) if lengths.allows(n)]
         self.lengths = sorted({n for n in fits if longest is None or n <= longest} | {t})
         # Each video is the beginning of the next longer one.
         self.longest = self.video(self.lengths[-1], salt=2)

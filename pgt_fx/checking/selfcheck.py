@@ -201,7 +201,7 @@ def _smallest(prog: Progressive) -> int | None:
     sides = [n for i in spec.paths for n in _sides(spec.shapes[i])]
     t = min(spec.lengths)
     alone = captured.global_pools or longest_step(prog._analysis()) is not None
-    frames = t if alone else prog.video_lengths.fit(2 * t + 3)
+    frames = t if alone else prog.video_lengths.near(2 * t + 3)
     for side in SIDES:
         if side >= max(sides, default=0):
             break

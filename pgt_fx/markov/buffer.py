@@ -232,7 +232,9 @@ def _beyond(x: Tensor, dim: int, count: int, mode: str, value: float, *, first: 
 
 def filled_like(x: Tensor, dim: int, count: int, value: float) -> Tensor:
     """``count`` elements of ``value``, laid out as ``x`` is: ``cat`` keeps a layout that all of its
-    operands have, and none else."""
+    operands have, and none else. Of integers minus infinity is the least."""
+    if value == -math.inf and not x.is_floating_point():
+        value = torch.iinfo(x.dtype).min
     shape = list(x.shape)
     shape[dim] = count
     if channels_last(x):

@@ -54,6 +54,7 @@ BRANCHES = {
     "even": (lambda s, y: y * (2 if y.shape[2] % 2 else 3), (7, 8, 9, 10), PARTLY),
     "more than one": (lambda s, y: y * (2 if y.shape[2] > 1 else 3), (1, 2, 3), PARTLY),
     "at least five": (lambda s, y: y * (2 if y.shape[2] >= 5 else 3), (3, 4, 5, 6), PARTLY),
+    "elements": (lambda s, y: y * (2 if y.numel() > 500 else 3), (8, 15, 16), PARTLY),
     "between": (lambda s, y: y * (2 if 5 < y.shape[2] < 50 else 3), (5, 6, 49, 50), PARTLY),
     "not twelve": (lambda s, y: y * (2 if y.shape[2] != 12 else 3), (11, 12, 13), PARTLY),
     "either of two": (

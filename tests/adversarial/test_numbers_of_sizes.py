@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+import logging
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -97,8 +100,8 @@ SIZES = {
 }
 
 
-#: Refused with their lines: bins of time, and a dictionary that is asked for a symbol.
-NOT_TAKEN = ("adaptive pool", "table by size")
+#: Refused with their line: bins of time.
+NOT_TAKEN = ("adaptive pool",)
 
 
 @pytest.mark.parametrize("name", SIZES)
@@ -117,3 +120,72 @@ def test_an_assertion_in_a_helper_refuses_what_the_model_refuses() -> None:
         lambda: Along(lambda s, y: even(y)), RIGHT, others=[(1, 2, 8, 6, 4), (1, 2, 8, 5, 4)]
     )
     assert judge(case) == RIGHT
+
+
+@functools.lru_cache
+def _doubled(side: int) -> int:
+    return side * 2
+
+
+def _told(y: Tensor) -> Tensor:
+    """Sizes in texts that nobody but a person reads."""
+    print(f"features of {tuple(y.shape)}")
+    logging.getLogger(__name__).warning("%s and %d rows", y.shape, y.shape[0])
+    logging.getLogger(__name__).debug(f"{y.shape[2]:4d} frames")
+    assert y.shape[1] == 2, f"channels of {y.shape}"
+    if y.dim() != 5:
+        raise ValueError(f"not a video: {y.shape}")
+    return y
+
+
+FIVE = {(8, 8): 2.0, (16, 8): 3.0, (12, 12): 5.0}
+TEXTS: dict[str, Callable[[Tensor], float]] = {
+    "f-string": lambda y: {"8": 2.0, "16": 3.0}.get(f"{y.shape[3]}", 5.0),
+    "format": lambda y: 2 if f"{y.shape[3]:03d}" == "008" else 3,
+    "format of a half": lambda y: 2 if f"{y.shape[3] / 2:.1f}" == "4.0" else 3,
+    "str": lambda y: 2 if str(y.shape[3]) == "8" else 3,
+    "repr": lambda y: 2 if repr(y.shape[3]) == "8" else 3,
+    "percent d": lambda y: 2 if "%d" % y.size(3) == "8" else 3,  # noqa: UP031
+    "percent s": lambda y: 2 if "%s" % y.size(3) == "8" else 3,  # noqa: UP031
+    "str of a condition": lambda y: len(str(y.shape[3] > 8)),
+    "str of space": lambda y: len(str(tuple(y.shape[3:]))),
+    "length of a text": lambda y: len(f"{y.shape[3]}"),
+    "key": lambda y: {8: 2.0, 16: 3.0}.get(y.shape[3], 5.0),
+    "pair as a key": lambda y: FIVE.get(tuple(y.shape[3:]), 7.0),
+    "sizes as a key": lambda y: FIVE.get(y.shape[3:], 7.0),
+    "member of a set": lambda y: 2 if y.shape[3] in {8, 24} else 3,
+    "hash": lambda y: 2 if hash(y.shape[3]) == 8 else 3,
+    "remembered": lambda y: _doubled(y.shape[3]),
+    "batch": lambda y: 2 if f"{y.shape[0]}" == "1" else 3,
+}
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_a_size_that_is_written_out(name: str) -> None:
+    """Of a size that leaves Python's numbers as a text or a key the graph has one value."""
+    case = Case(
+        lambda: Strided(lambda y: y.mean((3, 4)) * TEXTS[name](y)),
+        RIGHT,
+        SPACE,
+        (3, 9),
+        [(2, 2, 8, 16, 8), (1, 2, 8, 12, 12)],
+    )
+    assert judge(case) == RIGHT
+
+
+def test_a_size_in_a_message_is_no_condition() -> None:
+    assert judge(Case(lambda: Along(lambda s, y: _told(y)), others=[(2, 2, 8, 6, 4)])) == RIGHT
+
+
+FRAMES = {
+    "text": lambda y: y * len(f"{y.shape[2]}"),
+    "all sizes": lambda y: y * len(str(y.shape)),
+    "key": lambda y: y * {8: 2.0}.get(y.shape[2], 3.0),
+    "format": lambda y: y * (2 if f"{y.shape[2]:02d}" == "08" else 3),
+}
+
+
+@pytest.mark.parametrize("name", FRAMES)
+def test_a_number_of_frames_that_is_written_out_is_refused_with_its_line(name: str) -> None:
+    case = Case(lambda: Along(lambda s, y: FRAMES[name](y)), REFUSED, says="y.shape")
+    assert judge(case) == REFUSED

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import copy
+import itertools
+import math
+import random
+from collections import deque
+from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from judge import REFUSED, RIGHT, Along, Case, judge
 from torch import Tensor, nn
+
+import pgt_fx
+from pgt_fx.errors import ClipError, PgtError
 
 NEXT_CALL = "for its next call to read"
 
@@ -249,3 +258,209 @@ CHANGES: dict[str, Callable[[Any], Any]] = {
 def test_what_is_changed_after_the_transform(name: str) -> None:
     case = Case(Reads, RIGHT, change=CHANGES[name])
     assert judge(case) == RIGHT
+
+
+CALLS, SEEN = 0, {"n": 0}
+
+
+class Tally:
+    """A class of no module, which counts in itself."""
+
+    n = 0
+    factor = 2.0
+
+
+def _step(memo: list[int] = [0]) -> int:  # noqa: B006
+    memo[0] += 1
+    return memo[0]
+
+
+def _counts_in_a_global(s: Any, y: Tensor) -> Tensor:
+    global CALLS
+    CALLS += 1
+    return y * CALLS
+
+
+def _counts_in_a_global_dictionary(s: Any, y: Tensor) -> Tensor:
+    SEEN["n"] += 1
+    return y * SEEN["n"]
+
+
+def _counts_in_another_class(s: Any, y: Tensor) -> Tensor:
+    Tally.n += 1
+    return y * Tally.n
+
+
+def _numbers() -> Iterator[int]:
+    n = 0
+    while True:
+        n += 1
+        yield n
+
+
+def _nested(value: Any, levels: int = 14) -> Any:
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
+def _inside(value: Any) -> Any:
+    while isinstance(value, list):
+        value = value[0]
+    return value
+
+
+def _writes_an_array(s: Any, y: Tensor) -> Tensor:
+    array = _inside(s.k)
+    array += 1
+    return y * float(array[0])
+
+
+def _fills_a_deque(s: Any, y: Tensor) -> Tensor:
+    _inside(s.k).append(1)
+    return y * len(_inside(s.k))
+
+
+def _next(s: Any, y: Tensor) -> Tensor:
+    return y * (1 + next(s.k))
+
+
+ADVANCED: dict[str, tuple[Callable[[Any, Tensor], Tensor], Callable[[], Any]]] = {
+    "random.Random": (lambda s, y: y * (1 + s.k.random()), lambda: random.Random(0)),
+    "NumPy's generator": (lambda s, y: y * (1 + s.k.random()), lambda: np.random.default_rng(0)),
+    "NumPy's old one": (lambda s, y: y * (1 + s.k.rand()), lambda: np.random.RandomState(0)),
+    "count": (_next, itertools.count),
+    "cycle": (_next, lambda: itertools.cycle([1, 2, 3])),
+    "iterator of a list": (_next, lambda: iter(list(range(500)))),
+    "iterator of a range": (_next, lambda: iter(range(500))),
+    "chain": (_next, lambda: itertools.chain(range(300), range(300))),
+    "map": (_next, lambda: map(abs, range(500))),
+    "generator": (_next, _numbers),
+    "deep in a list": (lambda s, y: y * (1 + next(_inside(s.k))), lambda: _nested(_numbers())),
+    "array nested deep": (_writes_an_array, lambda: _nested(np.zeros(1))),
+    "deque nested deep": (_fills_a_deque, lambda: _nested(deque())),
+    "global": (_counts_in_a_global, int),
+    "global dictionary": (_counts_in_a_global_dictionary, int),
+    "class of no module": (_counts_in_another_class, int),
+    "default of a helper": (lambda s, y: y * _step(), int),
+}
+
+
+@pytest.mark.parametrize("name", ADVANCED)
+def test_what_forward_advances_outside_of_attributes(name: str) -> None:
+    then, kept = ADVANCED[name]
+    assert judge(Case(lambda: Along(then, k=kept()), REFUSED, says=NEXT_CALL)) == REFUSED
+
+
+def test_a_capture_leaves_what_forward_advances_as_it_was() -> None:
+    before = CALLS, dict(SEEN), Tally.n
+    numbers, count = random.Random(0), itertools.count(5)
+    for then, kept in (
+        (_counts_in_a_global, None),
+        (_counts_in_a_global_dictionary, None),
+        (_counts_in_another_class, None),
+        (lambda s, y: y * s.k.random(), numbers),
+        (_next, count),
+    ):
+        model = Along(then, k=kept).eval()
+        with pytest.raises(PgtError):
+            pgt_fx.transform(model, torch.randn(1, 2, 8, 4, 4))
+        if kept is count:
+            assert next(model.k) == 5
+    assert (CALLS, dict(SEEN), Tally.n) == before
+    assert numbers.random() == random.Random(0).random()
+
+
+TABLES: dict[int, Tensor] = {}
+SCALE: Any = 2.0
+
+
+def _table_in_a_global(s: Any, y: Tensor) -> Tensor:
+    side = y.shape[3]
+    if side not in TABLES:
+        TABLES[side] = torch.arange(side, dtype=y.dtype)
+    return y * TABLES[side][:, None]
+
+
+def test_a_table_in_a_global_is_no_memory() -> None:
+    case = Case(lambda: Along(_table_in_a_global), others=[(1, 2, 8, 6, 4)])
+    assert judge(case) == RIGHT
+    assert all(type(t) is Tensor and type(n) is int for n, t in TABLES.items())
+
+
+def _reads_outside(s: Any, y: Tensor) -> Tensor:
+    return y * SCALE * Tally.factor * s.k
+
+
+def _set_scale(value: Any) -> Callable[[Any], None]:
+    return lambda m: globals().update(SCALE=value)
+
+
+OUTSIDE: dict[str, tuple[Any, Callable[[Any], Any]]] = {
+    "global": (3.0, _set_scale(5.0)),
+    "attribute of another class": (3.0, lambda m: setattr(Tally, "factor", 7.0)),
+}
+
+
+@pytest.mark.parametrize("name", OUTSIDE)
+def test_what_is_changed_outside_of_the_model(name: str) -> None:
+    kept, change = OUTSIDE[name]
+    globals().update(SCALE=2.0)
+    Tally.factor = 2.0
+    assert judge(Case(lambda: Along(_reads_outside, k=kept), RIGHT, change=change)) == RIGHT
+
+
+def _by_type(s: Any, y: Tensor) -> Tensor:
+    return y * (2 if s.k is True else 3 if type(s.k) is int else 4)
+
+
+def _by_sign(s: Any, y: Tensor) -> Tensor:
+    return y * math.copysign(2.0, s.k[0] if isinstance(s.k, list) else s.k)
+
+
+def _by_type_inside(s: Any, y: Tensor) -> Tensor:
+    return y * (2 if next(iter(s.k)) is True else 3)
+
+
+#: Values that compare equal, and are not the same to a model.
+EQUAL: dict[str, tuple[Callable[[Any, Tensor], Tensor], Any, Any]] = {
+    "True, then 1": (_by_type, True, 1),
+    "1, then True": (_by_type, 1, True),
+    "1, then 1.0": (_by_type, 1, 1.0),
+    "0.0, then -0.0": (_by_sign, 0.0, -0.0),
+    "-0.0, then 0.0": (_by_sign, -0.0, 0.0),
+    "[0.0], then [-0.0]": (_by_sign, [0.0], [-0.0]),
+    "{1}, then {True}": (_by_type_inside, {1}, {True}),
+    "(1,), then (True,)": (_by_type_inside, (1,), (True,)),
+    "array, of another type": (lambda s, y: y * s.k.dtype.itemsize, np.zeros(2, "f4"), np.zeros(1)),
+}
+
+
+@pytest.mark.parametrize("name", EQUAL)
+@pytest.mark.parametrize("within", [False, True])
+def test_a_change_between_values_that_compare_equal(name: str, within: bool) -> None:
+    then, before, after = EQUAL[name]
+
+    def change(m: Any) -> None:
+        if within and isinstance(m.k, list):
+            m.k[:] = after
+        else:
+            m.k = after
+
+    assert judge(Case(lambda: Along(then, k=copy.copy(before)), RIGHT, change=change)) == RIGHT
+
+
+def test_a_flag_that_compares_equal_to_the_example_s_is_another() -> None:
+    class Flagged(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv3d(2, 2, (3, 1, 1), padding=(1, 0, 0))
+
+        def forward(self, x: Tensor, by: float) -> Tensor:
+            return self.conv(x) * math.copysign(2.0, by)
+
+    video = torch.randn(1, 2, 8, 4, 4)
+    prog = pgt_fx.transform(Flagged().eval(), (video, 0.0), future="wait")
+    prog.full(video, 0.0)
+    with pytest.raises(ClipError):
+        prog.full(video, -0.0)
