@@ -206,6 +206,7 @@ def test_options_below_one(ramp: Path, option: str) -> None:
         ({"at": (0.5, 1.1)}, r"at=\(0.5, 1.1\): expected two numbers from 0 to 1"),
         ({"short": "repaet"}, "short: .*did you mean 'repeat'"),
         ({"fps": 0}, "fps: expected a number of frames a second above 0, got 0"),
+        ({"fps": 1e-9}, "a second above 0, got 1e-09; the lowest rate is 1e-06"),
         ({"fps": float("nan")}, "fps: .*got nan"),
         ({"fps": float("inf")}, "fps: .*got inf"),
         ({"fps": "25"}, "fps: .*got '25'"),

@@ -17,10 +17,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from pgt_fx.errors import OptionError, VideoError
+from pgt_fx.errors import VideoError
 from pgt_fx.options import _choice
 from pgt_fx.video.file import VideoFile, rate
-from pgt_fx.video.picture import MEAN, STD
+from pgt_fx.video.picture import MEAN, STD, check_picture, check_whole
 
 __all__ = [
     "MEAN",
@@ -152,8 +152,9 @@ def read(
 def count(path: str | Path, *, fps: float | Fraction | None = None) -> int:
     """Frames of a video, or with ``fps`` moments of that rate: what :func:`read` can start at.
 
-    The file's packets are counted, not decoded, where each is one frame; else all is decoded. What
-    was found out is remembered while the process lives and the file does not change.
+    The file's packets are counted, not decoded, where each is one frame; else all is decoded. The
+    process remembers what it found in the last 256 files that it looked into and that have not
+    changed.
 
     Raises:
         VideoError, OptionError: as :func:`read`.
@@ -189,16 +190,10 @@ def _check(
     start: int,
     short: str | None,
 ) -> None:
-    least = {"stride": (stride, 1), "size": (size, 1), "crop": (crop, 1), "frames": (frames, 1)}
-    for name, (value, lowest) in (least | {"start": (start, 0)}).items():
-        if value is not None and (
-            isinstance(value, bool) or not isinstance(value, int) or value < lowest
-        ):
-            raise OptionError(f"{name}={value!r}: it must be a whole number of at least {lowest}")
-    if crop is not None and crop > size:
-        raise OptionError(f"crop={crop}: expected at most size={size}, the shorter side")
-    if len(at) != 2 or not all(0 <= part <= 1 for part in at):
-        raise OptionError(f"at={at}: expected two numbers from 0 to 1, down and across")
+    check_picture(size, crop, at)
+    for name, value, lowest in (("stride", stride, 1), ("frames", frames, 1), ("start", start, 0)):
+        if value is not None:
+            check_whole(name, value, lowest)
     if short is not None:
         _choice("short", short, ("repeat", "refuse"))
 
