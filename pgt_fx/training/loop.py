@@ -29,7 +29,7 @@ from pgt_fx.terminal import console
 from pgt_fx.training import checkpoint as files
 from pgt_fx.training import identity
 from pgt_fx.training.gradients import Gradient, Loss, On, backward
-from pgt_fx.training.metrics import figures
+from pgt_fx.training.metrics import figures, reset
 from pgt_fx.training.observed import observe_training, observe_validation
 from pgt_fx.training.optim import check_updates
 from pgt_fx.training.parallel import check_one_training, of_rank_0, reduce_gradients, unwrapped
@@ -225,8 +225,7 @@ def _epoch(work: Training, loader: Iterable[tuple[Any, Any]], epoch: int) -> dic
         for module in work.inner.modules():
             if isinstance(module, _BatchNorm):
                 module.eval()
-    for metric in work.metrics.values():
-        metric.reset()
+    reset(work.metrics, work.device)
     total, batches, pending = 0.0, 0, 0
     count = _length(loader)
     work.optimizer.zero_grad()
@@ -305,8 +304,7 @@ def evaluate(
     """
     base = schedule.base if isinstance(schedule, DPR) else schedule
     device = next(prog.parameters()).device
-    for metric in metrics.values():
-        metric.reset()
+    reset(metrics, device)
     batches = 0
     for video, target in loader:
         batches += 1
