@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 import pgt_fx
 from pgt_fx import DPR, Schedule
 from pgt_fx.errors import OptionError
-from pgt_fx.training import CheckpointError, fit, half_cosine, metrics, sgd
+from pgt_fx.training import CheckpointError, fit, half_cosine, identity, metrics, sgd
 
 SCHEDULE = Schedule(4, 3)  # 10 frames
 
@@ -264,6 +264,18 @@ def test_a_refused_resumption_leaves_the_model_as_it_is(stopped: Path) -> None:
         fit(prog, VALIDATION, sgd(prog, 0.1), epochs=2, schedule=SCHEDULE, checkpoint=stopped,
             resume=True, progress=False)  # fmt: skip
     assert same(before, prog.state_dict())
+
+
+def test_equal_values_are_alike_as_plain_data() -> None:
+    for one, other in (
+        (frozenset([0, 8]), frozenset([8, 0])),  # these go in the order in which they were added
+        ({"a", "b"}, frozenset("ba")),
+        (float("nan"), float("nan")),
+        (torch.tensor(float("nan")), torch.tensor(float("nan"))),
+        ([np.float64("nan")], [np.float64("nan")]),
+    ):
+        assert identity.plain(one) == identity.plain(other)
+    assert identity.plain(frozenset([0, 8])) != identity.plain(frozenset([0, 9]))
 
 
 def test_another_environment_is_told(stopped: Path, tmp_path: Path) -> None:

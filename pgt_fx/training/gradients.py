@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from typing import Any, Literal
 
 import torch
@@ -18,6 +17,7 @@ from torch.utils import _pytree as pytree
 
 from pgt_fx.capture.inputs import as_call
 from pgt_fx.errors import ClipError, OptionError
+from pgt_fx.options import _choice
 from pgt_fx.progressive import Progressive, State
 from pgt_fx.schedule import Schedule
 from pgt_fx.training.differentiated import Differentiated
@@ -399,10 +399,3 @@ def _check_length(prog: Progressive, chunks: list[Chunk]) -> None:
             f"{prog.smallest_clip} frames. Use a longer Schedule(length=…) or, where a model ends "
             'in a pool over its clip, clip_pools="global", under which a shorter step has an answer'
         )
-
-
-def _choice(name: str, value: Any, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        near = get_close_matches(str(value), allowed, 1)
-        hint = f" (did you mean {near[0]!r}?)" if near else ""
-        raise OptionError(f"{name}: expected one of {', '.join(allowed)}, got {value!r}{hint}")
