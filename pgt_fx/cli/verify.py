@@ -34,6 +34,18 @@ if TYPE_CHECKING:
 #: What is written into a file, by its suffix.
 OUTPUTS = {".xml": "JUnit", ".json": "JSON", ".md": "Markdown", ".txt": "the table"}
 CERTIFICATES = {".json": "a certificate"}
+#: Parameters of the command that a certificate has values for, and their options.
+OF_CERTIFICATE = {
+    "causal": "--causal",
+    "save": "--save",
+    "check": "--check",
+    "space": "--space",
+    "features": "--features",
+    "chunkings": "--chunkings",
+    "seed": "--seed",
+    "dtype": "--dtype",
+    "time_dim": "--time-dim",
+}
 
 
 class Format(StrEnum):
@@ -54,6 +66,7 @@ class Precision(StrEnum):
 
 
 def verify(
+    context: typer.Context,
     model: Annotated[
         str | None,
         typer.Argument(
@@ -95,8 +108,8 @@ def verify(
 ) -> None:
     """Measure the promises of a model; exit code 0: they hold, 1: violated, 2: not checked."""
     form = Format.json if json_ else format_
-    if certificate is not None and (causal or save is not None or check):
-        raise typer.BadParameter("--certificate goes with none of --causal, --save, --check")
+    if certificate is not None:
+        _check_certificate_alone(context)
     outputs = output or []
     for path in outputs:
         check_file("--output", path, OUTPUTS)
@@ -145,6 +158,25 @@ def verify(
             found.save(save)
     _show(found, form, outputs)
     raise typer.Exit(HOLDS if found.ok else VIOLATED if found.violations else UNCHECKED)
+
+
+def _check_certificate_alone(context: typer.Context) -> None:
+    """Refuse options that a certificate has values for: they would have no effect.
+
+    Raises:
+        typer.BadParameter: naming them.
+    """
+    given = [
+        option
+        for name, option in OF_CERTIFICATE.items()
+        # By name: releases of typer have the enumeration from click, or as their own.
+        if getattr(context.get_parameter_source(name), "name", "") == "COMMANDLINE"
+    ]
+    if given:
+        raise typer.BadParameter(
+            "--certificate says what is measured, and goes with none of "
+            f"{', '.join(OF_CERTIFICATE.values())}; leave out {', '.join(given)}"
+        )
 
 
 @contextmanager
