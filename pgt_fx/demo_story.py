@@ -60,6 +60,7 @@ class Findings:
         refusal: why the model itself gives no logits for a video of this length, or "".
         promised: whether the features of ``waiting`` are said to be exact.
         features_error, logits_error: of ``waiting`` against ``whole``.
+        dense: whether the logits have a time axis, of which each step gives a part.
         exact: which feature frames of ``answering`` are claimed to be exact.
         exact_error, other_error: greatest difference on those, and on the others.
         longer: (length, how many) of the next longer steps with exact frames, where none is.
@@ -85,6 +86,7 @@ class Findings:
     promised: bool = True
     features_error: float = float("inf")
     logits_error: float = float("inf")
+    dense: bool = False
     exact: list[bool] = field(default_factory=list)
     exact_error: float = 0.0
     other_error: float = 0.0
@@ -195,7 +197,8 @@ def _waiting(found: Findings) -> Iterator[Any]:
 
 
 def _logits(found: Findings, whole: str) -> str:
-    text = f"{_difference(found.logits_error)} of the last step from {whole}"
+    steps = "all steps" if found.dense else "the last step"
+    text = f"{_difference(found.logits_error)} of {steps} from {whole}"
     if not found.report.exact:
         what = sorted({row.what for row in found.report.inexact})
         return (
