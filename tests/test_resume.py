@@ -313,6 +313,18 @@ def test_two_trainings_do_not_write_one_checkpoint(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize("kind", [PermissionError, NotImplementedError])
+def test_a_lock_that_can_not_be_had_is_an_error_that_names_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: type[Exception]
+) -> None:
+    def refuse(self: FileLock, *args: Any, **options: Any) -> None:
+        raise kind("no locks here")
+
+    monkeypatch.setattr(FileLock, "acquire", refuse)
+    with pytest.raises(CheckpointError, match=r"c\.pt\.lock, .* can't be locked: no locks here"):
+        training(1, checkpoint=tmp_path / "c.pt")
+
+
 def test_a_checkpoint_that_fails_to_be_written_leaves_the_old_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
