@@ -133,7 +133,8 @@ def whole_forward(
     beyond: float | None = None,
 ) -> tuple[Pass, str]:
     """The model's own forward over the whole video; logits are missing if it refuses, with the
-    reason. ``stage`` is told which layer of how many is done; memory counts from ``beyond``."""
+    reason. ``stage`` is called with the numbers of layers done and of all; memory counts from
+    ``beyond``."""
     seen: list[Any] = []
 
     def keep(module: nn.Module, inputs: Any, output: Any) -> None:
@@ -156,7 +157,7 @@ def whole_forward(
 
 @contextmanager
 def _layers(model: nn.Module, stage: Stage | None) -> Iterator[None]:
-    """Tells the stage of each layer that has run."""
+    """Calls the stage after each layer that has run."""
     layers = [m for m in model.modules() if not m._modules] if stage is not None else []
     done: set[nn.Module] = set()
 
@@ -242,7 +243,7 @@ def run(
             strict=False,
         )
         answering = waiting.replace(future="zero", pooling="step")
-        promised = waiting.report.exact  # or what takes all of time stands behind the features
+        promised = waiting.report.exact  # else what takes all of time may come after the features
         if not promised:
             dense = zoo.features(model, backbone)
             promised = pgt_fx.analyze(dense, zoo.clip(model, space=space)).exact

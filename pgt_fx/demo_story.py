@@ -1,4 +1,4 @@
-"""What the demo found, told to somebody who has not read the paper."""
+"""What the demo found, explained to somebody who has not read the paper."""
 
 from __future__ import annotations
 

@@ -348,7 +348,7 @@ def test_the_videos_of_a_folder(project: Path) -> None:
     assert video.count(path) == every.shape[1] == 22
     some = video.read(path, size=16, start=3, stride=4, frames=3)
     assert torch.equal(some, every[:, [3, 7, 11]])
-    with pytest.raises(video.VideoError, match="22 frames: none is left behind its first 22"):
+    with pytest.raises(video.VideoError, match="22 frames: none is left after the first 22"):
         video.read(path, size=16, start=22)
     long = VideoFolder(project / "train", train=False, **(how | {"frames": 30}))[0][0]
     assert long.shape[1] == 30 and torch.equal(long[:, -1], long[:, 11])  # 22 frames at stride 2

@@ -225,7 +225,7 @@ def test_a_clip_longer_than_the_video(ramp: Path) -> None:
     message = r"ramp\.mp4 is too short: expected 17 frames \(5 of them, stride 3, start 4\), got 12"
     with pytest.raises(video.VideoError, match=message):
         video.read(ramp, size=16, start=4, stride=3, frames=5, short="refuse")
-    with pytest.raises(video.VideoError, match="12 frames: none is left behind its first 12"):
+    with pytest.raises(video.VideoError, match="12 frames: none is left after the first 12"):
         video.read(ramp, size=16, start=12, frames=5, short="repeat")
 
 

@@ -226,7 +226,7 @@ class Run:
             loss = self._loss(number, pytree.tree_map_only(Tensor, self._afresh, out), targets[-1])
             states.append(state)
             self._note(out, loss, targets[-1])
-        # The last step is differentiated as it is run: nothing comes behind it.
+        # The last step is differentiated as it is run: no gradient comes from a later one.
         leaves = self._leaves(states[-1])
         out, _ = self._step(end, leaves, detach=True)
         target = self._labels(end, out)
@@ -245,7 +245,7 @@ class Run:
             del out, loss, state
 
     def _afresh(self, x: Tensor) -> Tensor:
-        """An answer without the graph behind it."""
+        """An answer cut off from the graph that made it."""
         if self.trained and (x.is_floating_point() or x.is_complex()):
             return x.detach().requires_grad_().clone()
         return x
@@ -327,7 +327,7 @@ class Run:
         self.found.losses.append(None if loss is None else loss.detach())
 
     def _cut_off(self, x: Tensor) -> Tensor:
-        """An input with a graph behind it, or one that is to have a gradient, as a leaf."""
+        """An input that has a graph, or is to have a gradient, as a leaf."""
         if not x.requires_grad:
             return x
         leaf = x.detach().requires_grad_()

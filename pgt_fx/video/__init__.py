@@ -86,9 +86,9 @@ def read(
 ) -> Tensor:
     """Decode a video, or a clip of it: upright, scaled on its short side, normalised.
 
-    Nothing in front of the clip is decoded but what it is made from: the file is sought to the key
-    frame before it. Frames are scaled one by one as they are decoded, so that memory is at most
-    twice that of the result, whatever the size of the frames in the file.
+    The file is sought to the key frame before the clip: of what comes
+    earlier nothing is decoded. Frames are scaled one by one as they are decoded, so that memory is
+    at most twice that of the result, whatever the size of the frames in the file.
 
     Args:
         path: any file that FFmpeg reads; its first video stream is taken. Its rotation (phones) and
@@ -112,8 +112,8 @@ def read(
 
     Raises:
         VideoError: no such file, an empty one, one that is cut short, not a video, no video
-            stream, no frame in it or behind ``start``, a frame that is damaged, a video that is too
-            short under "refuse", or PyAV is not installed. It names the file.
+            stream, no frame in it or from ``start`` on, a frame that is damaged, a video that is
+            too short under "refuse", or PyAV is not installed. It names the file.
         OptionError: for a value that makes no sense.
 
     Example:
@@ -128,7 +128,7 @@ def read(
     places = range(start, end, stride)
     if not places:
         raise VideoError(
-            f"{file.path} has {there} frames{_at(file)}: none is left behind its first {start}",
+            f"{file.path} has {there} frames{_at(file)}: none is left after the first {start}",
             file.path,
         )
     if frames is not None and short == "refuse" and len(places) < frames:

@@ -18,14 +18,14 @@ from pgt_fx.video.picture import check_picture, picture
 
 #: Frames that are decoded and left out rather than sought past.
 _NEAR = 16
-#: Lowest rate, and how finely rates are told apart.
+#: The lowest rate, and the step in which rates are distinguished.
 _LEAST = Fraction(1, 1_000_000)
 
 
 class VideoFile:
     """The frames of a file, in the order in which they are shown.
 
-    With ``fps`` they are those on display at moments 0, 1/fps, 2/fps, … seconds behind the first:
+    With ``fps`` they are those on display at moments 0, 1/fps, 2/fps, … seconds after the first:
     the same moments of a film whatever rate its file has, or if that varies. A frame is on display
     from its time to that of the next one; one that comes a millisecond late (the clock of Matroska)
     counts as in time. Without ``fps`` they are all frames, as they are numbered.
@@ -144,10 +144,11 @@ class VideoFile:
             yield number, one.frame
 
     def _sought(self, decoder: _Decoder, number: int, key: int) -> tuple[Any, Iterator[Any]]:
-        """One frame, and those behind it, decoded from a key frame before it.
+        """One frame, and an iterator of those after it, decoded from a key frame before it.
 
-        A container may bring us behind the key frame that was asked for, and a decoder may leave
-        out what it can't make from there: then from one further back, at last from the beginning.
+        A container may go to a place after the key frame that was asked for, and a decoder may
+        leave out what it can't make from there. Then an earlier key frame is tried, at last the
+        beginning.
         """
         wanted = self.index.pts[number]
         failure: Exception | None = None

@@ -60,7 +60,7 @@ class Index:
         last: for how long the last one is shown.
         keys: where decoding can begin, rising; none where nothing can be sought.
         counted: "packets": from the file's packets. "frames": by decoding all of it, where packets
-            don't tell.
+            don't say.
     """
 
     pts: tuple[int, ...]
@@ -81,7 +81,7 @@ class Index:
         return max(1, math.ceil((self.seconds - _slack(fps)) * fps))
 
     def numbers(self, places: Iterable[int], fps: Fraction | None = None) -> list[int]:
-        """The frames that are shown at moments ``place / fps`` behind the first."""
+        """The frames that are shown ``place / fps`` seconds after the first."""
         if fps is None:
             return list(places)
         slack, start = _slack(fps), self.pts[0]
@@ -190,13 +190,13 @@ def _index_of(path: Path, changed: int, size: int) -> Index:
 
 
 def _by_packets(container: av.container.InputContainer, stream: Any) -> Index | None:
-    """None where packets don't tell."""
+    """The index from the file's packets; None where they don't say which frames are shown."""
     codec, kinds = stream.codec_context, set(container.format.name.split(","))
     if not _FORMATS & kinds or codec.name not in _CODECS:
         return None
     if "avi" in kinds and codec.has_b_frames:  # it has no times, and FFmpeg's guess is wrong
         return None
-    # 0: unknown, 1: progressive. PyAV below 13 doesn't tell.
+    # 0: unknown, 1: progressive. PyAV below 13 doesn't say.
     if "mpegts" in kinds and int(getattr(codec, "field_order", 2)) > 1:
         return None
     # What is asked of each packet, without its data: that would be all of the file.
