@@ -129,12 +129,7 @@ def backward(
             for a wrapper that steps can't go through, with what to do instead.
         ClipError: when the video is shorter than the schedule, or no step answered.
     """
-    _choice("gradient", gradient, ("truncated", "exact"))
-    _choice("on", on, ("every", "last"))
-    if isinstance(keep, bool) or not isinstance(keep, int) or keep < 1:
-        raise OptionError(f"keep: expected a whole number of steps from 1 on, got {keep!r}")
-    if gradient == "exact" and keep != 1:
-        raise OptionError('keep: is for gradient="truncated"; "exact" keeps all steps')
+    check_options(gradient, keep, on)
     if not torch.is_grad_enabled():
         raise OptionError(
             "backward: called under torch.no_grad() or torch.inference_mode(), where nothing has a "
@@ -159,6 +154,20 @@ def backward(
         reduce_gradients(prog)
     run.found.losses = [x if x is None else Differentiated.of(x) for x in run.found.losses]
     return run.found
+
+
+def check_options(gradient: str, keep: int, on: str) -> None:
+    """Refuse options of :func:`backward` before anything is run.
+
+    Raises:
+        OptionError: for an unknown value, or values that don't go together.
+    """
+    _choice("gradient", gradient, ("truncated", "exact"))
+    _choice("on", on, ("every", "last"))
+    if isinstance(keep, bool) or not isinstance(keep, int) or keep < 1:
+        raise OptionError(f"keep: expected a whole number of steps from 1 on, got {keep!r}")
+    if gradient == "exact" and keep != 1:
+        raise OptionError('keep: is for gradient="truncated"; "exact" keeps all steps')
 
 
 class Run:
