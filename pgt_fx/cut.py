@@ -54,8 +54,10 @@ def check_ratio(ratio: Sequence[int], frames: Sequence[int]) -> None:
         frames: of each path, of the whole video.
 
     Raises:
-        ClipError: when they have others.
+        ClipError: when they have others, or none.
     """
+    if not any(frames):
+        raise ClipError("the video has 0 frames; expected at least one")
     shared = max(1, min(n // r for n, r in zip(frames, ratio, strict=True)))
     expected = [shared * r for r in ratio]
     if list(frames) != expected:

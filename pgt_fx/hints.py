@@ -1,4 +1,4 @@
-"""What is known to help with models of some class, told where such a model is refused.
+"""What is known to help with models of some class, for the error that refuses such a model.
 
 The compiler knows no model by name. Who knows one registers a hint for its class; those for which
 :mod:`pgt_fx.zoo` has a form to convert are in a table there, which is read when a message is made.
@@ -53,17 +53,17 @@ def hints_for(model: nn.Module, within: Collection[str] | None = None) -> list[s
     """
     known = {name: _Hint(text, frozenset(unless)) for name, text, unless in _table()} | _HINTS
     modules = dict(model.named_modules())
-    told: list[str] = []
+    outermost: list[str] = []
     found: dict[str, None] = {}
     for path, module in modules.items():
         name = next((name for name in _names(module) if name in known), None)
-        if name is None or any(_around(other, path) for other in told):
+        if name is None or any(_around(other, path) for other in outermost):
             continue
         if within is not None and not any(_around(path, other) for other in within):
             continue
         around = {n for other, m in modules.items() if _around(other, path) for n in _names(m)}
         if not known[name].unless & around:
-            told.append(path)
+            outermost.append(path)
             found[f"{name.rpartition('.')[2]}: {known[name].text}"] = None
     return list(found)
 

@@ -24,19 +24,19 @@ class Origin:
     torch does not count: the step of a fused optimizer, and writes into ``parameter.data``.
     """
 
-    __slots__ = ("parameters", "told", "training", "versions")
+    __slots__ = ("parameters", "training", "versions", "warned")
 
     def __init__(self, model: nn.Module) -> None:
         # Those made under inference_mode have no version: they can't be trained.
         self.parameters = [p for p in model.parameters() if not p.is_inference()]
-        self.training, self.versions, self.told = model.training, self._versions(), False
+        self.training, self.versions, self.warned = model.training, self._versions(), False
 
     def _versions(self) -> int:
         return sum(map(_version, self.parameters))
 
     def check(self, model: nn.Module) -> None:
         """Warn, once for a stream, when the model has changed since."""
-        if self.told:
+        if self.warned:
             return
         if model.training != self.training:
             what = f"the model was set to {'train' if model.training else 'eval'}()"
@@ -44,7 +44,7 @@ class Origin:
             what = "parameters were written to (by an optimizer's step, by load_state_dict)"
         else:
             return
-        self.told = True
+        self.warned = True
         warnings.warn(
             f"this step goes on with the video so far, and {what} since its first step: call "
             "reset() before another video",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -36,6 +37,21 @@ def refused(path: Path, message: str) -> video.VideoError:
 def test_missing_file(tmp_path: Path) -> None:
     refused(tmp_path / "nothing.mp4", r"no such video file.*nothing\.mp4")
     refused(tmp_path, "is a folder: expected a video file")
+    refused(tmp_path / f"{300 * 'x'}.mp4", "can't be read: File name too long")
+    refused(tmp_path / "null\0.mp4", "no such video file")
+
+
+def test_a_file_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = encode(tmp_path / "film.mp4", drifting(3))
+    real = Path.open
+
+    def forbidden(self: Path, *args: Any, **how: Any) -> Any:
+        if self == path:
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(self, *args, **how)
+
+    monkeypatch.setattr(Path, "open", forbidden)
+    refused(path, r"film\.mp4 can't be read: Permission denied")
 
 
 def test_empty_file(tmp_path: Path) -> None:

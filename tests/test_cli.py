@@ -254,6 +254,11 @@ def test_verify_causal_writes_a_certificate_and_reads_it_again(here: str) -> Non
         ((), "which model?"),
         (("r3d_18", "--causal", "--save", "no/c.json"), "there is no folder no"),
         (("r3d_18", "--certificate", "c.json", "--causal"), "--certificate goes without --causal"),
+        (("--certificate", "c.json", "--seed", "0"), "--certificate goes without --seed"),
+        (
+            ("--certificate", "c.json", "--space", "32", "--dtype", "float32"),
+            "--certificate goes without --space, --dtype",
+        ),
         (("r3d_18", "--output", "nowhere/a.xml"), "there is no folder"),
     ],
 )

@@ -25,6 +25,7 @@ from pgt_fx import demo, demo_figure, demo_size, zoo
 from pgt_fx.cli import app
 from pgt_fx.demo_story import Findings, Pass, _waiting
 from pgt_fx.demo_talk import Stage, Talk
+from pgt_fx.errors import OptionError
 
 pytest.importorskip("pytorchvideo")
 
@@ -119,9 +120,27 @@ def test_a_model_with_no_exact_stream_is_told_so() -> None:
     assert not found.ok and "are NOT" in demo_figure._verdict(found)
 
 
-def test_a_video_shorter_than_a_clip(film: Path) -> None:
+def test_an_answer_along_time_is_that_of_all_steps(film: Path) -> None:
+    text = said(film, "--size", "32", "--model", "vae_causal_encoder", "--frames", "20")
+    assert "of all steps from the forward over the whole video" in text
+    assert "the features and logits equal those of the forward" in text
+
+
+def test_a_model_of_other_than_colours_is_refused(film: Path) -> None:
+    result = called(film, "--model", "vae_causal_decoder")
+    output = " ".join(result.output.split())
+    assert result.exit_code == 2 and "vae_causal_decoder takes 4 channels" in output
+    assert "decoding" not in output
+
+
+def test_fewer_frames_than_a_clip_has(film: Path) -> None:
     result = CliRunner().invoke(app, ["demo", "--video", str(film), "--frames", "3"])
-    assert result.exit_code == 2 and "takes clips of 8" in " ".join(result.output.split())
+    output = " ".join(result.output.split())
+    assert result.exit_code == 2 and "takes clips of 8" in output and "got 3" in output
+    assert "decoding" not in output
+    for frames in ("some", True, 7):
+        with pytest.raises(OptionError, match=r"frames: .* from 8 on, or 'all', got"):
+            demo.run("slow_r50", video=film, frames=frames)
 
 
 def test_the_last_frame_of_a_short_video_is_repeated(tmp_path: Path) -> None:
@@ -323,6 +342,40 @@ def test_what_can_not_be_written_is_told_first(film: Path, tmp_path: Path) -> No
         result = called(film, "--figure", str(tmp_path / name))
         assert result.exit_code == 2 and why in " ".join(result.output.split())
         assert "decoding" not in result.output
+
+
+@pytest.mark.parametrize("asked", [(), ("--figure", "x.png")])
+def test_findings_are_printed_though_the_figure_could_not_be_written(
+    film: Path, monkeypatch: pytest.MonkeyPatch, asked: tuple[str, ...]
+) -> None:
+    pytest.importorskip("matplotlib")
+
+    def full(*args: Any) -> Path:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(demo_figure, "save", full)
+    # What a pass over a video gives is not asked for here.
+    monkeypatch.setattr(demo, "run", lambda *args, **options: Shown())
+    result = called(film, *asked)
+    assert "the findings" in result.stdout
+    assert result.exit_code == (2 if asked else 0)
+    assert "No space left on device" in (result.stderr if asked else result.stdout)
+
+
+class Shown:
+    """Findings whose text is short."""
+
+    ok = True
+
+    def __rich__(self) -> str:
+        return "the findings"
+
+
+@pytest.mark.parametrize("count", ["0", "-1", "²", "some"])
+def test_a_number_of_frames_that_makes_no_sense(film: Path, count: str) -> None:
+    result = called(film, "--frames", count)
+    assert result.exit_code == 2
+    assert f"--frames {count}: expected a number from 1 on, or 'all'" in result.output
 
 
 def test_without_matplotlib_there_is_a_demo_and_no_figure(

@@ -482,6 +482,13 @@ def test_cost_is_per_video_and_may_be_left_out(prog: pgt_fx.Progressive) -> None
     assert predict(prog, video(8), cost=False).cost is None
 
 
+def test_of_no_video_there_are_no_scores_and_no_cost(prog: pgt_fx.Progressive) -> None:
+    found = predict(prog, video(8, rows=0), schedule=[4, 4])
+    assert found.scores.shape[0] == 0 and found.cost is not None and found.cost.total == 0
+    with pytest.raises(ClipError, match="the video has 0 frames; expected at least one"):
+        predict(prog, video(8)[:, :, :0])
+
+
 def test_cost_reads_as_in_the_tables() -> None:
     assert str(Cost(54.46, 5, 30, 7000.0)) == "54.5 × 5 × 30 GFLOPs"
     assert str(Cost(0.01234, 1, 1, 0.01)) == "0.0123 × 1 × 1 GFLOPs"

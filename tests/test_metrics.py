@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
 import torch.nn.functional as F
 from torch import Tensor
 
 from pgt_fx.errors import OptionError
 from pgt_fx.training import metrics
-from pgt_fx.training.metrics import figures, observe
+from pgt_fx.training.metrics import figures, observe, reset
 
 
 def average_precisions(scores: np.ndarray, labels: np.ndarray) -> list[float]:
@@ -119,3 +123,51 @@ def test_labels_that_are_none_are_not_counted_as_some() -> None:
         metric["mAP"].update(torch.rand(1, 3), torch.tensor([[2, 0, 0]]))
     with pytest.raises(OptionError, match=r"shape \(N, 3\), got \(1, 4\) and \(1, 4\)"):
         metric["mAP"].update(torch.rand(1, 4), torch.zeros(1, 4))
+
+
+def test_one_hot_labels_are_those_of_their_classes() -> None:
+    scores = torch.eye(7)[[0, 3, 5, 1, 2, 4, 0, 3, 6]] + torch.linspace(0, 0.5, 7)
+    labels = torch.tensor([0, 3, 6, 2, 2, 5, 1, 4, 0])
+    expected = seen(metrics(7), scores, labels, [4, 5])
+    assert 0 < expected["top1"] < expected["top5"] < 1
+    for dtype in (torch.float32, torch.int64):  # of videos mixed by 0 and 1, and as they are
+        one_hot = F.one_hot(labels, 7).to(dtype)
+        assert seen(metrics(7), scores, one_hot, [4, 5]) == expected
+    for several in (torch.tensor([[1, 1, 0]]), torch.tensor([[0, 0, 0]])):
+        with pytest.raises(
+            OptionError, match=r"expected one class for each video.*multilabel=True"
+        ):
+            observe(metrics(3), torch.rand(1, 3), several)
+
+
+def _rank(rank: int, folder: Path) -> None:
+    dist.init_process_group(
+        "gloo",
+        init_method=f"file://{folder}/store",
+        rank=rank,
+        world_size=2,
+        timeout=timedelta(seconds=60),
+    )
+    scores, labels = torch.tensor([[0.1, 0.9], [0.8, 0.2]]), torch.tensor([1, 1])
+    for found, target in (
+        (metrics(2), labels),
+        (metrics(2, multilabel=True), F.one_hot(labels, 2)),
+    ):
+        reset(found, torch.device("cpu"))
+        assert figures(found) == {}
+        if rank == 0:
+            observe(found, scores, target)
+        rows = figures(found)
+        name = "top1" if "top1" in found else "mAP"
+        assert rows[name] == (0.5 if name == "top1" else 1.0)
+        reset(found, torch.device("cpu"))
+        assert figures(found) == {}
+    (folder / str(rank)).touch()
+    dist.destroy_process_group()
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:The ``compute`` method")
+def test_a_rank_that_has_seen_nothing_has_the_figures_of_all(tmp_path: Path) -> None:
+    mp.spawn(_rank, args=(tmp_path,), nprocs=2)
+    assert (tmp_path / "0").exists() and (tmp_path / "1").exists()

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 import pgt_fx
 from pgt_fx import DPR, Schedule
 from pgt_fx.errors import OptionError
-from pgt_fx.training import CheckpointError, fit, half_cosine, metrics, sgd
+from pgt_fx.training import CheckpointError, fit, half_cosine, identity, metrics, sgd
 
 SCHEDULE = Schedule(4, 3)  # 10 frames
 
@@ -266,6 +266,18 @@ def test_a_refused_resumption_leaves_the_model_as_it_is(stopped: Path) -> None:
     assert same(before, prog.state_dict())
 
 
+def test_equal_values_are_alike_as_plain_data() -> None:
+    for one, other in (
+        (frozenset([0, 8]), frozenset([8, 0])),  # these go in the order in which they were added
+        ({"a", "b"}, frozenset("ba")),
+        (float("nan"), float("nan")),
+        (torch.tensor(float("nan")), torch.tensor(float("nan"))),
+        ([np.float64("nan")], [np.float64("nan")]),
+    ):
+        assert identity.plain(one) == identity.plain(other)
+    assert identity.plain(frozenset([0, 8])) != identity.plain(frozenset([0, 9]))
+
+
 def test_another_environment_is_told(stopped: Path, tmp_path: Path) -> None:
     path = tmp_path / "c.pt"
     saved = torch.load(stopped, weights_only=True)
@@ -299,6 +311,18 @@ def test_two_trainings_do_not_write_one_checkpoint(tmp_path: Path) -> None:
         "c.pt",
         "link.pt",
     ]
+
+
+@pytest.mark.parametrize("kind", [PermissionError, NotImplementedError])
+def test_a_lock_that_can_not_be_had_is_an_error_that_names_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: type[Exception]
+) -> None:
+    def refuse(self: FileLock, *args: Any, **options: Any) -> None:
+        raise kind("no locks here")
+
+    monkeypatch.setattr(FileLock, "acquire", refuse)
+    with pytest.raises(CheckpointError, match=r"c\.pt\.lock, .* can't be locked: no locks here"):
+        training(1, checkpoint=tmp_path / "c.pt")
 
 
 def test_a_checkpoint_that_fails_to_be_written_leaves_the_old_one(

@@ -129,6 +129,9 @@ def test_from_videos_to_a_checkpoint(project: Path) -> None:
     ("old", "new", "message"),
     [
         ("lr = 0.1", "learning_rate = 0.1", "[optim] learning_rate: unknown key"),
+        ("lr = 0.1", "zz = 0.1", "[optim] zz: unknown key. There are: lr, momentum"),
+        ("batch = 2", "short = 'no'", "[data] short: expected one of repeat, refuse, got 'no'"),
+        ("batch = 2", "short = 1", "[data] short: expected str, got int 1"),
         ("steps = 3", "stepps = 3", "did you mean 'steps'?"),
         ("length = 4", "length = 'long'", "[schedule] length: expected int, got str 'long'"),
         ("DPR-B", "DPR-C", "[schedule] kind: expected one of fixed, DPR-A, DPR-B, got 'DPR-C'"),
@@ -279,8 +282,15 @@ def test_a_resumed_run_is_the_same_or_says_what_differs(project: Path) -> None:
     code, said = go("--resume", "--dry-run")
     assert code == 2 and "[data] train was 4 by name and size" in " ".join(said.split())
     config(project, change='train = "train" -> train = "moved"', two="lr = 0.1 -> lr = 0.01")
+    saved = (project / "checkpoint.pt").read_bytes()
     code, said = go("--init", "checkpoint.pt")
+    assert code == 2 and "checkpoint.pt is there already, and would be" in " ".join(said.split())
+    assert (project / "checkpoint.pt").read_bytes() == saved
+    (project / "checkpoint.pt").rename(project / "first.pt")
+    code, said = go("--init", "first.pt")
     assert code == 0 and "epoch 2: loss" in said
+    code, said = go("--init", "first.pt", "--resume")
+    assert code == 2 and "give one of them" in said
 
 
 def test_a_training_that_is_complete_is_told_so(project: Path) -> None:
@@ -358,7 +368,7 @@ def test_the_videos_of_a_folder(project: Path) -> None:
     assert video.count(path) == every.shape[1] == 22
     some = video.read(path, size=16, start=3, stride=4, frames=3)
     assert torch.equal(some, every[:, [3, 7, 11]])
-    with pytest.raises(video.VideoError, match="22 frames: none is left behind its first 22"):
+    with pytest.raises(video.VideoError, match="22 frames: none is left after the first 22"):
         video.read(path, size=16, start=22)
     long = VideoFolder(project / "train", train=False, **(how | {"frames": 30}))[0][0]
     assert long.shape[1] == 30 and torch.equal(long[:, -1], long[:, 11])  # 22 frames at stride 2

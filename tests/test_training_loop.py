@@ -20,6 +20,7 @@ from pgt_fx.training import (
     PerFrame,
     PerStep,
     backward,
+    evaluate,
     fit,
     half_cosine,
     metrics,
@@ -253,6 +254,48 @@ def test_bad_input() -> None:
         half_cosine(sgd(prog, 0.1), 5, warm_up=5)
 
 
+def test_an_optimizer_of_another_model_is_refused() -> None:
+    """It would train nothing, and the losses would not say so."""
+    mine, other = make(), make()
+    with pytest.raises(OptionError, match="optimizer: it has none of the model's parameters"):
+        fit(mine, DataLoader(data(), 6), sgd(other, 0.1), epochs=1, dry_run=True)
+    loss = nn.Linear(3, 3)  # trained on top of a frozen model
+    mine.requires_grad_(False)
+    optimizer = torch.optim.SGD(loss.parameters(), lr=0.1)
+    before = loss.weight.detach().clone()
+    fit(
+        mine,
+        DataLoader(data(), 6),
+        optimizer,
+        epochs=1,
+        schedule=SCHEDULE,
+        loss_fn=lambda out, target: F.cross_entropy(loss(out), target),
+        progress=False,
+    )
+    assert not torch.equal(loss.weight, before)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"on": "lst"}, "on: expected one of every, last, got 'lst'"),
+        ({"gradient": "exat"}, "did you mean 'exact'"),
+        ({"gradient": "exact", "keep": 2}, "keep: is for gradient"),
+    ],
+)
+def test_a_dry_run_checks_the_options_of_backward(options: dict[str, Any], message: str) -> None:
+    prog = make()
+    with pytest.raises(OptionError, match=message):
+        fit(prog, DataLoader(data(), 6), sgd(prog, 0.1), epochs=1, dry_run=True, **options)
+
+
+def test_a_model_that_is_not_progressive_is_not_evaluated() -> None:
+    loader = DataLoader(data(), 6)
+    with pytest.raises(OptionError, match=r"expected a progressive model .* got Linear"):
+        evaluate(nn.Linear(2, 2), loader, {})
+    assert "val_top1" in evaluate(make(), loader, metrics(3), SCHEDULE)
+
+
 def test_labels_of_steps_and_frames_go_to_the_device_with_the_video() -> None:
     from pgt_fx.training.loop import to
 
@@ -268,9 +311,9 @@ def test_labels_of_steps_and_frames_go_to_the_device_with_the_video() -> None:
 
 def test_labels_of_steps_are_no_labels_of_a_validation() -> None:
     videos, labels = data()[:6]
-    each = PerStep([labels] * 3)
+    each, prog = PerStep([labels] * 3), make()
     rows = fit(
-        make(), [(videos, each)], sgd(make(), 0.05), epochs=1, schedule=SCHEDULE,
+        prog, [(videos, each)], sgd(prog, 0.05), epochs=1, schedule=SCHEDULE,
         metrics=metrics(3), validation=[(videos, each)], progress=False,
     )  # fmt: skip
     assert "val_top1" not in rows[0] and rows[0]["loss"] > 0

@@ -206,6 +206,7 @@ def test_options_below_one(ramp: Path, option: str) -> None:
         ({"at": (0.5, 1.1)}, r"at=\(0.5, 1.1\): expected two numbers from 0 to 1"),
         ({"short": "repaet"}, "short: .*did you mean 'repeat'"),
         ({"fps": 0}, "fps: expected a number of frames a second above 0, got 0"),
+        ({"fps": 1e-9}, "a second above 0, got 1e-09; the lowest rate is 1e-06"),
         ({"fps": float("nan")}, "fps: .*got nan"),
         ({"fps": float("inf")}, "fps: .*got inf"),
         ({"fps": "25"}, "fps: .*got '25'"),
@@ -224,7 +225,7 @@ def test_a_clip_longer_than_the_video(ramp: Path) -> None:
     message = r"ramp\.mp4 is too short: expected 17 frames \(5 of them, stride 3, start 4\), got 12"
     with pytest.raises(video.VideoError, match=message):
         video.read(ramp, size=16, start=4, stride=3, frames=5, short="refuse")
-    with pytest.raises(video.VideoError, match="12 frames: none is left behind its first 12"):
+    with pytest.raises(video.VideoError, match="12 frames: none is left after the first 12"):
         video.read(ramp, size=16, start=12, frames=5, short="repeat")
 
 

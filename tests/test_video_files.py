@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterator
 from fractions import Fraction
 from itertools import accumulate
@@ -15,8 +16,10 @@ from films import decoded, drifting, encode, grey, levels, with_edit
 from torch import Tensor
 
 from pgt_fx import video
+from pgt_fx.errors import OptionError
 from pgt_fx.video import VideoFile
 from pgt_fx.video import file as reading
+from pgt_fx.video.index import _by_packets, opened
 
 av = pytest.importorskip("av")
 
@@ -200,6 +203,63 @@ def test_a_file_is_numbered_once(long_film: Path, monkeypatch: pytest.MonkeyPatc
     assert video.count(changed) == 4
     encode(changed, drifting(7))
     assert video.count(changed) == 7
+
+
+def test_the_packets_that_are_counted_are_not_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Together they are all of the file, which may be larger than memory."""
+    path = encode(tmp_path / "film.mp4", drifting(30), X264, options={"g": "12", "bf": "2"})
+    alive: weakref.WeakSet[Any] = weakref.WeakSet()
+    most = 0
+
+    class Watched:
+        def __init__(self, packet: Any) -> None:
+            self.packet = packet
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self.packet, name)
+
+    class Container:
+        def __init__(self, container: Any) -> None:
+            self.format, self.container = container.format, container
+
+        def demux(self, stream: Any) -> Iterator[Any]:
+            nonlocal most
+            for packet in self.container.demux(stream):
+                watched = Watched(packet)
+                alive.add(watched)
+                most = max(most, len(alive))
+                yield watched
+                del watched
+
+    with opened(path) as (container, stream):
+        found = _by_packets(Container(container), stream)
+    assert found is not None and len(found.pts) == 30
+    assert 1 <= most <= 2
+
+
+def test_a_name_with_a_colon_is_no_protocol(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = encode(tmp_path / "12:30.mp4", drifting(3))
+    monkeypatch.chdir(tmp_path)
+    assert torch.equal(video.read(path.name, size=16), video.read(path, size=16))
+
+
+@pytest.mark.parametrize("name", ["film.mp4", "film.h264"])
+def test_frames_that_are_not_there_are_refused(tmp_path: Path, name: str) -> None:
+    file = VideoFile(encode(tmp_path / name, drifting(4), X264))
+    for places, message in (
+        ([0, 4], "from 0 to 3, .* has 4 frames, got 4"),
+        ([-1], "from 0 to 3, .* got -1"),
+        ([2, 1], "rising numbers, got 1 after 2"),
+    ):
+        with pytest.raises(OptionError, match=f"places: expected .*{message}"):
+            next(file.frames(places, size=16))
+    with pytest.raises(OptionError, match="crop=32: expected at most size=16"):
+        next(file.frames([0], size=16, crop=32))
+    assert len([*file.frames([1, 1, 3], size=16)]) == 3
 
 
 # ------------------------------------------------------------------------- by time

@@ -159,7 +159,7 @@ def _whole(net: nn.Module, time: int = 1, space: int = 1) -> nn.Module:
 
 
 def _whole_decoder(net: Any) -> nn.Module:
-    """The decoder, every norm of it told how much larger its input is than the latents."""
+    """The decoder; each of its norms is given how much larger its input is than the latents."""
     time = space = 1
     twin = under(type(net), net)
     twin._modules = dict(net._modules)

@@ -15,7 +15,7 @@ VIEW = 256
 
 
 def view_space(entry: Entry) -> int:
-    """Height and width at which a model's cost is told: 256 pixels, as in the paper's tables; its
+    """Height and width at which a model's cost is given: 256 pixels, as in the paper's tables; its
     own where it takes no other, or takes latents in place of pixels."""
     return entry.space if entry.fixed_space or entry.channels != 3 else VIEW
 

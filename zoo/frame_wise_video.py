@@ -84,7 +84,7 @@ def frame_wise(
     features: int | None = None,
     **options: Any,
 ) -> FrameWiseVideo:
-    """An image model on every frame and a temporal model behind it, with random weights.
+    """An image model on every frame and a temporal model after it, with random weights.
 
     Args:
         image: the name of a timm model, which is built without its classifier, or a module from

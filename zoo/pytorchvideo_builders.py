@@ -33,7 +33,7 @@ ENTRIES = (
     _entry(
         "slowfast_r50_nl", (8, 32), "3 non-local blocks in the slow path's res4",
         family="SlowFast", all_time=_NL, gflops=80.8,
-        note="77.0 GFLOPs with non-local blocks behind every second block of res4, as in the "
+        note="77.0 GFLOPs with non-local blocks after every second block of res4, as in the "
         "SlowFast paper and in the authors' configuration for ResNet-101; 80.7 would be four of "
         "them, 99.5 the five of SlowFast's configuration SLOWFAST_NLN_8x8_R50",
     ),
@@ -60,7 +60,7 @@ _I3D = {
     "stem_conv_kernel_size": (5, 7, 7),
     "stage_conv_a_kernel_size": _I3D_KERNELS,
 }
-#: Residual blocks that a non-local one stands behind, by stage: SlowFast's configurations.
+#: Residual blocks that a non-local one follows, by stage: SlowFast's configurations.
 _NL5_R50, _NL5_R101 = {3: (1, 3), 4: (1, 3, 5)}, {3: (1, 3), 4: (7, 14, 21)}
 _NL3_R50, _NL3_R101 = {4: (1, 3, 5)}, {4: (6, 13, 20)}
 

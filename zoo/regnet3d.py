@@ -30,7 +30,7 @@ class XBlock(nn.Module):
     """Bottleneck block with grouped 3x3 convolution and no bottleneck.
 
     Args:
-        inside, out: channels before and behind it.
+        inside, out: channels before and after it.
         stride: spatial.
         time: temporal kernel of the first convolution.
     """

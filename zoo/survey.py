@@ -55,7 +55,7 @@ class Row:
         parameters: how many.
         clip: sizes of the example's tensors; the figures are those of such a clip.
         trf, stride, look_ahead: temporal receptive field, input frames per output element and
-            frames behind its own that an output element reads, per path; None: all of time.
+            frames after its own that an output element reads, per path; None: all of time.
         latency: frames until an output is exact, of the slowest path; None: all.
         state: bytes carried between steps, for a batch of one.
         gflops: 10⁹ multiply-adds of a view (:func:`pgt_fx.zoo.cost.view_space`).

@@ -49,7 +49,7 @@ class TemporalDecoder(nn.Module):
     """Videos of latents: ``AutoencoderKLTemporalDecoder.decode`` of all frames at once.
 
     Its blocks in space work on single frames. Those in time are convolutions that look one frame
-    to each side, behind group norms with the statistics of all frames.
+    to each side, after group norms with the statistics of all frames.
     """
 
     def __init__(self, vae: Any) -> None:

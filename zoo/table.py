@@ -14,7 +14,7 @@ from .survey import KINDS, REFUSED, Row
 #: Steps and views in the GFLOPs column, in the paper's notation: P = 5, three spatial crops.
 STEPS, VIEWS = 5, 3
 
-#: Stands before and behind the summary in the project's README.
+#: Stands before and after the summary in the project's README.
 MARK = "<!-- zoo-summary -->"
 
 HEADER = """# The zoo

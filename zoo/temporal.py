@@ -35,11 +35,11 @@ class Temporal:
         last: only the blocks of the last so many stages; None: of all.
         every: only every so many-th block of a stage, beginning with its first.
         factorised: leave the convolution as it is, and follow it by one of kernel x 1 x 1 over
-            time, with as many groups: dense behind a dense one, depthwise behind a depthwise one.
+            time, with as many groups: dense after a dense one, depthwise after a depthwise one.
         weights: "mean": every temporal tap gets 1/kernel of the image's weight, "centre": the
             middle one gets all of it; the model then is the image model on every frame, until
             it is trained.
-        ends: what stands before the first frame and behind the last: "replicate" repeats them.
+        ends: what stands before the first frame and after the last: "replicate" repeats them.
             A still video then gives the image model's features in every element; with "zeros",
             as in most published video models, only where no path has seen a zero, and under
             weights="mean" features get darker towards the ends by one half and more.

@@ -16,7 +16,7 @@ class TemporalConv(nn.Conv3d):
     """A convolution that keeps the number of frames.
 
     Attributes:
-        ends: what stands before the first frame and behind the last, "replicate" or "zeros".
+        ends: what stands before the first frame and after the last, "replicate" or "zeros".
     """
 
     ends: str = "replicate"

@@ -74,7 +74,7 @@ class _Layer(nn.Module):
 class MultiStageTCN(nn.Module):
     """MS-TCN: each stage refines the scores of the one before; frames see as far ahead as back.
 
-    The last stage is without its scores, which are those of the classifier behind it.
+    The last stage is without its scores, which are those of the classifier after it.
 
     Attributes:
         scores: of the stages before the last, one pointwise convolution each.

@@ -206,7 +206,7 @@ def _one_rate(node: fx.Node, frames: dict[fx.Node, fx.Node], model: nn.Module) -
     found = {frames[x] for x in node.all_input_nodes if x in frames}
     if len(found) > 1:
         raise InflationError(
-            f"{node.name} of {type(model).__name__} joins maps from before and behind a temporal "
+            f"{node.name} of {type(model).__name__} joins maps from before and after a temporal "
             "stride; stride at another stage"
         )
     return found.pop() if found else None

@@ -39,7 +39,7 @@ ENTRIES = (
     ),
 )
 
-#: Name in the zoo -> image model of timm, and the temporal model behind it.
+#: Name in the zoo -> image model of timm, and the temporal model after it.
 _PARTS: dict[str, tuple[str, Head]] = {
     "resnet18_mean": ("resnet18", "mean"),
     "mobilenetv3_small_ms_tcn": ("mobilenetv3_small_100", "ms-tcn"),

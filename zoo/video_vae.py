@@ -108,7 +108,7 @@ class FirstApart(nn.Module):
         """(N, C, T, H, W) to T/2 or 2T frames; causal ones: 2n + 1 to n + 1, or back."""
         if not self.causal:
             return self.change(x)
-        if x.shape[2] == 1:  # an image; convolutions and pools refuse the no frames behind it
+        if x.shape[2] == 1:  # an image; convolutions and pools refuse the no frames after it
             return x
         return torch.cat([x[:, :, :1], self.change(x[:, :, 1:])], dim=2)
 

@@ -94,7 +94,7 @@ class AverageDown(nn.Module):
 class WanEncoder(nn.Module):
     """Moments of videos: what ``AutoencoderKLWan.encode`` makes its distribution of.
 
-    diffusers leaves out the frames behind the last whole four. The net of Wan 2.1 does the same
+    diffusers leaves out the frames after the last whole four. The net of Wan 2.1 does the same
     here; the residual one of Wan 2.2 refuses them (``reshape`` raises a RuntimeError).
 
     Shares the modules of the autoencoder, and their names; see

@@ -28,7 +28,7 @@ def bench(
     ] = None,
 ) -> None:
     """Run a benchmark of this repository, with its own options: pgt-fx bench NAME --help."""
-    if name == "--help":  # left to the benchmarks where it stands behind one
+    if name == "--help":  # after the name of a benchmark it is left to that
         typer.echo(context.get_help())
         raise typer.Exit(HOLDS)
     folder = _folder()
@@ -50,7 +50,7 @@ def bench(
     script = [*GUARDED, *debug, str(folder / f"{name}.py"), *context.args]
     try:
         code = subprocess.run(script).returncode
-    except KeyboardInterrupt:  # it was told too, and has said so
+    except KeyboardInterrupt:  # the benchmark got the signal too, and has said so
         raise typer.Exit(INTERRUPTED) from None
     if code < 0:
         raise typer.BadParameter(f"{name} was ended by signal {-code}")

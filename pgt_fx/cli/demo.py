@@ -75,10 +75,12 @@ def demo(
         talk=talk,
     )
     with talk.stage("drawing"):
-        missing = _draw(found, figure)
+        fault = _draw(found, figure or FIGURE)
     out().print(found)
-    if missing:
-        out().print(missing, markup=False)
+    if fault is not None:
+        if figure is not None:
+            raise fault
+        out().print(f"No figure: {fault}", markup=False)
     raise typer.Exit(HOLDS if found.ok else VIOLATED)
 
 
@@ -105,25 +107,23 @@ def _opening(model: str, video: Path | None, length: int, full: bool) -> str:
     )
 
 
-def _draw(found: Findings, figure: Path | None) -> str:
-    """Draw the figure; without matplotlib, or a place to write, one that nobody asked for is left
-    out. Returns why."""
+def _draw(found: Findings, path: Path) -> Exception | None:
+    """Draw the figure. Returns why there is none: without matplotlib, or where it can't be written,
+    the findings are printed all the same."""
     from pgt_fx import demo_figure
     from pgt_fx.erf.figure import PlotError
     from pgt_fx.errors import OptionError
 
     try:
-        found.figure = demo_figure.save(found, figure or FIGURE)
-    except (PlotError, OptionError) as error:
-        if figure is not None:
-            raise
-        return f"No figure: {error}"
-    return ""
+        found.figure = demo_figure.save(found, path)
+    except (PlotError, OptionError, OSError) as error:
+        return error
+    return None
 
 
 def _frames(text: str | None) -> int | str | None:
     if text is None or text == "all":
         return text
-    if text.isdigit() and int(text) > 0:
+    if text.isdecimal() and int(text) > 0:
         return int(text)
     raise typer.BadParameter(f"--frames {text}: expected a number from 1 on, or 'all'")

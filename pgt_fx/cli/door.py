@@ -1,7 +1,7 @@
 """The door of the command line: whatever happens in a command, what is said and the exit code.
 
 A command prints what it found and raises ``typer.Exit`` with its verdict. Whatever else comes out
-of it is not a verdict: it is told in one message on stderr, ``pgt-fx: error: …``, and the exit code
+of it is not a verdict: one message on stderr says it, ``pgt-fx: error: …``, and the exit code
 is 2. So no command has to catch what it does not understand, and none may.
 """
 
@@ -36,9 +36,9 @@ from pgt_fx.errors import (
 from pgt_fx.terminal import columns, plain
 
 PROG = "pgt-fx"
-#: Options of ``pgt_fx.transform``, as errors name them: each with a sign of equality behind it.
+#: Options of ``pgt_fx.transform``, as errors name them: each followed by a sign of equality.
 _KEYWORDS = "time_dim|operator|future|pooling|clip_pools|strict|attention|check"
-#: Errors of this package that may have an error of the user's model behind them.
+#: Errors of this package whose cause may be an error of the user's model.
 OF_A_MODEL = (CaptureError, ClipError, CompileError, VerificationError)
 #: What typer's parser raises. Releases of typer have it from click, or as their own.
 UsageError: Any = typer.BadParameter.__mro__[1]
@@ -96,7 +96,7 @@ def guarded(
     debug: Callable[[], bool],
     options: Callable[[], Mapping[str, str]] = dict,
 ) -> int:
-    """The exit code of some work, told in the way of the command line. Raises nothing.
+    """The exit code of some work; what it raises is printed as a message. Raises nothing.
 
     Args:
         work: gives its exit code, or raises ``typer.Exit`` with it.
@@ -160,7 +160,7 @@ def _of(error: BaseException) -> str:
         if isinstance(error.code, str):  # what it had to say
             return error.code
         return f"something called sys.exit({error.code!r}), which is no verdict of {PROG}"
-    # torch may put the frames of its own C++ behind what it has to say.
+    # torch may append the frames of its own C++ to its message.
     said = str(error).partition("\nException raised from ")[0].strip()
     text = f"{type(error).__name__}: {said}" if said else type(error).__name__
     return f"out of memory; a smaller clip needs less ({text})" if out_of_memory(error) else text
@@ -215,7 +215,7 @@ def _own(error: Any) -> bool:
 
 
 def _hides_a_cause(error: BaseException) -> bool:
-    """Whether a traceback would tell more than the message does."""
+    """Whether a traceback would say more than the message does."""
     cause = error.__cause__
     if isinstance(error, PgtError):  # else it is about what was asked for, and says all
         return cause is not None and isinstance(error, OF_A_MODEL)

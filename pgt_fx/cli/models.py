@@ -138,7 +138,7 @@ def _siblings(missing: str) -> list[str]:
 
 
 def _nothing(module: str, name: str, target: Any) -> str:
-    own = [n for n in vars(target) if not n.startswith("_")]
+    own = [n for n in dir(target) if not n.startswith("_")]
     near = difflib.get_close_matches(name, own, 3)
     callables = [n for n in own if callable(getattr(target, n))]
     hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(callables[:8])}"

@@ -1,6 +1,7 @@
 """``python -m pgt_fx.cli.script [--debug] FILE …``: run a script of the repository as a command.
 
-What it raises, and what its argparse refuses, is told as everywhere else (:mod:`pgt_fx.cli.door`).
+What it raises, and what its argparse refuses, is printed as :mod:`pgt_fx.cli.door` does for all
+commands.
 """
 
 from __future__ import annotations

@@ -30,7 +30,8 @@ Space = Annotated[
     typer.Option(min=1, help="Height and width of the frames in pixels, for models of the zoo."),
 ]
 TimeDim = Annotated[
-    int | None, typer.Option(help="The time dimension, where the clip's shape doesn't tell it.")
+    int | None,
+    typer.Option(help="The time dimension, where it doesn't follow from the clip's shape."),
 ]
 Threads = Annotated[int | None, typer.Option(min=1, help="Threads for the computation.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print plain data instead of a table.")]

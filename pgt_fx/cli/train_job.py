@@ -39,10 +39,15 @@ def train(config: Path, model: str | None, resume: bool, init: Path | None, dry_
     if path.resolve() == config.resolve():
         raise ConfigError(f"[run] checkpoint: {path} is the config itself")
     check_checkpoint(path)
-    if path.exists() and not resume and init is None:
+    if resume and init is not None:
+        raise typer.BadParameter(
+            "--init begins a new training, and --resume goes on with one; give one of them"
+        )
+    if path.exists() and not resume:
+        go_on = "go on from it with --resume, " if init is None else ""
         raise ConfigError(
-            f"[run] checkpoint: {path} is there already, and would be overwritten: go on from it "
-            "with --resume, move it, or name another file"
+            f"[run] checkpoint: {path} is there already, and would be overwritten: {go_on}move it, "
+            "or name another file"
         )
     schedule = settings.schedule.build(settings.run.seed, settings.optim.epochs)
     training, validation = _videos(settings, folder)

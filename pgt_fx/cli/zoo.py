@@ -117,7 +117,7 @@ def _surveyed(names: Sequence[str], jobs: int) -> Iterator[Row]:
 
 
 def _begin() -> None:
-    """Of a process of the pool: Ctrl-C ends it without a word, and the command tells of it."""
+    """Of a process of the pool: Ctrl-C ends it without a message; the command prints one."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     set_threads(1)
 

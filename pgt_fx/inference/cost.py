@@ -69,7 +69,7 @@ class Meter:
 
     def cost(self, views: int, rows: int) -> Cost:
         """Of a batch of ``rows`` videos seen in ``views`` views each."""
-        each = _gmacs(self.flops, rows)
+        each = _gmacs(self.flops, max(1, rows))  # an empty batch has no operations
         return Cost(max(each), len(each), views, sum(each) * views)
 
 

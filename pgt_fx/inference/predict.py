@@ -49,8 +49,8 @@ class Prediction:
         cost: operations per video, or None with ``cost=False``.
         views: how many were run, no two the same: fewer than ``temporal`` × ``spatial`` where the
             video has no room for more.
-        repeated: how many frames were put behind a video that is too short, in the input path
-            with the fewest.
+        repeated: how many frames were added at the end of a video that is too short, in the input
+            path with the fewest.
     """
 
     scores: Tensor

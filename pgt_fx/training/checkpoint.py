@@ -19,6 +19,7 @@ from filelock import FileLock, Timeout
 from torch import Tensor, nn
 
 from pgt_fx.errors import PgtError
+from pgt_fx.training.parallel import of_rank_0
 
 VERSION = 2
 Plain = dict[str, Any]
@@ -99,26 +100,29 @@ def alone(path: Path | None) -> Iterator[None]:
     Under data parallel one rank holds it for all. The lock ends with the process at the latest.
 
     Raises:
-        CheckpointError: another training holds it.
+        CheckpointError: another training holds it, or the file beside it that is locked can't be.
     """
     if path is None:
         yield
         return
     path = Path(os.path.realpath(path))
     file = path.with_name(path.name + ".lock")
-    lock, held = FileLock(file, timeout=0), [True]
+    lock, fault = FileLock(file, timeout=0), None
     if not dist.is_initialized() or dist.get_rank() == 0:
         try:
             lock.acquire()
         except Timeout:
-            held = [False]
-    if dist.is_initialized():
-        dist.broadcast_object_list(held, 0)
-    if not held[0]:
-        raise CheckpointError(
-            f"checkpoint: another training is writing to {path}; wait for its end, or write to "
-            "another file"
-        )
+            fault = (
+                f"another training is writing to {path}; wait for its end, or write to another file"
+            )
+        except (OSError, NotImplementedError) as error:  # some file systems have no locks
+            fault = (
+                f"{file}, which keeps other trainings away, can't be locked: {error}; write to "
+                "another folder"
+            )
+    fault = of_rank_0(fault)  # the others wait for it
+    if fault is not None:
+        raise CheckpointError(f"checkpoint: {fault}")
     try:
         yield
     finally:

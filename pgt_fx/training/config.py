@@ -8,13 +8,14 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from difflib import get_close_matches
 from os import PathLike
 from pathlib import Path
-from typing import Any, Literal, cast, get_origin, get_type_hints
+from typing import Any, Literal, cast, get_args, get_origin, get_type_hints
 
 from pgt_fx.counts import counted
 from pgt_fx.errors import OptionError, PgtError
-from pgt_fx.options import OPERATORS, ClipPools, Future, Operator, Pooling
+from pgt_fx.options import ClipPools, Future, Operator, Pooling
 from pgt_fx.schedule import DPR, Kind, Order, Schedule
 from pgt_fx.training.gradients import Gradient
+from pgt_fx.video import Short
 
 
 class ConfigError(PgtError, ValueError):
@@ -60,7 +61,7 @@ class Data:
     validation: str = ""
     stride: int = 8
     fps: float = 0.0
-    short: str = "repeat"
+    short: Short = "repeat"
     size: int = 224
     batch: int = 8
     workers: int = 2
@@ -102,19 +103,6 @@ class Config:
     data: Data = field(default_factory=Data)
     optim: Optim = field(default_factory=Optim)
     run: Run = field(default_factory=Run)
-
-
-CHOICES = {
-    ("model", "operator"): tuple(OPERATORS),
-    ("model", "pooling"): ("step", "running", "markov"),
-    ("model", "future"): ("zero", "wait"),
-    ("model", "clip_pools"): ("auto", "window", "global"),
-    ("schedule", "kind"): ("fixed", "DPR-A", "DPR-B"),
-    ("schedule", "order"): ("random", "cycle"),
-    ("data", "short"): ("repeat", "refuse"),
-    ("run", "precision"): ("float32", "bf16", "fp16"),
-    ("optim", "gradient"): ("truncated", "exact"),
-}
 
 
 @dataclass(frozen=True)
@@ -192,12 +180,10 @@ def _read(kind: Any, data: dict[str, Any], section: str, faults: list[str]) -> A
         where = f"[{section}] {key}" if section else f"[{key}]"
         if key not in known:
             near = get_close_matches(key, known, 1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
+            hint = f"; did you mean {near[0]!r}?" if near else "."
             faults.append(f"{where}: unknown key{hint} There are: {', '.join(known)}")
             continue
         expected = types[key]
-        if get_origin(expected) is Literal:  # its choices are told below, or by what takes them
-            expected = str
         if is_dataclass(expected):
             if isinstance(value, dict):
                 values[key] = _read(expected, value, key, faults)
@@ -214,11 +200,12 @@ def _read(kind: Any, data: dict[str, Any], section: str, faults: list[str]) -> A
     return kind(**values)
 
 
-def _fault(section: str, key: str, value: Any, expected: type) -> str:
+def _fault(section: str, key: str, value: Any, expected: Any) -> str:
     """What was expected of a value, and what was given; nothing for one that is allowed."""
-    if type(value) is not expected:  # a flag is no number
-        return f"expected {expected.__name__}, got {type(value).__name__} {value!r}"
-    allowed = CHOICES.get((section, key))
+    allowed = get_args(expected) if get_origin(expected) is Literal else ()
+    kind = str if allowed else expected
+    if type(value) is not kind:  # a flag is no number
+        return f"expected {kind.__name__}, got {type(value).__name__} {value!r}"
     if allowed and value not in allowed:
         return f"expected one of {', '.join(allowed)}, got {value!r}"
     numbers = RANGES.get((section, key))

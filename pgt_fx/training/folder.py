@@ -171,12 +171,12 @@ class VideoLoader(DataLoader[Any]):
     def __init__(
         self, data: VideoFolder, batch: int, *, ratio: tuple[int, ...] = (1,), **options: Any
     ) -> None:
-        super().__init__(_Told(data), batch, collate_fn=partial(_batch, ratio), **options)
+        super().__init__(_ErrorsAsItems(data), batch, collate_fn=partial(_batch, ratio), **options)
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         if self.num_workers:
-            # What a decoder leaves behind here waits for its threads when it is collected; in a
-            # worker, which is forked from this process, there are none, and it would wait for ever.
+            # A decoder that is collected waits for its threads. In a worker, which is forked from
+            # this process, those of a decoder of this process don't run: it would wait for ever.
             gc.collect()
         for batch in super().__iter__():
             if isinstance(batch, VideoError):
@@ -184,7 +184,7 @@ class VideoLoader(DataLoader[Any]):
             yield batch
 
 
-class _Told(Dataset[Any]):
+class _ErrorsAsItems(Dataset[Any]):
     """A folder whose errors are items: torch makes one text of what a worker raises."""
 
     def __init__(self, data: VideoFolder) -> None:

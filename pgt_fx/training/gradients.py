@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from typing import Any, Literal
 
 import torch
@@ -19,6 +18,7 @@ from torch.utils import _pytree as pytree
 from pgt_fx.capture.inputs import as_call
 from pgt_fx.counts import counted
 from pgt_fx.errors import ClipError, OptionError
+from pgt_fx.options import _choice
 from pgt_fx.progressive import Progressive, State
 from pgt_fx.schedule import Schedule
 from pgt_fx.training.differentiated import Differentiated
@@ -130,12 +130,7 @@ def backward(
             for a wrapper that steps can't go through, with what to do instead.
         ClipError: when the video is shorter than the schedule, or no step answered.
     """
-    _choice("gradient", gradient, ("truncated", "exact"))
-    _choice("on", on, ("every", "last"))
-    if isinstance(keep, bool) or not isinstance(keep, int) or keep < 1:
-        raise OptionError(f"keep: expected a whole number of steps from 1 on, got {keep!r}")
-    if gradient == "exact" and keep != 1:
-        raise OptionError('keep: is for gradient="truncated"; "exact" keeps all steps')
+    check_options(gradient, keep, on)
     if not torch.is_grad_enabled():
         raise OptionError(
             "backward: called under torch.no_grad() or torch.inference_mode(), where nothing has a "
@@ -162,6 +157,20 @@ def backward(
         reduce_gradients(prog)
     run.found.losses = [x if x is None else Differentiated.of(x) for x in run.found.losses]
     return run.found
+
+
+def check_options(gradient: str, keep: int, on: str) -> None:
+    """Refuse options of :func:`backward` before anything is run.
+
+    Raises:
+        OptionError: for an unknown value, or values that don't go together.
+    """
+    _choice("gradient", gradient, ("truncated", "exact"))
+    _choice("on", on, ("every", "last"))
+    if isinstance(keep, bool) or not isinstance(keep, int) or keep < 1:
+        raise OptionError(f"keep: expected a whole number of steps from 1 on, got {keep!r}")
+    if gradient == "exact" and keep != 1:
+        raise OptionError('keep: is for gradient="truncated"; "exact" keeps all steps')
 
 
 class Run:
@@ -229,7 +238,7 @@ class Run:
             loss = self._loss(number, pytree.tree_map_only(Tensor, self._afresh, out), targets[-1])
             states.append(state)
             self._note(out, loss, targets[-1])
-        # The last step is differentiated as it is run: nothing comes behind it.
+        # The last step is differentiated as it is run: no gradient comes from a later one.
         leaves = self._leaves(states[-1])
         out, _ = self._step(end, leaves, detach=True)
         target = self._labels(end, out)
@@ -248,7 +257,7 @@ class Run:
             del out, loss, state
 
     def _afresh(self, x: Tensor) -> Tensor:
-        """An answer without the graph behind it."""
+        """An answer cut off from the graph that made it."""
         if self.trained and (x.is_floating_point() or x.is_complex()):
             return x.detach().requires_grad_().clone()
         return x
@@ -330,7 +339,7 @@ class Run:
         self.found.losses.append(None if loss is None else loss.detach())
 
     def _cut_off(self, x: Tensor) -> Tensor:
-        """An input with a graph behind it, or one that is to have a gradient, as a leaf."""
+        """An input that has a graph, or is to have a gradient, as a leaf."""
         if not x.requires_grad:
             return x
         leaf = x.detach().requires_grad_()
@@ -405,10 +414,3 @@ def _check_length(prog: Progressive, chunks: list[Chunk]) -> None:
             f"smallest clip is {clip}. Use a longer Schedule(length=…) or, where a model ends "
             'in a pool over its clip, clip_pools="global", under which a shorter step has an answer'
         )
-
-
-def _choice(name: str, value: Any, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        near = get_close_matches(str(value), allowed, 1)
-        hint = f" (did you mean {near[0]!r}?)" if near else ""
-        raise OptionError(f"{name}: expected one of {', '.join(allowed)}, got {value!r}{hint}")

@@ -152,13 +152,12 @@ def plain(value: Any) -> Any:
     if isinstance(value, int | float):  # NumPy's and enumerations, too, which are no plain data
         return int(value) if isinstance(value, int) else float(value)
     if isinstance(value, Tensor):
-        if value.numel() == 1:
-            return value.item()
-        return _digest_of(value)
+        return plain(value.item()) if value.numel() == 1 else _digest_of(value)
     if isinstance(value, str):
         return str(value) if len(value) < 200 else _digest(value)
     if isinstance(value, list | tuple | set | frozenset):
-        each = [plain(x) for x in (sorted(value, key=str) if isinstance(value, set) else value)]
+        unordered = isinstance(value, set | frozenset)  # their order differs between processes
+        each = [plain(x) for x in (sorted(value, key=str) if unordered else value)]
         return each if len(each) <= _LONG else f"{len(each)} items, {_digest(str(each))}"
     if isinstance(value, Mapping):
         return plain([[str(k), plain(v)] for k, v in value.items()])

@@ -29,10 +29,10 @@ from pgt_fx.terminal import console
 from pgt_fx.training import checkpoint as files
 from pgt_fx.training import identity
 from pgt_fx.training.given import check_kinds, pairs
-from pgt_fx.training.gradients import Gradient, Loss, On, backward
-from pgt_fx.training.metrics import figures
+from pgt_fx.training.gradients import Gradient, Loss, On, backward, check_options
+from pgt_fx.training.metrics import figures, reset
 from pgt_fx.training.observed import observe_training, observe_validation
-from pgt_fx.training.optim import check_updates
+from pgt_fx.training.optim import check_parameters, check_updates
 from pgt_fx.training.parallel import check_one_training, of_rank_0, reduce_gradients, unwrapped
 from pgt_fx.training.targets import PerFrame
 
@@ -160,16 +160,19 @@ def fit(
         "seconds", and metrics, those of the validation with the prefix "val_".
 
     Raises:
-        OptionError, ClipError: as :func:`backward`; and when several processes were launched
-            without ``DistributedDataParallel`` around ``prog``.
+        OptionError, ClipError: as :func:`backward`; when the optimizer has none of the model's
+            parameters; and when several processes were launched without ``DistributedDataParallel``
+            around ``prog``.
         CheckpointError: when there is nothing to resume from, or it is another training's, with
             what differs; where none can be written, or another training is writing to it.
     """
     check_one_training(prog)
     check_kinds(loader, validation, optimizer, metrics, checkpoint, init)
-    for name, value in (("accumulate", accumulate), ("epochs", epochs), ("keep", keep)):
+    check_options(gradient, keep, on)
+    for name, value in (("accumulate", accumulate), ("epochs", epochs)):
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise OptionError(f"{name}: expected a whole number from 1 on, got {value!r}")
+    check_parameters(unwrapped(prog), optimizer)
     if resume and checkpoint is None:
         raise OptionError("resume: from which checkpoint? pass checkpoint=")
     if resume and init is not None:
@@ -227,8 +230,7 @@ def _epoch(work: Training, loader: Iterable[tuple[Any, Any]], epoch: int) -> dic
         for module in work.inner.modules():
             if isinstance(module, _BatchNorm):
                 module.eval()
-    for metric in work.metrics.values():
-        metric.reset()
+    reset(work.metrics, work.device)
     total, batches, pending = 0.0, 0, 0
     count = _length(loader)
     work.optimizer.zero_grad()
@@ -295,25 +297,31 @@ def _update(work: Training) -> None:
 
 @torch.no_grad()
 def evaluate(
-    prog: Progressive,
+    prog: nn.Module,
     loader: Iterable[tuple[Any, Any]],
     metrics: dict[str, Any],
     schedule: Schedule | DPR | None = None,
 ) -> dict[str, float]:
     """Metrics over a loader, each video in the progressive long view: "val_" + name.
 
+    Args:
+        prog: a progressive model, or ``DistributedDataParallel`` around one.
+        loader: as for :func:`fit`.
+        metrics: name -> torchmetrics metric; see :func:`pgt_fx.training.metrics`.
+        schedule: of the steps; of a :class:`DPR` its base schedule.
+
     Raises:
-        OptionError: for a loader without a batch.
+        OptionError: for a loader without a batch, or a model that is not progressive.
     """
+    inner = unwrapped(prog)
     base = schedule.base if isinstance(schedule, DPR) else schedule
-    device = next(prog.parameters()).device
-    for metric in metrics.values():
-        metric.reset()
+    device = next(inner.parameters()).device
+    reset(metrics, device)
     batches = 0
     for video, target in pairs("validation", loader):
         batches += 1
         video, target = to(video, device), to(target, device)
-        observe_validation(metrics, prog, video, target, base)
+        observe_validation(metrics, inner, video, target, base)
     if not batches:
         raise OptionError(f"validation: {_EMPTY}")
     return figures(metrics, "val_")

@@ -85,8 +85,8 @@ def is_empty(value: Any) -> bool:
 
 
 def no_loss(answer: Any) -> Tensor:
-    """The loss of a step that has nothing to learn from: zero, summed over nothing of its answer,
-    so that every parameter behind it has a gradient of zeros. A mean over nothing would be NaN."""
+    """The loss of a step that has nothing to learn from: a sum over nothing of its answer, so that
+    every parameter that it depends on has a gradient of zeros. A mean over nothing would be NaN."""
     parts = [x.reshape(-1)[:0].abs().sum() for x in _numbers(answer, detached=False)]
     return torch.stack([p.to(parts[0]) for p in parts]).sum() if parts else torch.zeros(())
 

@@ -27,12 +27,38 @@ class Accuracy(MulticlassAccuracy):
         self.add_state("unsound", torch.tensor(0), dist_reduce_fx="sum")
 
     def update(self, preds: Tensor, target: Tensor) -> None:
+        """Add a batch.
+
+        Args:
+            preds: scores, (N, classes).
+            target: the number of each video's class, (N,); or a 1 for it and 0 for all others, (N,
+                classes).
+
+        Raises:
+            OptionError: for a video with no class, or with several.
+        """
+        if target.dim() == 2:
+            target = _class_of_each(target)
         self.unsound = self.unsound + preds.isnan().sum()
         super().update(preds.nan_to_num(0.0), target)
 
     def compute(self) -> Tensor:
         found = super().compute()
         return found.new_full((), torch.nan) if self.unsound else found
+
+
+def _class_of_each(target: Tensor) -> Tensor:
+    """Numbers of the classes that one-hot labels (N, classes) name.
+
+    Raises:
+        OptionError: for other labels.
+    """
+    if not bool(((target == 0) | (target == 1)).all() and (target.sum(1) == 1).all()):
+        raise OptionError(
+            "top1, top5: expected one class for each video, got labels with none or several; use "
+            "metrics(classes, multilabel=True)"
+        )
+    return target.argmax(1)
 
 
 class MeanAveragePrecision(Metric):
@@ -70,8 +96,17 @@ class MeanAveragePrecision(Metric):
             )
         if ((target != 0) & (target != 1)).any():
             raise OptionError("mAP: expected labels 0 and 1, one per class")
-        self.scores.append(preds.detach())
+        # In float64, which keeps their order: ranks exchange scores of one type.
+        self.scores.append(preds.detach().double())
         self.labels.append(target.bool())
+
+    def sync(self, *args: Any, **options: Any) -> None:
+        """Exchange scores with the other ranks, for which a rank without any gives an empty tensor:
+        with none at all it would leave the exchange out, and the others would wait for it."""
+        if not self.scores:
+            self.scores.append(torch.zeros(0, self.classes, dtype=torch.float64).to(self.device))
+            self.labels.append(torch.zeros(0, self.classes, dtype=torch.bool).to(self.device))
+        super().sync(*args, **options)
 
     def compute(self) -> Tensor:
         each = average_precision(dim_zero_cat(self.scores), dim_zero_cat(self.labels))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
@@ -31,7 +32,8 @@ def metrics(classes: int, *, multilabel: bool = False) -> dict[str, Any]:
 
     Args:
         classes: their number.
-        multilabel: labels are 0 or 1 for each class, (N, classes).
+        multilabel: labels are 0 or 1 for each class, (N, classes). Else they are the number of each
+            video's class, (N,), or a single 1 among 0s, (N, classes).
 
     Raises:
         MissingMetricsError: torchmetrics is not installed.
@@ -78,13 +80,32 @@ def observe(metrics: dict[str, Any], scores: Tensor, target: Tensor) -> None:
         metric.to(scores.device).update(scores, target.long())
 
 
+def reset(metrics: dict[str, Any], device: torch.device) -> None:
+    """Begin anew. On the model's device: ranks exchange what is there, also of no batch."""
+    for metric in metrics.values():
+        metric.to(device).reset()
+
+
 def figures(metrics: dict[str, Any], prefix: str = "") -> dict[str, float]:
-    """Values of the metrics that have seen a batch, each with the classes that it left out."""
+    """Values of the metrics that have seen a batch, each with the classes that it left out.
+
+    With several ranks, of those that have seen one on any rank: to compute a value is to exchange
+    it, and a rank that leaves that out would have the others wait for ever.
+    """
     found: dict[str, float] = {}
+    seen = _on_any_rank({name for name, metric in metrics.items() if metric.update_called})
     for name, metric in metrics.items():
-        if metric.update_called:
+        if name in seen:
             found[prefix + name] = float(metric.compute())
             left_out = getattr(metric, "left_out", None)
             if left_out is not None:
                 found[f"{prefix}{name}_left_out"] = float(left_out)
     return found
+
+
+def _on_any_rank(names: set[str]) -> set[str]:
+    if not (dist.is_available() and dist.is_initialized()):
+        return names
+    ranks: list[set[str]] = [set() for _ in range(dist.get_world_size())]
+    dist.all_gather_object(ranks, names)
+    return set().union(*ranks)

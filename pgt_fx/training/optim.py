@@ -91,6 +91,22 @@ class HalfCosine(LRScheduler):
         return [rate * factor for rate in self.base_lrs]
 
 
+def check_parameters(model: nn.Module, optimizer: Optimizer) -> None:
+    """Before a training: whether an optimizer updates anything of the model.
+
+    Raises:
+        OptionError: when it is another model's.
+    """
+    updated = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    # Of a model that is all frozen: a loss may have parameters of its own.
+    trained = [id(p) for p in model.parameters() if p.requires_grad]
+    if trained and updated.isdisjoint(trained):
+        raise OptionError(
+            "optimizer: it has none of the model's parameters, and would train nothing of it; make "
+            "it from prog.parameters()"
+        )
+
+
 def check_updates(scheduler: LRScheduler | None, updates: int, *, resume: bool) -> None:
     """Before a training: whether its learning rate is made for as many updates.
 

@@ -20,8 +20,8 @@ from pgt_fx.training.wrappers import data_parallel, unwrapped
 __all__ = ["broadcast_buffers", "reduce_gradients", "unwrapped"]
 
 
-#: What launchers tell each of the processes that they start: how many there are. (SLURM_NTASKS is
-#: not among them: a batch script that is one process has it as well.)
+#: Variables in which a launcher gives each process the number of processes that it started.
+#: (SLURM_NTASKS is not among them: a batch script that is one process has it as well.)
 _LAUNCHERS = (
     *("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE", "PMI_SIZE"),
     "SLURM_STEP_NUM_TASKS",

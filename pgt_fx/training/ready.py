@@ -62,7 +62,7 @@ def _unreadable(path: Any) -> str:
 
 
 def check_classes(training: VideoFolder, validation: VideoFolder | None) -> None:
-    """Whether there is something to tell apart, the same in both splits.
+    """Whether there are classes to distinguish, the same in both splits.
 
     Raises:
         ConfigError: fewer than two classes, or others in the validation, which are named.

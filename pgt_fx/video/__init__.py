@@ -21,7 +21,7 @@ from pgt_fx.counts import counted
 from pgt_fx.errors import OptionError, VideoError
 from pgt_fx.options import _choice
 from pgt_fx.video.file import VideoFile, rate
-from pgt_fx.video.picture import MEAN, STD
+from pgt_fx.video.picture import MEAN, STD, check_picture, check_whole
 
 __all__ = [
     "MEAN",
@@ -87,9 +87,9 @@ def read(
 ) -> Tensor:
     """Decode a video, or a clip of it: upright, scaled on its short side, normalised.
 
-    Nothing in front of the clip is decoded but what it is made from: the file is sought to the key
-    frame before it. Frames are scaled one by one as they are decoded, so that memory is at most
-    twice that of the result, whatever the size of the frames in the file.
+    The file is sought to the key frame before the clip: of what comes
+    earlier nothing is decoded. Frames are scaled one by one as they are decoded, so that memory is
+    at most twice that of the result, whatever the size of the frames in the file.
 
     Args:
         path: any file that FFmpeg reads; its first video stream is taken. Its rotation (phones) and
@@ -113,8 +113,8 @@ def read(
 
     Raises:
         VideoError: no such file, an empty one, one that is cut short, not a video, no video
-            stream, no frame in it or behind ``start``, a frame that is damaged, a video that is too
-            short under "refuse", or PyAV is not installed. It names the file.
+            stream, no frame in it or from ``start`` on, a frame that is damaged, a video that is
+            too short under "refuse", or PyAV is not installed. It names the file.
         OptionError: for a value that makes no sense.
 
     Example:
@@ -129,8 +129,8 @@ def read(
     places = range(start, end, stride)
     if not places:
         raise VideoError(
-            f"{file.path} has {counted(there, 'frame')}{_at(file)}: none is left behind its "
-            f"first {start}",
+            f"{file.path} has {counted(there, 'frame')}{_at(file)}: none is left after the first "
+            f"{start}",
             file.path,
         )
     if frames is not None and short == "refuse" and len(places) < frames:
@@ -155,8 +155,9 @@ def read(
 def count(path: str | Path, *, fps: float | Fraction | None = None) -> int:
     """Frames of a video, or with ``fps`` moments of that rate: what :func:`read` can start at.
 
-    The file's packets are counted, not decoded, where each is one frame; else all is decoded. What
-    was found out is remembered while the process lives and the file does not change.
+    The file's packets are counted, not decoded, where each is one frame; else all is decoded. The
+    process remembers what it found in the last 256 files that it looked into and that have not
+    changed.
 
     Raises:
         VideoError, OptionError: as :func:`read`.
@@ -206,17 +207,10 @@ def _check(
     short: str | None,
     progress: object,
 ) -> None:
-    least = {"stride": (stride, 1), "size": (size, 1), "crop": (crop, 1), "frames": (frames, 1)}
-    for name, (value, lowest) in (least | {"start": (start, 0)}).items():
-        if value is not None and (
-            isinstance(value, bool) or not isinstance(value, int) or value < lowest
-        ):
-            raise OptionError(f"{name}={value!r}: it must be a whole number of at least {lowest}")
-    if crop is not None and crop > size:
-        raise OptionError(f"crop={crop}: expected at most size={size}, the shorter side")
-    pair = isinstance(at, (tuple, list)) and len(at) == 2
-    if not pair or not all(isinstance(p, (int, float)) and 0 <= p <= 1 for p in at):
-        raise OptionError(f"at={at}: expected two numbers from 0 to 1, down and across")
+    check_picture(size, crop, at)
+    for name, value, lowest in (("stride", stride, 1), ("frames", frames, 1), ("start", start, 0)):
+        if value is not None:
+            check_whole(name, value, lowest)
     if progress is not None and not callable(progress):
         raise OptionError(f"progress: expected a function or None, got {progress!r}")
     if short is not None:

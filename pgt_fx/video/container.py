@@ -40,9 +40,9 @@ def _boxes(file: BinaryIO, size: int) -> int | None:
         file.seek(at)
         header = file.read(16)
         length, least = int.from_bytes(header[:4], "big"), 8
-        if header[4:8] not in _BOXES:  # something else behind the last box
+        if header[4:8] not in _BOXES:  # something else follows the last box
             break
-        if length == 1 and len(header) == 16:  # the length stands behind the name, in 64 bits
+        if length == 1 and len(header) == 16:  # the length follows the name, in 64 bits
             length, least = int.from_bytes(header[8:], "big"), 16
         if length < least:  # 0: to the end of the file
             break

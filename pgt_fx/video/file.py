@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from fractions import Fraction
-from itertools import chain
+from itertools import chain, pairwise
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -16,16 +16,18 @@ from torch import Tensor
 from pgt_fx.counts import counted
 from pgt_fx.errors import OptionError, VideoError
 from pgt_fx.video.index import Index, in_words, index_of, opened
-from pgt_fx.video.picture import picture
+from pgt_fx.video.picture import check_picture, picture
 
 #: Frames that are decoded and left out rather than sought past.
 _NEAR = 16
+#: The lowest rate, and the step in which rates are distinguished.
+_LEAST = Fraction(1, 1_000_000)
 
 
 class VideoFile:
     """The frames of a file, in the order in which they are shown.
 
-    With ``fps`` they are those on display at moments 0, 1/fps, 2/fps, … seconds behind the first:
+    With ``fps`` they are those on display at moments 0, 1/fps, 2/fps, … seconds after the first:
     the same moments of a film whatever rate its file has, or if that varies. A frame is on display
     from its time to that of the next one; one that comes a millisecond late (the clock of Matroska)
     counts as in time. Without ``fps`` they are all frames, as they are numbered.
@@ -66,12 +68,16 @@ class VideoFile:
         """Frames as float32 (3, height, width), normalised; see :func:`pgt_fx.video.read`.
 
         Args:
-            places: which, from 0 to ``len(self) - 1``, none before the one in front of it.
+            places: which, from 0 to ``len(self) - 1``, in rising order; one may be repeated.
 
         Raises:
             VideoError: for a frame that can't be decoded, is damaged, or is of another size than
                 the first.
+            OptionError: for places that are not there, or not in that order, and for values of the
+                others that make no sense.
         """
+        check_picture(size, crop, at)
+        self._check(places)
         shape = None
         with _Decoder(self.path) as decoder:
             last: tuple[int, Tensor] | None = None
@@ -94,6 +100,20 @@ class VideoFile:
                     )
                 last = (number, image)
                 yield image
+
+    def _check(self, places: Sequence[int]) -> None:
+        there = len(self)
+        absent = next((place for place in places if not 0 <= place < there), None)
+        if absent is not None:
+            raise OptionError(
+                f"places: expected numbers from 0 to {there - 1}, as {self.path} has {there} "
+                f"frames, got {absent}"
+            )
+        back = next(((a, b) for a, b in pairwise(places) if b < a), None)
+        if back is not None:
+            raise OptionError(
+                f"places: expected rising numbers, got {back[1]} after {back[0]}; sort them"
+            )
 
     def _decoded(self, decoder: _Decoder, places: Sequence[int]) -> Iterator[tuple[int, Any]]:
         """Each wanted frame with its number; the same one again for a number that is repeated."""
@@ -128,10 +148,11 @@ class VideoFile:
             yield number, one.frame
 
     def _sought(self, decoder: _Decoder, number: int, key: int) -> tuple[Any, Iterator[Any]]:
-        """One frame, and those behind it, decoded from a key frame before it.
+        """One frame, and an iterator of those after it, decoded from a key frame before it.
 
-        A container may bring us behind the key frame that was asked for, and a decoder may leave
-        out what it can't make from there: then from one further back, at last from the beginning.
+        A container may go to a place after the key frame that was asked for, and a decoder may
+        leave out what it can't make from there. Then an earlier key frame is tried, at last the
+        beginning.
         """
         wanted = self.index.pts[number]
         failure: Exception | None = None
@@ -173,14 +194,17 @@ def rate(fps: float | Fraction | None) -> Fraction | None:
     """Frames a second as a fraction: 29.97 is 2997/100.
 
     Raises:
-        OptionError: unless it is a number above 0.
+        OptionError: unless it is a number above 0; 0.000001 is the lowest.
     """
     if fps is None:
         return None
     known = isinstance(fps, int | float | Fraction) and not isinstance(fps, bool)
-    if not known or not 0 < fps < float("inf"):
-        raise OptionError(f"fps: expected a number of frames a second above 0, got {fps!r}")
-    return Fraction(fps).limit_denominator(1_000_000)
+    if not known or not _LEAST <= fps < float("inf"):
+        raise OptionError(
+            f"fps: expected a number of frames a second above 0, got {fps!r}; the lowest rate is "
+            f"{float(_LEAST):g}"
+        )
+    return Fraction(fps).limit_denominator(_LEAST.denominator)
 
 
 def _until(running: Iterator[Any], wanted: int) -> tuple[Any, Exception | None]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pgt_fx.errors import VideoError
 from pgt_fx.video.container import promised_size
@@ -29,6 +29,17 @@ _EMPTY = 16
 
 #: Matroska's clock has milliseconds: a frame may be shown one late.
 _TICK = Fraction(1, 1000)
+
+
+class _Packet(NamedTuple):
+    """A packet's entries in the container, by PyAV's names."""
+
+    pts: Any
+    dts: int | None
+    duration: int
+    size: int
+    is_keyframe: bool
+    is_discard: bool
 
 
 @dataclass(frozen=True)
@@ -49,7 +60,7 @@ class Index:
         last: for how long the last one is shown.
         keys: where decoding can begin, rising; none where nothing can be sought.
         counted: "packets": from the file's packets. "frames": by decoding all of it, where packets
-            don't tell.
+            don't say.
     """
 
     pts: tuple[int, ...]
@@ -70,7 +81,7 @@ class Index:
         return max(1, math.ceil((self.seconds - _slack(fps)) * fps))
 
     def numbers(self, places: Iterable[int], fps: Fraction | None = None) -> list[int]:
-        """The frames that are shown at moments ``place / fps`` behind the first."""
+        """The frames that are shown ``place / fps`` seconds after the first."""
         if fps is None:
             return list(places)
         slack, start = _slack(fps), self.pts[0]
@@ -93,8 +104,8 @@ def opened(path: Path) -> Iterator[tuple[av.container.InputContainer, Any]]:
     """A file that is open, and its first video stream.
 
     Raises:
-        VideoError: no such file, cut short, not a video, no video stream, or PyAV is not installed;
-            and in place of FFmpeg's own errors in the body.
+        VideoError: no such file, one that may not be read, cut short, not a video, no video stream,
+            or PyAV is not installed; and in place of FFmpeg's own errors in the body.
     """
     try:
         import av
@@ -102,14 +113,7 @@ def opened(path: Path) -> Iterator[tuple[av.container.InputContainer, Any]]:
         raise VideoError(
             "decoding video needs PyAV, which is not installed: pip install 'pgt_fx[video]'"
         ) from error
-    if not path.is_file():
-        if path.is_dir():
-            raise VideoError(f"{path} is a folder: expected a video file", path)
-        raise VideoError(f"no such video file: {path}", path)
-    size = path.stat().st_size
-    if not size:
-        raise VideoError(f"{path} is empty: expected a video, got a file of 0 bytes", path)
-    promised = promised_size(path)
+    size, promised = _sizes(path)
     if promised is not None:
         raise VideoError(
             f"{path} is cut short: expected {promised} bytes, as its headers say, got {size}; "
@@ -117,7 +121,8 @@ def opened(path: Path) -> Iterator[tuple[av.container.InputContainer, Any]]:
             path,
         )
     try:
-        with av.open(str(path)) as container:
+        # Absolute: FFmpeg takes what stands before a colon, in "12:30.mp4", for a protocol.
+        with av.open(str(path.absolute())) as container:
             streams = [s for s in container.streams.video if not _cover(s)]
             if not streams:
                 kinds = ", ".join(sorted({s.type or "unknown" for s in container.streams}))
@@ -142,20 +147,39 @@ def in_words(error: Exception) -> str:
     return f"FFmpeg says {said!r}"
 
 
+def _sizes(path: Path) -> tuple[int, int | None]:
+    """Bytes of a file, and how many there should be (:func:`promised_size`).
+
+    Raises:
+        VideoError: it is not there, is a folder, is empty, or may not be read.
+    """
+    try:
+        if path.is_dir():
+            raise VideoError(f"{path} is a folder: expected a video file", path)
+        if not path.is_file():
+            raise VideoError(f"no such video file: {path}", path)
+        size = path.stat().st_size
+        if not size:
+            raise VideoError(f"{path} is empty: expected a video, got a file of 0 bytes", path)
+        return size, promised_size(path)
+    except OSError as error:
+        raise VideoError(f"{path} can't be read: {error.strerror}", path) from error
+
+
 def _cover(stream: Any) -> bool:
     """A still picture that belongs to sound."""
     return bool(int(getattr(stream, "disposition", 0)) & 0x400)  # AV_DISPOSITION_ATTACHED_PIC
 
 
 def index_of(path: Path) -> Index:
-    """The index of a file; that of a file that has not changed is remembered by the process.
+    """The index of a file; the process remembers those of the last 256 files that have not changed.
 
     Raises:
         VideoError: as :func:`opened`; and when there is no frame in the stream.
     """
     try:
         stat = path.stat()
-    except OSError:
+    except (OSError, ValueError):  # ValueError: a name with a null byte
         with opened(path):  # says what is wrong
             raise
     return _index_of(path.absolute(), stat.st_mtime_ns, stat.st_size)
@@ -174,16 +198,21 @@ def _index_of(path: Path, changed: int, size: int) -> Index:
 
 
 def _by_packets(container: av.container.InputContainer, stream: Any) -> Index | None:
-    """None where packets don't tell."""
+    """The index from the file's packets; None where they don't say which frames are shown."""
     codec, kinds = stream.codec_context, set(container.format.name.split(","))
     if not _FORMATS & kinds or codec.name not in _CODECS:
         return None
     if "avi" in kinds and codec.has_b_frames:  # it has no times, and FFmpeg's guess is wrong
         return None
-    # 0: unknown, 1: progressive. PyAV below 13 doesn't tell.
+    # 0: unknown, 1: progressive. PyAV below 13 doesn't say.
     if "mpegts" in kinds and int(getattr(codec, "field_order", 2)) > 1:
         return None
-    seen = [p for p in container.demux(stream) if p.size]
+    # What is asked of each packet, without its data: that would be all of the file.
+    seen = [
+        _Packet(p.pts, p.dts, p.duration or 0, p.size, p.is_keyframe, p.is_discard)
+        for p in container.demux(stream)
+        if p.size
+    ]
     if any(p.pts is None for p in seen):
         return None
     if codec.name == "mpeg4" and any(p.size < _EMPTY for p in seen):
@@ -195,7 +224,7 @@ def _by_packets(container: av.container.InputContainer, stream: Any) -> Index | 
     if not seen or not rising or not seen[0].is_keyframe or seen[0].pts != moments[0]:
         return None
     # An edit list leaves frames out that others need.
-    shown = sorted((p.pts, p.duration or 0) for p in seen if not p.is_discard)
+    shown = sorted((p.pts, p.duration) for p in seen if not p.is_discard)
     keys = sorted(((p.pts, p.dts) for p in seen if p.is_keyframe), key=lambda key: key[0])
     pts = tuple(moment for moment, _ in shown)
     return Index(

@@ -9,9 +9,33 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pgt_fx.errors import OptionError
+
 # Of Kinetics, as torchvision and pytorchvideo train their models.
 MEAN = 0.45
 STD = 0.225
+
+
+def check_picture(size: int, crop: int | None, at: tuple[float, float]) -> None:
+    """Refuse arguments of :func:`picture` that make no sense, before a file is opened.
+
+    Raises:
+        OptionError: naming the argument.
+    """
+    for name, value in (("size", size), ("crop", crop)):
+        if value is not None:
+            check_whole(name, value, 1)
+    if crop is not None and crop > size:
+        raise OptionError(f"crop={crop}: expected at most size={size}, the shorter side")
+    pair = isinstance(at, (tuple, list)) and len(at) == 2
+    if not pair or not all(isinstance(p, (int, float)) and 0 <= p <= 1 for p in at):
+        raise OptionError(f"at={at}: expected two numbers from 0 to 1, down and across")
+
+
+def check_whole(name: str, value: object, lowest: int) -> None:
+    """Raises OptionError unless a value is a whole number of at least ``lowest``."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < lowest:
+        raise OptionError(f"{name}={value!r}: it must be a whole number of at least {lowest}")
 
 
 def pixels(frame: Any) -> Tensor:
