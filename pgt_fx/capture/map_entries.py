@@ -22,6 +22,7 @@ from pgt_fx.core.entries import (
     FALSE,
     FINITE,
     LEAST,
+    ORDINARY,
     Case,
     Cases,
     Entries,
@@ -249,7 +250,7 @@ class Reader:
             found = self.constants.value(node, 2)
         except NotConstant:
             return [Case((), ANY)]
-        fine = found.dtype is torch.bool or bool((found.double().abs() < float(LEAST)).all())
+        fine = found.dtype is torch.bool or bool((found.double().abs() < float(ORDINARY)).all())
         return [Case((), FINITE if fine else ANY)]
 
     def _tensor(self, node: fx.Node) -> Any:

@@ -18,6 +18,7 @@ from pgt_fx.core.entries import (
     FALSE,
     FINITE,
     LEAST,
+    ORDINARY,
     Case,
     Cases,
     Infinite,
@@ -134,8 +135,8 @@ def _classes(part: Tensor) -> tuple[Tensor, list[Value]]:
     low = torch.finfo(part.dtype).min if part.is_floating_point() else -least
     codes = torch.full(x.shape, 3)
     codes[x == 0], codes[x == 1] = 1, 2
+    codes[x.isnan() | (x.abs() >= float(ORDINARY))] = 5
     codes[(x <= -least) | (x <= low)] = 0
     codes[x.isneginf()] = 4
-    codes[x.isnan() | (x >= least)] = 5
     values = [number(-10 * least), number(0), number(1), FINITE, Infinite(-1), ANY]
     return codes, values

@@ -18,8 +18,11 @@ from pgt_fx.core.linear import Linear, Number, Space
 
 #: Cases of one entry at most; with more it is said to be any number.
 MOST_CASES = 256
-#: A score that is lower by as much leaves a weight of zero, whatever scores are.
-LEAST = Fraction(10) ** 30
+#: A score of minus this much has no weight beside an ordinary one, as e to the power of their
+#: difference is zero in double precision too: -1e9 is what many models hide with.
+LEAST = Fraction(10) ** 9
+#: Scores are taken to be smaller than this.
+ORDINARY = Fraction(10) ** 8
 #: Rounding of one operation in single precision, with room; denominators and sizes up to which
 #: products with a position are not rounded at all.
 ROUNDING = Fraction(1, 2**20)
@@ -92,7 +95,7 @@ def hides(value: Value) -> bool:
 def ordinary(value: Value) -> bool:
     """Whether it is for certain a number of the size of a score, by which others can be hidden."""
     if isinstance(value, Form):
-        return bool(value.linear.terms) or abs(value.linear.constant) < LEAST
+        return bool(value.linear.terms) or abs(value.linear.constant) < ORDINARY
     return isinstance(value, Unknown) and value.finite
 
 
@@ -380,7 +383,7 @@ def _product(x: Value, y: Value, floats: bool) -> Value:
 def _short(form: Linear) -> bool:
     """Whether products and sums with it are exact in single precision, at any usual position."""
     numbers = (form.constant, *form.terms.values())
-    huge = not form.terms and abs(form.constant) >= LEAST
+    huge = not form.terms and abs(form.constant) >= ORDINARY
     return huge or all(EXACT_PARTS % a.denominator == 0 and abs(a) <= EXACT_SIZE for a in numbers)
 
 

@@ -148,6 +148,11 @@ EXACT: dict[str, tuple[Change, int | None]] = {
         4,
     ),
     "the logarithm of zeros": (lambda s, x, t: x + tril(t).double().log(), None),
+    "-1e9 filled in": (lambda s, x, t: x.masked_fill(~tril(t), -1e9), None),
+    "-1e9 where it is seen not": (lambda s, x, t: torch.where(tril(t), x, -1e9), None),
+    "-1e9 added": (lambda s, x, t: x + (1 - tril(t).double()) * -1e9, None),
+    "a map of -1e9": (lambda s, x, t: x + torch.full((t, t), -1e9).triu(1), None),
+    "-1e9 by a table": (lambda s, x, t: x + (1 - s.upper[:t, :t].t().double()) * -1e9, None),
     "one minus a mask times the least": (lambda s, x, t: x + (1 - tril(t).double()) * LEAST, None),
     "triu_ of full": (
         lambda s, x, t: x + torch.full((t, t), -INF).triu_(1),
@@ -410,7 +415,7 @@ LEAKS: dict[str, tuple[Change, str]] = {
     "turned around": (lambda s, x, t: x.masked_fill(~tril(t).flip(0), -INF), "flip"),
     "a sum along time": (lambda s, x, t: x.masked_fill(~(tril(t).cumsum(0) > 0), -INF), "cumsum"),
     "a table that leaks at its end": (lambda s, x, t: x.masked_fill(~s.seen[:t, :t], -INF), ALL),
-    "a bias of -1e9": (lambda s, x, t: x.masked_fill(~tril(t), -1e9), "-1e+09, is a bias"),
+    "a bias of -1e8": (lambda s, x, t: x.masked_fill(~tril(t), -1e8), "-1e+08, is a bias"),
     "distances by the length": (
         lambda s, x, t: seen(causal)(s, x + s.seen[at(t)[0] - at(t)[1] + t - 1, 0] * 0.1, t),
         "number of frames",
