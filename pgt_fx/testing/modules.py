@@ -188,13 +188,13 @@ class Positions(nn.Module):
 
     def __init__(self, how: str, channels: int, dims: int) -> None:
         super().__init__()
-        self.how, self.space = how, (1,) * (dims - 1)
+        self.how, self.channels, self.space = how, channels, (1,) * (dims - 1)
         self.rows = nn.Embedding(ROWS, channels) if how == "rows" else None
 
     def forward(self, x: Tensor) -> Tensor:
         at = torch.arange(x.shape[2])
         if self.rows is not None:
-            return x + self.rows(at).t().reshape(-1, x.shape[2], *self.space)
+            return x + self.rows(at).t().reshape(self.channels, x.shape[2], *self.space)
         if self.how == "cos":
             return x * torch.cos(0.3 * at.to(x.dtype)).view(-1, *self.space)
         return x / (1 + at).to(x.dtype).view(-1, *self.space)
