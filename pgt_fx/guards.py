@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 from pgt_fx.capture.lines import DEVICES, GRADIENTS, INFERENCE, LAYOUTS, TYPES
-from pgt_fx.rules import Windowed
 from pgt_fx.values import Analysis
 
 _OF_WEIGHTS = {
@@ -54,17 +53,9 @@ def guards_of(analysis: Analysis) -> tuple[Guard, ...]:
 
 
 def _of_lengths(analysis: Analysis) -> Iterator[Guard]:
-    if str(analysis.lengths) == "any number":
+    if analysis.lengths.numbers.is_all:
         return
-    branches = analysis.captured.branches
-    asked = [] if branches is None else branches.questions.asked
-    times = frozenset() if branches is None else branches.times
-    lines = [f"{a.where}: {a.line}" for a in asked if a.expr.free_symbols & times]
-    lines += [
-        f"{o.place.source}: {o.place.line}"
-        for o in analysis.operations.values()
-        if isinstance(o.outcome, Windowed) and o.outcome.groups
-    ]
+    lines = [c.place for c in analysis.lengths.conditions if c.place]
     words = f"videos of {analysis.lengths} frames"
     yield Guard(words, "last step", "refused", tuple(dict.fromkeys(lines)))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import random
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,9 +16,11 @@ from torch import Tensor, nn
 
 import pgt_fx
 from pgt_fx import compiler
+from pgt_fx.checking.copies import Trial
 from pgt_fx.checking.selfcheck import self_check
 from pgt_fx.errors import SelfCheckError
 from pgt_fx.markov.window import MarkovWindow
+from pgt_fx.program import Program
 from pgt_fx.progressive import Progressive
 
 
@@ -152,6 +155,122 @@ def test_rounding_is_repeated_in_float64_and_passes() -> None:
         assert "equals the model" in pgt_fx.transform(stack(), CLIP).report.checked
     with off(1.001), pytest.raises(SelfCheckError, match="in float64"):
         pgt_fx.transform(stack(), CLIP)
+
+
+class Answer(nn.Module):
+    """Two tensors, a plain number and a word."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv1d(3, 4, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Any:
+        y = self.conv(x)
+        return {"frames": y, "stride": 1, "of": ("all", y > 0)}
+
+
+def _steps(change: Any) -> Any:
+    """What each step, or the whole in one, gives is changed."""
+    sound = Progressive.step
+
+    def step(self: Progressive, state: Any, *clip: Any, last: bool = False, **more: Any) -> Any:
+        out, state = sound(self, state, *clip, last=last, **more)
+        return None if out is None else change(out), state
+
+    return step
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda out: {**out, "stride": 2}, "gives 2, and the model 1"),
+        (lambda out: {**out, "stride": True}, "gives True, and the model 1"),
+        (lambda out: {**out, "of": list(out["of"])}, "gives {'frames': 'Tensor', "),
+        (lambda out: {**out, "frames": out["frames"].double()}, "numbers of torch.float64"),
+        (lambda out: {**out, "of": ("all", out["frames"] > 0.3)}, "is off by"),
+        (lambda out: {**out, "of": ("all", (out["frames"] > 0).float())}, "numbers of torch.float"),
+    ],
+)
+@pytest.mark.parametrize("future", ["zero", "wait"])
+def test_types_containers_and_plain_numbers_are_compared(
+    change: Any, words: str, future: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    model = Answer().eval()
+    assert "equals the model" in pgt_fx.transform(model, SEQUENCE, future=future).report.checked
+    monkeypatch.setattr(Progressive, "step", _steps(change))
+    with pytest.raises(SelfCheckError) as caught:
+        pgt_fx.transform(model, SEQUENCE, future=future)
+    assert words in str(caught.value)
+
+
+class Filled(nn.Module):
+    """Scores, one of which does not count: it has a value that no score has."""
+
+    def __init__(self, fill: float) -> None:
+        super().__init__()
+        self.conv, self.fill = nn.Conv1d(3, 4, 3, padding=1), fill
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv(x)
+        return torch.cat([torch.full_like(y[:, :1], self.fill), y], 1)
+
+
+@pytest.mark.parametrize(
+    "fill", [-1e9, torch.finfo(torch.float32).min, float("-inf"), float("nan")]
+)
+@pytest.mark.parametrize("future", ["zero", "wait"])
+def test_a_value_that_fills_does_not_hide_the_others(fill: float, future: Any) -> None:
+    torch.manual_seed(0)
+    model = Filled(fill).eval()
+    assert "equals the model" in pgt_fx.transform(model, SEQUENCE, future=future).report.checked
+    with off(1.01), pytest.raises(SelfCheckError):
+        pgt_fx.transform(model, SEQUENCE, future=future)
+
+
+def test_what_a_call_in_train_mode_leaves_in_buffers_is_compared(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Statistics that are updated twice change no answer."""
+    sound = Program.run
+
+    def twice(self: Program, *args: Any, **kwargs: Any) -> Any:
+        sound(self, *args, **kwargs)
+        return sound(self, *args, **kwargs)
+
+    model = stack().train()
+    assert "whole in train mode" in pgt_fx.transform(model, CLIP).report.checked
+    monkeypatch.setattr(Program, "run", twice)
+    with pytest.raises(SelfCheckError, match=r"leaves another norm\.num_batches_tracked in train"):
+        pgt_fx.transform(model, CLIP)
+
+
+class Limits(nn.Module):
+    """Keeps a parameter within its range, as it is called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv1d(3, 4, 3, padding=1)
+        self.scale = nn.Parameter(torch.full((), 200.0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            self.scale.clamp_(max=100.0)
+        return self.conv(x) * self.scale
+
+
+def test_weights_are_copied_only_where_they_are_written() -> None:
+    prog = pgt_fx.transform(stack(), CLIP, check=False)
+    ours = dict(prog.named_parameters())
+    own = {k for k, p in Trial(prog, None, None).prog.named_parameters() if p is not ours[k]}
+    assert own == {"norm.weight", "norm.bias"}
+    copies = dict(Trial(prog, None, torch.float64).prog.named_parameters())
+    assert all(p.dtype == torch.float32 and copies[k] is not p for k, p in ours.items())
+    model = Limits().eval()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        prog = pgt_fx.transform(model, SEQUENCE)
+    assert "equals the model" in prog.report.checked and float(model.scale.detach()) == 200.0
 
 
 class Wide(nn.Module):

@@ -407,3 +407,27 @@ def test_a_product_of_space_and_of_what_is_the_same_at_all_lengths() -> None:
     outs = [out for out in prog.run(x, schedule=[5, 1, 8, 3]) if out is not None]
     with torch.no_grad():
         assert (torch.cat(outs, 2) - model(x)).abs().max() < 1e-12
+
+
+class Alternates(nn.Module):
+    """Multiplies by the sum of the first frame, or the first two: for an odd number of frames."""
+
+    def __init__(self, rows: int) -> None:
+        super().__init__()
+        self.conv, self.rows = nn.Conv3d(3, 4, 1), rows
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv(x)
+        n, c, t, h, w = y.shape
+        if self.rows:  # the product of frames and lines is a multiple
+            y = y + y.reshape(n, c, t * h // self.rows, self.rows, w).mean((2, 3, 4), True)
+        return y * y[:, :, : t % 2 + 1].sum(2, keepdim=True)
+
+
+@pytest.mark.parametrize("rows", [0, 32])
+def test_a_size_varies_if_it_does_for_any_video_that_the_model_takes(rows: int) -> None:
+    """What torch finds of a size of its own accord, at the capture's length or its space, is no
+    condition on a video."""
+    example = torch.randn(1, 3, 8, 8, 4)
+    with pytest.raises(BlockedError, match="its end computed from the length"):
+        pgt_fx.transform(Alternates(rows).eval(), example, check=False)

@@ -6,7 +6,6 @@ rules and checks against these sizes.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -30,7 +29,8 @@ from pgt_fx.capture.python_state import Memory
 from pgt_fx.capture.sample import LIKE_CLIP, Sample, Stretch, check_ways, fails, find_sample
 from pgt_fx.capture.sizes import SYMBOLIC, Sizes
 from pgt_fx.capture.spelling import TooComplicated
-from pgt_fx.core.length_sets import ANY_LENGTH, LengthSet, NotQuasiLinear
+from pgt_fx.capture.views import lengths_of_views
+from pgt_fx.core.length_sets import ANY_LENGTH, LengthSet
 from pgt_fx.errors import CaptureError, LoopError, Place
 
 if TYPE_CHECKING:
@@ -138,19 +138,10 @@ class Captured:
         return self._sizes.of(self.lengths.numbers)
 
     def _where_it_holds(self) -> Sizes:
-        """Those for the videos for which the capture's sizes are the model's: where all holds that
-        torch asked while capturing."""
+        """Those for the videos of which the model can make its views."""
         sizes = self.sizes
         if self._valid is None:
-            self._valid = ANY_LENGTH
-            env: Any = self._size().node.shape_env
-            others = {
-                s: sympy.Integer(n) for s, n in sizes.known.items() if s not in self.time_symbols
-            }
-            for guard in env.guards:
-                if guard.expr.free_symbols & self.time_symbols:
-                    with contextlib.suppress(NotQuasiLinear):
-                        self._valid &= sizes.reader.holds(guard.expr.xreplace(others))
+            self._valid = lengths_of_views(self.graph, sizes)
         both = self._valid & sizes.lengths
         one = both.least is None or both.next(both.least + 1) is None
         return sizes if one else sizes.of(both)

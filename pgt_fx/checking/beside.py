@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor, fx
-from torch.nn.modules.batchnorm import _NormBase
 from torch.utils import _pytree as pytree
 
-from pgt_fx.checking.draws import seeded
+from pgt_fx.checking.copies import Trial, all_exact
 from pgt_fx.checking.measure import (
     assembled,
     error,
@@ -23,28 +20,15 @@ from pgt_fx.checking.measure import (
     leaves,
     random_chunks,
     shapes,
+    unlike,
 )
 from pgt_fx.checking.recursion import recursion
-from pgt_fx.checking.redraw import redraw_norms, redraw_zeros
-from pgt_fx.checking.trials import BOUNDS, OTHER_BOUNDS, Trials
-from pgt_fx.checking.videos import Video, device_of, first_line
+from pgt_fx.checking.videos import Video, first_line
 from pgt_fx.counts import counted
 from pgt_fx.errors import PgtError
-from pgt_fx.longest import longest_step
-from pgt_fx.options import Changes
 from pgt_fx.progressive import Progressive
-from pgt_fx.report import reproduces
 
 INF = float("inf")
-#: Parameters up to which a second video in the batch costs nothing to speak of.
-SMALL = 2_000_000
-#: Least variance of norms, in mean squares: at the smallest frames they see few elements. With less
-#: r2plus1d_18 at 8 pixels rounds a hundred times as much, and is measured again in float64.
-FLOOR = 1.0
-
-
-class Unfit(Exception):
-    """The model can't be run on random videos."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +39,7 @@ class Difference:
         chunks: the steps; none for the whole video in one.
         gap: how far it is off; infinite where nothing can be compared.
         words: what was seen.
+        certain: no rounding explains it: shapes, types, an error.
         reason: what the program raised.
     """
 
@@ -64,6 +49,7 @@ class Difference:
     chunks: tuple[int, ...]
     gap: float
     words: str
+    certain: bool = False
     reason: Exception | None = None
 
 
@@ -80,110 +66,6 @@ class Found:
     lengths: list[int] = field(default_factory=list)
     untaken: list[int] = field(default_factory=list)
     difference: Difference | None = None
-
-
-class Trial(Trials):
-    """A copy of a progressive model and of its model, whose norms and zeros are drawn anew.
-
-    Args:
-        side: of the frames; None: the example's.
-        dtype: to run in; None: the weights' own.
-
-    Raises:
-        Unfit: when the model can't be copied, or fails on a random clip.
-    """
-
-    def __init__(self, prog: Progressive, side: int | None, dtype: torch.dtype | None) -> None:
-        source = prog._source
-        own = next((x for x in source.spec.dtypes if x and x.is_floating_point), torch.float32)
-        kind, lengths = dtype or source._cast(own), prog.video_lengths
-        super().__init__(source.spec, source.leaves, device_of(prog), 0, kind, allowed=lengths)
-        self.bound, _ = BOUNDS.get(kind, OTHER_BOUNDS)
-        small = sum(p.numel() for p in prog.parameters()) <= SMALL
-        self.rows = prog._captured().rows or (2 if small else 1)
-        if side is not None:
-            self.space = lambda n: min(n, side)
-        try:
-            taken = copy.deepcopy(prog)
-        except Exception as reason:
-            raise Unfit(f"the model can't be copied: {first_line(reason)}") from reason
-        captured = taken._captured()
-        if dtype is not None:
-            taken.to(dtype)
-        self.anew = taken._captured() is not captured
-        self.prog, self.model = taken, taken._source.model
-        self.pooled, self.typed = bool(captured.global_pools), captured.typed
-        t, longest = self.length, longest_step(taken._analysis())
-        fits = [n for n in (1, t, lengths.near(2 * t + 3)) if lengths.allows(n)]
-        self.lengths = sorted({n for n in fits if longest is None or n <= longest} | {t})
-        # Each video is the beginning of the next longer one.
-        self.longest = self.video(self.lengths[-1], salt=2)
-        self._redraw()
-
-    def _redraw(self) -> None:
-        self._answers: list[Any] = []
-        norms = [m for m in self.model.modules() if isinstance(m, _NormBase)]
-        fitted = {id(buffer) for norm in norms for buffer in norm.buffers()}
-        # Those made under inference_mode count no writes, and can't be written outside of it.
-        buffers = [b for b in self.model.buffers() if not b.is_inference()]
-        before = [(b, b._version) for b in buffers if id(b) not in fitted]
-        try:
-            redraw_zeros(self.model, self.seed)
-            # Norms are fitted to what arrives at each before it runs: its answer is the model's.
-            run = lambda: self._answers.append(self.plain(self.first(self.length)))  # noqa: E731
-            generator = torch.Generator().manual_seed(0)
-            seeded(lambda: redraw_norms(self.model, generator, run, FLOOR))
-        except Exception as reason:
-            raise Unfit(_fails(reason)) from reason
-        if any(b._version != version for b, version in before):
-            self._answers.clear()  # it keeps something for the next call
-        self._kept = [(b, b._version, b.clone()) for b in buffers]
-
-    def alone(self, run: Callable[[], Any], seed: int = 0) -> Any:
-        """What a run gives that finds the model as if there had been none before: the same buffers,
-        which a warm-up writes, and the same random numbers."""
-        for number, (buffer, version, value) in enumerate(self._kept):
-            if buffer._version != version:
-                buffer.copy_(value)
-                self._kept[number] = (buffer, buffer._version, value)
-        return seeded(run, seed)
-
-    @cached_property
-    def answer(self) -> Any:
-        """The model's own answer to a clip.
-
-        Raises:
-            Unfit: when it has none.
-        """
-        if self._answers:
-            return self._answers[0]
-        try:
-            return self.alone(partial(self.plain, self.first(self.length)))
-        except Exception as reason:
-            raise Unfit(_fails(reason)) from reason
-
-    def first(self, frames: int) -> Video:
-        """The first frames of the video. A copy: some models write into the clip they are given."""
-        whole = [x.clone() if isinstance(x, Tensor) else x for x in self.longest]
-        return self.cut(whole, [frames])[0]
-
-    @cached_property
-    def programs(self) -> list[Progressive]:
-        """The program, and under ``future="zero"`` the waiting one of the same graph."""
-        if self.prog.options.future == "wait":
-            return [self.prog]
-        exact = Changes(operator="mco", future="wait", pooling="running", strict=False)
-        try:
-            waiting = self.prog.replace(**exact)
-            waiting._program()
-        except PgtError:
-            return [self.prog]
-        return [self.prog, waiting] if all_exact(waiting) else [self.prog]
-
-
-def _fails(reason: Exception) -> str:
-    kind = f"{type(reason).__name__}: {first_line(reason)}"
-    return f"the model itself fails on random videos: {kind}"
 
 
 def compare(trial: Trial, *, steps: bool = True) -> Found:
@@ -235,42 +117,48 @@ def _whole(trial: Trial, frames: int, wanted: Any) -> Difference | None:
     if whole is None:  # none is due, or it says what stands in the way
         return None
     gap = error(whole, wanted)
-    return None if gap <= trial.bound else _off(trial, prog, frames, (), gap, whole, wanted)
+    if gap > trial.bound:
+        return _off(trial, prog, frames, (), gap, whole, wanted)
+    if words := unlike(whole, wanted):
+        return _certain(trial, prog, frames, (), words)
+    if frames == trial.length and (left := trial.leaves_otherwise(prog, video)):
+        return Difference(trial, prog, video, (), *left)
+    return None
 
 
 def _waiting(trial: Trial, prog: Progressive, wanted: dict[int, Any]) -> Difference | None:
-    """All outputs of a waiting program: of the longest video, of the clip, which is its beginning
-    and ends there with a flush, and of one frame."""
+    """All outputs of a waiting program: of the clip in short steps, ended by a flush; of the
+    longest video, which goes on from there in place of the flush; and of that in two long steps."""
     t, most = trial.length, max(wanted)
-    if prog is not trial.prog and 1 in wanted and t > 1:
-        one = _tried(trial, prog, 1, (1,), partial(trial.full, prog, trial.first(1)))
-        if isinstance(one, Difference):
-            return one
-        if one is not None and not _same(trial, prog, 1, (1,), [one], wanted[1]):
-            return _apart(trial, prog, 1, (1,), [one], wanted[1])
     rest = most - t
-    ways = [(_short(trial, t), _two(rest)), ((t,), _two(rest)[::-1])]
+    ways = [(_short(trial, t), _two(rest)[::-1]), ((), (t, rest) if rest else (t,))]
     for head, tail in ways:
         ran = _tried(trial, prog, most, (*head, *tail), partial(_run, trial, prog, head, tail))
         if isinstance(ran, Difference) or ran is None:
             return ran
         early, end, late = ran
-        answers = [(t, (*head, 0), [*early, end]), (most, (*head, *tail), [*early, *late])]
-        for n, chunks, outputs in answers[: 2 if rest else 1]:
-            if n in wanted and not _same(trial, prog, n, chunks, outputs, wanted[n]):
+        answers = [(t, (*head, 0), [*early, end])] if head else []
+        answers += [(most, (*head, *tail), [*early, *late])] if rest or not head else []
+        for n, chunks, outputs in answers:
+            if n not in wanted:
+                continue
+            if not _same(trial, prog, n, chunks, outputs, wanted[n]):
                 return _apart(trial, prog, n, chunks, outputs, wanted[n])
+            if words := _unlike_any(outputs, wanted[n]):
+                return _certain(trial, prog, n, chunks, words)
     return None
 
 
 def _run(
     trial: Trial, prog: Progressive, head: Sequence[int], tail: Sequence[int]
 ) -> tuple[list[Any], Any, list[Any]]:
-    """What the steps of the clip gave, its flush, and what the steps after it gave."""
+    """What the steps of the clip gave, its flush, and what the steps after it gave; without steps
+    of the clip those of the whole video."""
     pieces = trial.cut(trial.first(trial.lengths[-1]), [*head, *tail, 0])
     prog.reset()
     early = [trial.feed(prog, piece, False) for piece in pieces[: len(head)]]
     args, kwargs = trial.args(pieces[-1])
-    end, _ = prog.step(prog.state, *args, last=True, **kwargs)
+    end = prog.step(prog.state, *args, last=True, **kwargs)[0] if head else None
     rest = pieces[len(head) : -1]
     late = [trial.feed(prog, piece, number == len(rest)) for number, piece in enumerate(rest, 1)]
     return early, end, late
@@ -289,7 +177,7 @@ def _claiming(trial: Trial, prog: Progressive, wanted: dict[int, Any]) -> Differ
                 flags = flags_of(prog, chunks)
             except Exception as reason:
                 words = f"exact_frames raises {type(reason).__name__}: {first_line(reason)}"
-                return Difference(trial, prog, trial.first(n), chunks, INF, words, reason)
+                return _certain(trial, prog, n, chunks, words, reason)
             # Where none is named their number is all that is claimed: of one video that will do.
             once = n == trial.length and chunks == (head, n - head) and (timed or summed)
             if not any(flags) and not once:
@@ -306,6 +194,8 @@ def _claiming(trial: Trial, prog: Progressive, wanted: dict[int, Any]) -> Differ
             found = found or _named(trial, prog, n, chunks, ran, flags, wanted[n])
             if found is not None:
                 return found
+            if words := _unlike_any(ran, wanted[n]):
+                return _certain(trial, prog, n, chunks, words)
     return None
 
 
@@ -335,7 +225,7 @@ def _named(
             errors = [max(errors[i : i + inner]) for i in range(0, len(errors), inner)]
     if len(errors) != len(flags):
         words = f"names {counted(len(flags), 'output')} as exact or not, and gives {len(errors)}"
-        return Difference(trial, prog, trial.first(frames), chunks, INF, words)
+        return _certain(trial, prog, frames, chunks, words)
     named = [i for i, flag in enumerate(flags) if flag]
     worst = max(named, key=lambda i: errors[i], default=None)
     if worst is None or errors[worst] <= trial.bound:
@@ -361,7 +251,7 @@ def _tried(
         if not exact and (isinstance(reason, PgtError) or (chunks and _short_steps(prog))):
             return None
         words = f"raises {type(reason).__name__}: {first_line(reason)}"
-        return Difference(trial, prog, trial.first(frames), chunks, INF, words, reason)
+        return _certain(trial, prog, frames, chunks, words, reason)
 
 
 def _short_steps(prog: Progressive) -> bool:
@@ -382,6 +272,11 @@ def _same(
     return not pairs or error([g for g, _ in pairs], [r for _, r in pairs]) <= trial.bound
 
 
+def _unlike_any(outputs: list[Any], wanted: Any) -> str:
+    found = (unlike(out, wanted) for out in outputs if out is not None)
+    return next(filter(None, found), "")
+
+
 def _empty(x: Any) -> bool:
     return x is None or not x.numel()
 
@@ -398,6 +293,17 @@ def _apart(
     return _off(trial, prog, frames, chunks, error(got, leaves(wanted)), got, wanted)
 
 
+def _certain(
+    trial: Trial,
+    prog: Progressive,
+    frames: int,
+    chunks: tuple[int, ...],
+    words: str,
+    reason: Exception | None = None,
+) -> Difference:
+    return Difference(trial, prog, trial.first(frames), chunks, INF, words, True, reason)
+
+
 def _off(
     trial: Trial,
     prog: Progressive,
@@ -407,18 +313,15 @@ def _off(
     got: Any,
     wanted: Any,
 ) -> Difference:
-    words = f"is off by {gap:.0e}"
+    words, given, right = f"is off by {gap:.0e}", shapes(got), shapes(wanted)
     if gap == INF:
-        words = f"gives {shapes(got)}, and the model {shapes(wanted)}"
-    return Difference(trial, prog, trial.first(frames), chunks, gap, words)
+        words = "gives NaN or infinity where the model does not, or the other way round"
+        if given != right:
+            words = f"gives {given}, and the model {right}"
+    return Difference(trial, prog, trial.first(frames), chunks, gap, words, given != right)
 
 
 # -- what is claimed -----------------------------------------------------------------------------
-
-
-def all_exact(prog: Progressive) -> bool:
-    """Whether all outputs are claimed to be the model's."""
-    return prog.options.future == "wait" and reproduces(prog._analysis(), prog.options)
 
 
 def flags_of(prog: Progressive, chunks: Sequence[int]) -> list[bool]:

@@ -14,6 +14,8 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 INF = float("inf")
+#: How many times the median magnitude no value of a model is that it computes from its video.
+FAR = 1e6
 
 
 def leaves(output: Any) -> list[Tensor | None]:
@@ -28,12 +30,17 @@ def error_per_element(got: Tensor, wanted: Tensor, dim: int) -> list[float]:
     """Greatest difference per element along ``dim``, over the greatest magnitude of ``wanted``.
 
     The same value on both sides, NaN and infinity included, is no difference; NaN on one side
-    is an infinite one.
+    is an infinite one. Magnitudes far above the others (:data:`FAR`) that are the same on both
+    sides are left out: a mask is filled with -1e9, say, beside which no other value would count.
     """
     a, b = _numbers(got), _numbers(wanted)
-    finite = b[b.isfinite()]
-    scale = finite.abs().max().clamp_min(1e-300) if finite.numel() else b.new_ones(())
     same = (a == b) | (a.isnan() & b.isnan())
+    sizes = b.abs()
+    usual = sizes[(sizes > 0) & b.isfinite()]
+    if usual.numel():
+        near = ~same & b.isfinite() | (sizes <= FAR * usual.median())
+        usual = sizes[near]
+    scale = usual.max().clamp_min(1e-300) if usual.numel() else b.new_ones(())
     gap = torch.where(same, torch.zeros_like(a), (a - b).abs() / scale).nan_to_num(nan=INF)
     return gap.movedim(dim, 0).reshape(gap.shape[dim], -1).amax(1).tolist()
 
@@ -60,6 +67,30 @@ def error(got: Any, wanted: Any) -> float:
         if b.numel():
             worst = max(worst, *error_per_element(a.reshape(1, -1), b.reshape(1, -1), 0))
     return worst
+
+
+def unlike(got: Any, wanted: Any) -> str:
+    """How two answers differ in what is no value of a tensor: containers, types, plain numbers and
+    words; "" for not at all. A tensor that is None on one side is not due."""
+    left, of_left = pytree.tree_flatten(got)
+    right, of_right = pytree.tree_flatten(wanted)
+    if of_left != of_right:
+        return f"gives {_kinds(got)}, and the model {_kinds(wanted)}"
+    for a, b in zip(left, right, strict=True):
+        if isinstance(a, Tensor) and isinstance(b, Tensor):
+            if a.dtype != b.dtype:
+                return f"gives numbers of {a.dtype}, and the model of {b.dtype}"
+        elif isinstance(a, Tensor) or isinstance(b, Tensor):
+            if a is not None and b is not None:
+                return f"gives {_kinds(a)}, and the model {_kinds(b)}"
+        elif type(a) is not type(b) or (a != b and not (a != a and b != b)):
+            return f"gives {a!r}, and the model {b!r}"
+    return ""
+
+
+def _kinds(output: Any) -> Any:
+    """The containers of an output, with the names of types for what is in them."""
+    return pytree.tree_map(lambda x: type(x).__name__, output)
 
 
 def shapes(output: Any) -> str:

@@ -30,23 +30,46 @@ def redraw_zeros(model: nn.Module, seed: int) -> int:
     Returns:
         how many parameters were drawn.
     """
-    norms = [m for m in model.modules() if isinstance(m, (_NormBase, *_LOCAL))]
-    aside = {id(p) for m in norms for p in m.parameters(recurse=False)}
     # A generator of its own: norms are drawn alike, whether there is a zero or not.
     generator = torch.Generator().manual_seed(seed)
-    count = 0
-    for p in model.parameters():
-        if id(p) in aside or is_lazy(p) or not p.requires_grad or not p.is_floating_point():
-            continue
-        if not p.numel() or bool(p.any()):
-            continue
+    zeros = _zeros(model)
+    for p in zeros:
         # Gates, scales and biases stand for themselves; what is summed over, for its terms.
         terms = p.numel() // p.shape[0] if p.dim() > 1 else 1
         drawn = torch.rand(p.shape, generator=generator, dtype=torch.float64, device="cpu")
         signs = torch.rand(p.shape, generator=generator, dtype=torch.float64, device="cpu") - 0.5
         p.copy_(((0.2 + 0.4 * drawn) * signs.sign() / terms**0.5).to(p))
-        count += 1
-    return count
+    return len(zeros)
+
+
+def redrawn(model: nn.Module) -> set[int]:
+    """Ids of the parameters that :func:`redraw_zeros` and :func:`redraw_norms` write."""
+    return {id(p) for p in (*_zeros(model), *_of_norms(model))}
+
+
+def _of_norms(model: nn.Module) -> list[nn.Parameter]:
+    norms = [m for m in model.modules() if isinstance(m, (_NormBase, *_LOCAL))]
+    return [p for m in norms for p in m.parameters(recurse=False)]
+
+
+def _zeros(model: nn.Module) -> list[nn.Parameter]:
+    aside = set(map(id, _of_norms(model)))
+    return [
+        p
+        for p in model.parameters()
+        if id(p) not in aside
+        and not is_lazy(p)
+        and p.requires_grad
+        and p.is_floating_point()
+        and p.numel()
+        and _is_zero(p)
+    ]
+
+
+def _is_zero(p: Tensor) -> bool:
+    """Whether all of a tensor is zero; of nearly all that are not, a few numbers tell."""
+    few = p[(0,) * (p.dim() - 1)] if p.dim() > 1 else p
+    return not bool(few.any()) and not bool(p.any())
 
 
 def redrawn_in_words(norms: int, zeros: int) -> str:

@@ -7,6 +7,7 @@ smallest frames that the model takes.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -17,14 +18,15 @@ from torch import Tensor
 
 from pgt_fx.capture.inputs import resized
 from pgt_fx.capture.probe import probe
-from pgt_fx.checking.beside import Difference, Found, Trial, Unfit, compare
+from pgt_fx.checking.beside import Difference, Found, compare
+from pgt_fx.checking.copies import Trial, Unfit, longest_of
 from pgt_fx.checking.draws import as_before
 from pgt_fx.checking.measure import error, leaves
 from pgt_fx.checking.places import unlike_model, unlike_whole
 from pgt_fx.checking.trials import BOUNDS, OTHER_BOUNDS, SLACK
 from pgt_fx.checking.videos import Video, first_line, short
 from pgt_fx.counts import counted
-from pgt_fx.errors import ClipError, PgtError, SelfCheckError
+from pgt_fx.errors import ClipError, PgtError, SelfCheckError, StreamWarning
 from pgt_fx.longest import longest_step
 from pgt_fx.progressive import Progressive
 
@@ -65,7 +67,9 @@ def self_check(prog: Progressive) -> Checked:
     """
     if any(x.is_meta for x in (*prog.parameters(), *prog.buffers())):
         return Checked(note="the model's weights are on the meta device, without values")
-    with torch.inference_mode(False), torch.no_grad(), as_before():
+    # A model that writes into its parameters is called again all the same.
+    quiet = warnings.catch_warnings(action="ignore", category=StreamWarning)
+    with torch.inference_mode(False), torch.no_grad(), as_before(), quiet:
         try:
             side = _smallest(prog)
             training = [m for m in prog._source.model.modules() if m.training]
@@ -144,6 +148,8 @@ def _judged(
         return compared, trial.dtype
 
     low = found.trial
+    if found.certain:
+        raise _told(found)
     if low.dtype == torch.float64:
         # A model that computes in float32 inside differs by that rounding.
         if low.typed and found.gap <= BOUNDS[torch.float32][0]:
@@ -201,7 +207,7 @@ def _smallest(prog: Progressive) -> int | None:
     sides = [n for i in spec.paths for n in _sides(spec.shapes[i])]
     t = min(spec.lengths)
     alone = captured.global_pools or longest_step(prog._analysis()) is not None
-    frames = t if alone else prog.video_lengths.near(2 * t + 3)
+    frames = t if alone else prog.video_lengths.near(longest_of(t))
     for side in SIDES:
         if side >= max(sides, default=0):
             break

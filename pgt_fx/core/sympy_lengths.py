@@ -161,8 +161,8 @@ class LengthReader:
         return found if level == 0 else self._rounded(condition, found, f, g)
 
     def _sides(self, left: Any, right: Any) -> tuple[QuasiLinear, QuasiLinear]:
-        """The two sides of a comparison, or what they come to where sizes stand on both (sizes
-        are never negative)."""
+        """The two sides of a comparison, or what they come to where both are multiples of the same
+        size, if that is never 0."""
         a, b = self.polynomial(left), self.polynomial(right)
         if set(a) | set(b) <= {()}:
             zero = constant(0)
@@ -170,6 +170,8 @@ class LengthReader:
         difference = _plus(a, _times(b, _of(constant(-1))))
         if len(difference) > 1:
             raise NotQuasiLinear("a comparison that depends on other sizes")
+        if any(not atom.is_positive for monomial in difference for atom, _ in monomial):
+            raise NotQuasiLinear("a comparison of multiples of a number that may be 0, or negative")
         return next(iter(difference.values()), constant(0)), constant(0)
 
     def _rounded(

@@ -120,3 +120,12 @@ def test_other_sizes_are_kept_apart() -> None:
     with pytest.raises(NotQuasiLinear):
         reader.holds(B * T > 9)
     assert reader.holds(sympy.true) == ANY_LENGTH
+
+
+@pytest.mark.parametrize("size", [F(H, 64), H - 5, Mod(H, 4)])
+def test_no_answer_is_given_for_multiples_of_a_size_that_may_be_none(size: Any) -> None:
+    """Of no rows there are as many at any length."""
+    reader = LengthReader({T: 1})
+    assert str(reader.holds(sympy.Eq(T * H, 4 * H, evaluate=False))) == "4"
+    with pytest.raises(NotQuasiLinear):
+        reader.holds(sympy.Eq(T * size, 4 * size, evaluate=False))
