@@ -86,6 +86,14 @@ PASS_IT = (
 )
 SEEDED = "seeds torch's random numbers in forward, where each step would draw the same once more"
 REMEDY = "replace it by an operator with a finite window, or leave it outside the model"
+#: Operator of torch's that runs a part of the model as a block -> what to do about it.
+_OF_BLOCKS = {
+    "wrap_with_autocast": "switch autocast around the model, not in forward",
+    "flex_attention": "use scaled_dot_product_attention, with a mask of the frames",
+    "cond": "choose with torch.where, which computes both sides",
+    "scan": "write it as a layer that the steps know: cumsum, nn.GRU, nn.LSTM",
+    "while_loop": "write the turns out, or leave the loop outside the model",
+}
 OF_LENGTH = "calculates with the number of frames of the video, which a step doesn't know"
 
 
@@ -135,9 +143,10 @@ class _Walk:
         if not isinstance(node.target, torch._ops.OpOverload) or not _has_tensor(node):
             if isinstance(node.target, torch._ops.HigherOrderOperator):
                 raise Refusal(
-                    "runs a part of the model as a block of its own (autocast, a checkpoint, a "
-                    "condition), which is not looked into",
-                    "leave the block out of forward: switch autocast around the model",
+                    "runs a part of the model as a block of its own, which is not looked into",
+                    _OF_BLOCKS.get(
+                        node.target.name(), "spell it without torch's operator for such blocks"
+                    ),
                 )
             self._builtin(node, pooled)
             return

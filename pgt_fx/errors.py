@@ -5,9 +5,11 @@ Every error of this package derives from :class:`PgtError`, so that one ``except
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pgt_fx.counts import counted
 
@@ -177,8 +179,25 @@ class Blocker:
         return f"{text}\n    remedy: {self.remedy}" if self.remedy else text
 
 
+def _of_one_line(blockers: Sequence[Blocker]) -> str:
+    """Blockers of one line of the model, which may run more than once: each operator and each
+    reason is said once."""
+    first = blockers[0].place
+    ops = Counter(b.place.op for b in blockers)
+    modules = list(dict.fromkeys(b.place.module for b in blockers if b.place.module))
+    names = ", ".join(f"{op} ({n} times)" if n > 1 else op for op, n in ops.items())
+    more = f" and {counted(len(modules) - 1, 'other module')}" if len(modules) > 1 else ""
+    where = Place(names, "".join(modules[:1]) + more, first.source, first.line)
+    remedies: dict[str, dict[str, None]] = {}
+    for b in blockers:
+        remedies.setdefault(b.remedy, {})[b.reason] = None
+    said = [str(Blocker(where, "\n    ".join(found), r)) for r, found in remedies.items()]
+    return "\n".join([said[0], *(text.partition("\n")[2] for text in said[1:])])
+
+
 class BlockedError(PgtError):
-    """The model has operators that can't be made progressive. All of them are listed.
+    """The model has operators that can't be made progressive. All of them are listed, by the lines
+    of the model.
 
     Attributes:
         blockers: one :class:`Blocker` per operator, in the order of the graph.
@@ -186,8 +205,11 @@ class BlockedError(PgtError):
 
     def __init__(self, blockers: Sequence[Blocker]) -> None:
         self.blockers = tuple(blockers)
-        count = len(self.blockers)
-        head = f"{counted(count, 'operator')} of this model can't be made progressive:"
-        super().__init__(
-            "\n".join([head, *(f"  {i}. {b}" for i, b in enumerate(self.blockers, 1))])
-        )
+        head = f"{counted(len(self.blockers), 'operator')} of this model can't be made progressive:"
+        lines: dict[Any, list[Blocker]] = {}
+        for number, b in enumerate(self.blockers):
+            lines.setdefault(
+                (b.place.source, b.place.line) if b.place.source else number, []
+            ).append(b)
+        told = (f"  {n}. {_of_one_line(found)}" for n, found in enumerate(lines.values(), 1))
+        super().__init__("\n".join([head, *told]))

@@ -204,6 +204,28 @@ def test_all_blockers_of_a_model_are_listed_at_once() -> None:
     assert all(str(b) in str(caught.value) for b in blockers)
 
 
+class Again(nn.Module):
+    """Lines that stand in the way by several operators, and in several modules."""
+
+    def __init__(self, deep: int = 0) -> None:
+        super().__init__()
+        self.inner = Again(deep - 1) if deep else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.inner(x)
+        return x + x.flip(2) * x.sort(2)[0] + x.relu().flip(2)  # twice in the way
+
+
+def test_a_line_that_stands_in_the_way_is_one_blocker() -> None:
+    with pytest.raises(BlockedError) as caught:
+        pgt_fx.transform(Again(deep=2), torch.randn(2, 3, 17), time_dim=2)
+    said = str(caught.value)
+    assert len(caught.value.blockers) == 9 and said.startswith("9 operators")
+    assert said.count("test_rules.py") == 1 and said.count("remedy:") == 1
+    assert "  1. aten.flip (6 times), aten.sort (3 times) in " in said
+    assert said.count("reverses time") == said.count("sort along time") == 1
+
+
 def test_every_step_operator_of_a_model_is_listed_at_once() -> None:
     model = nn.Sequential(nn.GroupNorm(1, 3), nn.Conv1d(3, 3, 3), nn.InstanceNorm1d(3))
     with pytest.raises(ExactnessError) as caught:
