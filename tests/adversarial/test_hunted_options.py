@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import pgt_fx
-from pgt_fx.errors import BlockedError, CaptureError, VerificationError
+from pgt_fx.errors import BlockedError, CaptureError, ClipError, VerificationError
 from pgt_fx.testing import assert_causal
 
 CLIP = torch.randn(2, 4, 8, dtype=torch.float64)
@@ -113,6 +113,22 @@ def test_what_torch_compile_wraps_is_captured_as_it_was_written(which: str) -> N
         prog = pgt_fx.transform(model, CLIP, time_dim=2, future="wait")
     video = torch.randn(2, 4, 17, dtype=torch.float64)
     assert torch.allclose(stream(prog, video, [5, 3, 9]), plain(video), atol=1e-12)
+
+
+@pytest.mark.parametrize("start, pads", [(1, (0, 1)), (2, (2, 0)), (1, (1, 1))])
+@pytest.mark.parametrize("future", ["zero", "wait"])
+def test_a_video_too_short_to_be_padded_is_refused(
+    start: int, pads: tuple[int, int], future: str
+) -> None:
+    model = nn.Sequential(Net(lambda h: F.pad(h[:, :, start:], pads)), Net(torch.relu)).eval()
+    prog = pgt_fx.transform(model, CLIP, time_dim=2, future=future)
+    for frames in range(1, 6):
+        video = torch.randn(2, 4, frames, dtype=torch.float64)
+        if frames > start:
+            assert torch.allclose(prog.full(video), model(video), atol=1e-12)
+        else:
+            with pytest.raises(ClipError, match=f"at least {start + 1}"):
+                prog.full(video)
 
 
 def upsampled(kernel: int, stride: int) -> nn.Module:
