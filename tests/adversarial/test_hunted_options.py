@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import pytest
@@ -98,6 +98,45 @@ def test_a_stream_begun_in_inference_mode_goes_on_with_gradients() -> None:
     assert torch.allclose(last, model(video), atol=1e-12)
     last.sum().backward()
     assert model.conv.weight.grad is not None
+
+
+@pytest.fixture
+def settings_of_torch() -> Iterator[None]:
+    precision, mode = torch.get_float32_matmul_precision(), torch.get_deterministic_debug_mode()
+    yield
+    torch.set_float32_matmul_precision(precision)
+    torch.set_deterministic_debug_mode(mode)
+
+
+SETTINGS: dict[str, tuple[Callable[[], bool], Callable[[], None]]] = {
+    "deterministic": (
+        lambda: torch.are_deterministic_algorithms_enabled(),
+        lambda: torch.use_deterministic_algorithms(True),
+    ),
+    "debug mode": (
+        lambda: torch.get_deterministic_debug_mode() == 1,
+        lambda: torch.set_deterministic_debug_mode("warn"),
+    ),
+    "precision": (
+        lambda: torch.get_float32_matmul_precision() == "high",
+        lambda: torch.set_float32_matmul_precision("high"),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_a_setting_of_torch_that_the_model_asks_for_may_change(
+    name: str, settings_of_torch: None
+) -> None:
+    on, switch = SETTINGS[name]
+    model = Net(lambda h: 2 * h if on() else 3 * h).eval()
+    prog = pgt_fx.transform(model, CLIP, time_dim=2, future="wait")
+    video = torch.randn(2, 4, 17, dtype=torch.float64)
+    assert torch.allclose(stream(prog, video, [5, 12]), model(video), atol=1e-12)
+    before = model(video)
+    switch()
+    assert not torch.allclose(before, model(video))
+    assert torch.allclose(stream(prog, video, [5, 12]), model(video), atol=1e-12)
 
 
 @pytest.mark.parametrize("which", ["a part", "all"])
