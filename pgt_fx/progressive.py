@@ -41,6 +41,13 @@ def _begun(state: Mapping[str, Tensor]) -> bool:
     return isinstance(frames, Tensor) and bool(frames.any())
 
 
+def _differentiable(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """The state, as autograd can read it: of ``torch.inference_mode`` it takes copies alone."""
+    if torch.compiler.is_compiling() or not torch.is_grad_enabled():
+        return state
+    return {k: v.clone() if v.is_inference() else v for k, v in state.items()}
+
+
 class Progressive(Graphs):
     """A video model that is fed a long video in successive steps; made by ``pgt_fx.transform``.
 
@@ -134,7 +141,7 @@ class Progressive(Graphs):
             check_ratio(spec.ratio, after)
         mode.analysis.lengths.check(min(after), last)
         work = program.plan(before, after, last)
-        tensors = self._source.clip(leaves)
+        tensors, state = self._source.clip(leaves), _differentiable(state)
         if mode.watch is not None and (mode.watch.awaited or mode.watch.changed):
             flat, carried = mode.watch.run(lambda: program.run(state, tensors, work, eager=True))
             if mode.watch.changed:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import fx
 
 from pgt_fx.capture.lengths import Condition, Lengths
-from pgt_fx.core.length_sets import NotQuasiLinear
+from pgt_fx.core.length_sets import LengthSet, NotQuasiLinear
 from pgt_fx.core.lengths import QuasiLinear, constant, frames
 from pgt_fx.core.questions import at_most, larger, less, same, smaller, where
 from pgt_fx.rules import Reduced, Refusal
@@ -41,6 +41,27 @@ def whole_groups(analysis: Analysis, operation: Operation, entries: int) -> Leng
     except NotQuasiLinear as error:
         reason = f"takes elements in groups, at lengths that can't be told ({error})"
         raise Refusal(reason) from error
+
+
+def pads_nothing(law: Law) -> bool:
+    """Whether an operator makes elements where it has none: a pad. What it would put there has the
+    type and the sizes of what never came."""
+    return isinstance(law, Window) and law.kernel == 1 and law.left + law.right > 0
+
+
+def with_an_element(analysis: Analysis, operation: Operation) -> Lengths:
+    """The lengths of video at which an operator has an element to work on: of ``pad(x[:, :, 1:])``
+    those from 2 on. At fewer frames there is nothing that a step could pad."""
+    clock, ratio = operation.clock, analysis.spec.ratio
+    lengths = (
+        n for n in range(1, 1025) if clock and clock.at(tuple(n * r for r in ratio), True).total
+    )
+    least = next(lengths, 1)
+    if least == 1:
+        return analysis.lengths
+    place, text = operation.place, "pads what a shorter video has no frame of"
+    held = LengthSet.interval(least, None)
+    return analysis.lengths.within(Condition(held, place.source, place.line, text))
 
 
 def within_table(analysis: Analysis, operation: Operation, table: PairTable) -> Lengths:

@@ -38,7 +38,8 @@ ASKED: dict[str, tuple[Any, str]] = {
     for name in (
         *("is_grad_enabled", "is_inference_mode_enabled", "get_default_dtype"),
         *("is_autocast_enabled", "is_autocast_cpu_enabled", "get_autocast_dtype"),
-        *("get_autocast_cpu_dtype", "get_autocast_gpu_dtype"),
+        *("get_autocast_cpu_dtype", "get_autocast_gpu_dtype", "get_float32_matmul_precision"),
+        *("are_deterministic_algorithms_enabled", "get_deterministic_debug_mode"),
     )
     if hasattr(torch, name)
 }

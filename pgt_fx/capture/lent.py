@@ -19,6 +19,7 @@ MADE: dict[str, Any] = {
     "aten::new_zeros": aten.zeros.default,
     "aten::new_ones": aten.ones.default,
     "aten::new_full": aten.full.default,
+    "aten::new_empty": aten.empty.memory_format,  # of a mask that is drawn into it
 }
 
 
@@ -26,7 +27,7 @@ def lent_types(captured: Captured) -> None:
     """Write the type and the device in place of the video that lends them."""
     for node in list(captured.graph.nodes):
         name = schema_name(node)
-        if name in MADE and _video(captured, node.args[0]):
+        if name in MADE and _video(captured, node.args[0]) and not _unfilled(captured, node):
             given = {k: v for k, v in node.kwargs.items() if v is not None}
             node.kwargs = {"dtype": node.meta["val"].dtype, "device": node.meta["val"].device}
             node.kwargs = {**node.kwargs, **given}
@@ -42,6 +43,11 @@ def lent_types(captured: Captured) -> None:
 def _video(captured: Captured, operand: Any) -> bool:
     value = operand.meta.get("val") if isinstance(operand, fx.Node) else None
     return isinstance(value, Tensor) and any(captured.has_time(s) for s in value.shape)
+
+
+def _unfilled(captured: Captured, node: fx.Node) -> bool:
+    """Whether it is memory for frames, with whatever stood there."""
+    return schema_name(node) == "aten::new_empty" and _video(captured, node)
 
 
 def _lent(captured: Captured, node: fx.Node) -> bool:

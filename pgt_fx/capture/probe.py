@@ -6,6 +6,7 @@ A forward on tensors without data costs a thirtieth of a capture and touches no 
 from __future__ import annotations
 
 import logging
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -112,6 +113,15 @@ def quiet() -> Iterator[None]:
 
 
 @contextmanager
+def uncompiled() -> Iterator[None]:
+    """Has parts that ``torch.compile`` wraps run as they were written: they would compile what
+    looks on as well, and torch warns that it does."""
+    with warnings.catch_warnings(), torch.compiler.set_stance("force_eager"):
+        warnings.filterwarnings("ignore", "Using `torch.compile.module.` when there are global")
+        yield
+
+
+@contextmanager
 def unchanged(model: nn.Module) -> Iterator[None]:
     """Restores what a run writes into the model: buffers (batches are counted without compute
     too), and attributes and variables in which it keeps values for the next call, which are no real
@@ -179,7 +189,7 @@ def _probe(
         recorder = Recorder(Spelling(*spelled, running=running))
         lines = Lines(recorder)
         try:
-            with changing(model) as kept, surroundings() as around:
+            with changing(model) as kept, surroundings() as around, uncompiled():
                 output = run(model, spec, leaves, lines)
         except Exception as error:
             if of_this_machine(error):

@@ -30,6 +30,10 @@ from pgt_fx.verification.record import record_of_causal
 from pgt_fx.verification.required import CAUSAL_WORDS, requirements
 from pgt_fx.verification.result import Check, Verification
 
+#: Successive frames from which on others are put in: a leak that comes back every so many frames,
+#: or sooner, is found.
+IN_A_ROW = 8
+
 
 class Settings(TypedDict, total=False):
     """Arguments of :func:`verify_causal` beside the model and its example."""
@@ -124,10 +128,12 @@ class _Causal:
 
     Attributes:
         time: the look-ahead that was seen, for the certificate; {} before it was looked at.
+        parts: the answers to the first frames, by their number, and why there is none.
     """
 
     def __init__(self, model: nn.Module, videos: Videos, redraw: bool) -> None:
         self.time: dict[str, Any] = {}
+        self.parts: dict[int, tuple[list[Tensor | None], str]] = {}
         self.model, self.videos = model, videos
         self.bound, _ = BOUNDS.get(videos.dtype, OTHER_BOUNDS)
         self.redrawn = self.zeros = 0
@@ -173,7 +179,12 @@ class _Causal:
 
     @property
     def cuts(self) -> list[int]:
-        return sorted({max(1, self.frames // 3), self.frames // 2, self.frames - 1} - {0})
+        """Where the future begins. Several in a row: a model that looks ahead within groups of
+        frames, or at one frame of each group, does not do so at every place."""
+        middle = self.frames // 2
+        row = range(middle - IN_A_ROW // 2, middle + (IN_A_ROW + 1) // 2)
+        cuts = {max(1, self.frames // 3), middle, self.frames - 1, *row}
+        return sorted(cut for cut in cuts if 1 <= cut < max(2, self.frames))
 
     def setting(self) -> str:
         weights = redrawn_in_words(self.redrawn, self.zeros)
@@ -203,12 +214,14 @@ def _time_sensitive(check: Check, subject: _Causal) -> Check:
 
 def _parts(subject: _Causal, cut: int) -> tuple[list[Tensor | None], str]:
     """Outputs for the frames before a cut; None for each, with the reason, where there is none."""
-    try:
-        return leaves(subject.answer(subject.prefix(cut))), ""
-    except Exception as error:
-        if of_this_machine(error):
-            raise
-        return [None] * len(leaves(subject.whole)), first_line(error)
+    if cut not in subject.parts:
+        try:
+            subject.parts[cut] = leaves(subject.answer(subject.prefix(cut))), ""
+        except Exception as error:
+            if of_this_machine(error):
+                raise
+            subject.parts[cut] = [None] * len(leaves(subject.whole)), first_line(error)
+    return subject.parts[cut]
 
 
 def _no_future(check: Check, subject: _Causal) -> Check:
@@ -316,7 +329,15 @@ def _leak(subject: _Causal, cut: int) -> str:
 
 
 def _list(cuts: list[int]) -> str:
-    return " and ".join(map(str, cuts))
+    """Whole numbers in order; three and more in a row by the first and the last."""
+    runs: list[list[int]] = []
+    for cut in cuts:
+        if runs and cut == runs[-1][-1] + 1:
+            runs[-1].append(cut)
+        else:
+            runs.append([cut])
+    told = [f"{r[0]} … {r[-1]}" if len(r) > 2 else " and ".join(map(str, r)) for r in runs]
+    return " and ".join(told)
 
 
 Measure = Callable[[Check, _Causal], Check]

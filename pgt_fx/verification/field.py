@@ -6,13 +6,14 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, fx
 
 from pgt_fx.analysis import Value
 from pgt_fx.checking.measure import leaves
 from pgt_fx.checking.recording import recorded_full
 from pgt_fx.checking.videos import Video
 from pgt_fx.counts import counted
+from pgt_fx.progressive import Progressive
 from pgt_fx.reach import Reach, reaches
 from pgt_fx.verification.result import Check
 from pgt_fx.verification.subject import Subject
@@ -63,9 +64,11 @@ def receptive_field(check: Check, subject: Subject, chunkings: int) -> Check:
                 where = _of(watched[k], j)
                 faults.append(f"{where} reads path {path}, which the analysis says it does not")
                 continue
-            widest = max(widest, max(frames) - min(frames) + 1)
+            wide = max(frames) - min(frames) + 1
+            widest = max(widest, wide)
             own = int(j * claim.stride)
             early = claim.past is not None and own - min(frames) > claim.past
+            early |= claim.field is not None and wide > claim.field
             if early or (claim.future is not None and max(frames) - own > claim.future):
                 seen = f"{min(frames)} … {max(frames)}"
                 faults.append(f"{_of(watched[k], j)} (frame {own}) reads frames {seen} of {path}")
@@ -89,13 +92,7 @@ def receptive_field(check: Check, subject: Subject, chunkings: int) -> Check:
 def _watched(subject: Subject) -> list[Watched]:
     prog = subject.answering
     if subject.dims and subject.dims[0] is not None:
-        report = prog.report
-        claims = {}
-        rows = zip(report.receptive_field, report.look_ahead, report.stride, strict=True)
-        for path, (size, ahead, stride) in enumerate(rows):
-            past = None if size is None or ahead is None else size - 1 - ahead
-            claims[path] = Reach(Fraction(stride), past, ahead, size)
-        return [Watched("", subject.dims[0], claims)]
+        return [Watched("", subject.dims[0], _reported(prog))]
     analysis = prog._analysis()
     reach = reaches(analysis)
     made = {old: new for new, old in prog._program().emitted.made.items()}
@@ -106,6 +103,20 @@ def _watched(subject: Subject) -> list[Watched]:
                 dim = analysis.axis(source).dim
                 out.append(Watched(made[source.name], dim, reach[source.name]))
     return out
+
+
+def _reported(prog: Progressive) -> dict[int, Reach]:
+    """What the report says of the output. How far back it reads is none of its figures: where time
+    is upsampled, elements of one field lie in it at different places, and the past of some and the
+    future of others are more than the field together."""
+    report, analysis = prog.report, prog._analysis()
+    output = next(o for o in analysis.outputs if isinstance(o, fx.Node))
+    reach = reaches(analysis)[output.name]
+    rows = zip(sorted(reach), report.receptive_field, report.look_ahead, report.stride, strict=True)
+    return {
+        path: Reach(Fraction(stride), None if size is None else reach[path].past, ahead, size)
+        for path, size, ahead, stride in rows
+    }
 
 
 def _pooled(value: Any) -> frozenset[str]:

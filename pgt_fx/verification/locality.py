@@ -35,6 +35,16 @@ def _policies(subject: Subject) -> list[tuple[str, Any]]:
     return [("zero", subject.answering), ("wait", subject.waiting)]
 
 
+def _ignored(subject: Subject, video: Video, other: Video) -> bool:
+    """Whether the model itself answers to another video the same, and not to one that differs from
+    the first frame on: it reads the first frames alone."""
+    try:
+        own, late, all_of_it = (leaves(subject.plain(x)) for x in (subject.main, video, other))
+    except Exception:  # it takes no video of this length: the steps are all there is to go by
+        return False
+    return same_bits(own, late) and not same_bits(own, all_of_it)
+
+
 def one_way_forward(check: Check, subject: Subject, chunkings: int) -> Check:
     """Other frames from some step on: the answers and the state before it stay as they are."""
     chunks = _steps(subject, 21)
@@ -59,7 +69,12 @@ def one_way_forward(check: Check, subject: Subject, chunkings: int) -> Check:
                 elif not same_bits(states[step], states_again[step]):
                     faults.append(f"state after {where}")
                 compared += count_tensors(answers[step])
-            if policy == "zero" and steps > cut and same_bits(answers, again):
+            if (
+                policy == "zero"
+                and steps > cut
+                and same_bits(answers, again)
+                and not _ignored(subject, video, other)
+            ):
                 inert.append(f"{policy}: changing the frames of step {cut + 1} on changes nothing")
     detail = (
         f"{counted(compared, 'answer')} and the states behind them, both policies, steps {chunks}"
