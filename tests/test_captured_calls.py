@@ -181,7 +181,7 @@ class PoolsTheClip(nn.Module):
 def test_pools_that_are_called_in_the_export_alone_are_refused() -> None:
     clip = torch.randn(1, 3, 8, 6, 6)
     report = str(pgt_fx.transform(PoolsTheClip(False).eval(), clip).report)
-    assert "1 pools over the clip" in report
+    assert "1 pool over the clip" in report
     with pytest.raises(CaptureError, match=r"makes 2 calls .* and 1 when it is run"):
         pgt_fx.transform(PoolsTheClip(True).eval(), clip)
 

@@ -330,7 +330,7 @@ def test_compiled_steps_refuse_too() -> None:
                 prog.step(part, x[:, :, 6:9])
         # A state of the same names, once that step is compiled.
         bad = {**after(prog, 6), "conv": torch.zeros(2, 3, 1, dtype=torch.float64)}
-        with pytest.raises(StateError, match="'conv' has 1 elements along time, expected 2"):
+        with pytest.raises(StateError, match="'conv' has 1 element along time, expected 2"):
             prog.step(bad, x[:, :, 6:9])
 
 

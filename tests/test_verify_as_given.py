@@ -106,9 +106,9 @@ def test_one_frame_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Progressive, "step", step)
     verification = pgt_fx.verify(transformed(Stack()), checks=EQUAL)
     assert verification["full-equals-model"].ok is False
-    assert "differs for a video of 1 frames" in verification["full-equals-model"].detail
+    assert "differs for a video of 1 frame" in verification["full-equals-model"].detail
     assert verification["exact-wait"].ok is False
-    assert "worst for a video of 1 frames" in verification["exact-wait"].detail
+    assert "worst for a video of 1 frame" in verification["exact-wait"].detail
 
 
 class Claimed:

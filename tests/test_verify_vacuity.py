@@ -90,7 +90,7 @@ def test_a_fault_behind_a_zero_is_seen(name: str, monkeypatch: pytest.MonkeyPatc
     prog = pgt_fx.transform(model, CLIP)
     found = pgt_fx.verify(prog, chunkings=2)
     assert found.ok, str(found)
-    assert "parameters of zeros redrawn" in found.setting
+    assert "of zeros redrawn" in found.setting
     assert "weights as they are" in pgt_fx.verify(prog, chunkings=1, redraw_norms=False).setting
     faulty(monkeypatch)
     found = pgt_fx.verify(prog, chunkings=2, checks=["exact-wait"])
@@ -131,7 +131,7 @@ def test_a_causal_model_is_measured_with_its_gate_open() -> None:
     model.stem = nn.Conv1d(2, 2, 1)  # the branch alone looks ahead
     found = verify_causal(model, CLIP)
     assert found["no-future"].ok is False
-    assert "1 parameters of zeros redrawn" in found.setting
+    assert "1 parameter of zeros redrawn" in found.setting
 
 
 # ------------------------------------------------------------- settings that measure nothing
