@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from pgt_fx.alike import same, samples
+from pgt_fx.alike import covers, same, samples
 from pgt_fx.capture.attention import NOTE
 from pgt_fx.capture.calls import place
 from pgt_fx.capture.export import Captured
@@ -394,6 +394,14 @@ class _Walk:
                 "the values of an attention are later than its queries and keys",
                 "compute all three from one tensor without convolutions along time between them",
             )
+        rows = view.arg.get(outcome.source) if isinstance(outcome, Scanned) else None
+        if len(distinct) > 1 and isinstance(rows, fx.Node):
+            query = self.analysis.value(rows).clock
+            if query is not None and not all(covers(c, query, self.ratio) for c in distinct):
+                raise Refusal(
+                    "its queries are more than its keys or values: the last ones see all of time",
+                    "let each query have a key of its own frame",
+                )
         commits = isinstance(outcome, (Reduced, Scanned, StepOnly))
         commit = commits and self._provisional(found[0])
         if len(distinct) == 1 and not commit:

@@ -9,8 +9,11 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from judge import PARTLY, RIGHT, Along, Case, judge
+from judge import PARTLY, REFUSED, RIGHT, Along, Case, judge
 from torch import Tensor, nn
+
+import pgt_fx
+from pgt_fx.errors import LoopError
 
 
 def _convs() -> nn.ModuleList:
@@ -88,3 +91,133 @@ def _hooked() -> nn.Module:
 
 def test_a_hook_that_asks_for_the_mode_of_its_layer() -> None:
     assert judge(Case(_hooked, change=lambda model: model.conv.train())) == RIGHT
+
+
+class Cells(nn.Module):
+    """A recurrent cell in a loop over the frames."""
+
+    def __init__(self, cell: nn.Module, many: bool) -> None:
+        super().__init__()
+        self.cell, self.many = cell, many
+
+    def forward(self, x: Tensor) -> Tensor:
+        state, outs = None, []
+        for frame in x.unbind(1):
+            state = self.cell(frame, state)
+            outs.append(state[0] if self.many else state)
+        return torch.stack(outs, 1)
+
+
+@pytest.mark.parametrize("kind", [nn.GRUCell, nn.RNNCell, nn.LSTMCell])
+def test_a_loop_of_cells_is_refused_with_its_line(kind: Any) -> None:
+    model = Cells(kind(4, 4), kind is nn.LSTMCell)
+    with pytest.raises(LoopError, match=r"state = self\.cell\(frame, state\)"):
+        pgt_fx.transform(model, torch.randn(2, 8, 4), future="wait", time_dim=1)
+
+
+def _rows_as_groups(s: Any, y: Tensor) -> Tensor:
+    n, c, t, h, w = y.shape
+    weight = s.conv.weight[:, :1].repeat(n, 1, 1, 1, 1)
+    rows = F.conv3d(y.reshape(1, n * c, t, h, w), weight, padding=(1, 0, 0), groups=n * c)
+    return rows.view(n, c, t, h, w)
+
+
+def test_a_convolution_whose_groups_are_rows_of_the_batch() -> None:
+    case = Case(lambda: Along(_rows_as_groups), sizes=(2, 2, 8, 4, 4), others=[(3, 2, 8, 4, 4)])
+    assert judge(case) == RIGHT
+
+
+class Attends(nn.Module):
+    """Two heads over (N, C, T), and what a case does with queries, keys and values."""
+
+    def __init__(self, then: Callable[[Any, Tensor], Tensor]) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv = nn.Conv1d(4, 4, 3, padding=1)
+        self.mixed = nn.Parameter(torch.randn(2, 2))
+        self.text = nn.Parameter(torch.randn(1, 1, 5, 4))
+        self.down = nn.Conv1d(4, 4, 3, 2, padding=1)
+        self.then = then
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.then(self, self.conv(x).transpose(1, 2)[:, None]).squeeze(1).transpose(1, 2)
+
+
+def _talking_heads(s: Any, q: Tensor) -> Tensor:
+    heads = q.squeeze(1).unflatten(-1, (2, 2)).transpose(1, 2)
+    scores = heads @ heads.transpose(-1, -2)
+    hidden = torch.ones(scores.shape[-2:]).triu(1) > 0
+    weights = scores.masked_fill(hidden, float("-inf")).softmax(-1)
+    mixed = torch.einsum("nhts,hg->ngts", weights, s.mixed)
+    return (mixed @ heads).transpose(1, 2).flatten(2)[:, None]
+
+
+def _below(q: Tensor, k: Tensor) -> Tensor:
+    return F.scaled_dot_product_attention(q, k, k, is_causal=True)
+
+
+def _of_half_the_rate(s: Any, q: Tensor) -> Tensor:
+    return _below(q, s.down(q.squeeze(1).transpose(1, 2)).transpose(1, 2)[:, None])
+
+
+def _of_a_text(s: Any, q: Tensor) -> Tensor:
+    text = s.text.expand(q.shape[0], -1, -1, -1)
+    return F.scaled_dot_product_attention(q, text, text)
+
+
+def _of_a_text_by_row(s: Any, q: Tensor) -> Tensor:
+    text = s.text.expand(q.shape[0], -1, -1, -1)
+    return F.scaled_dot_product_attention(q, text, text, is_causal=True)
+
+
+def _of_a_text_masked(s: Any, q: Tensor) -> Tensor:
+    text = s.text.expand(q.shape[0], -1, -1, -1)
+    seen = torch.tensor([True, True, False, True, False])
+    return F.scaled_dot_product_attention(q, text, text, attn_mask=seen[None])
+
+
+ATTENTIONS: dict[str, tuple[Callable[[Any, Tensor], Tensor], str, str]] = {
+    "heads that are mixed": (_talking_heads, REFUSED, "matmul"),
+    "one key less": (
+        lambda s, q: _below(q, q[:, :, 1:]),
+        REFUSED,
+        "queries are more than its keys",
+    ),
+    "one query less": (lambda s, q: _below(q[:, :, :-1], q), RIGHT, ""),
+    "keys of half the rate": (_of_half_the_rate, REFUSED, "queries are more than its keys"),
+    "keys of a text": (_of_a_text, RIGHT, ""),
+    "keys of a text, masked": (_of_a_text_masked, RIGHT, ""),
+    "keys of a text, by row": (_of_a_text_by_row, REFUSED, ""),
+}
+
+
+@pytest.mark.parametrize("name", ATTENTIONS)
+def test_attention(name: str) -> None:
+    then, expected, says = ATTENTIONS[name]
+    frames = (2, 3, 8, 9, 11, 24)
+    case = Case(lambda: Attends(then), expected, (2, 4, 8), frames, says=says)
+    assert judge(case) == expected
+
+
+def _zeros(y: Tensor, frames: int) -> Tensor:
+    return y.new_zeros(*y.shape[:2], frames, *y.shape[3:])
+
+
+SHIFTS: dict[str, tuple[Callable[[Any, Tensor], Tensor], int]] = {
+    "two later": (lambda s, y: torch.cat([_zeros(y, 2), y[:, :, :-2]], 2), 2),
+    "three earlier": (lambda s, y: torch.cat([y[:, :, 3:], _zeros(y, 3)], 2), 3),
+    "two later, edge": (
+        lambda s, y: torch.cat([y[:, :, :1].expand(-1, -1, 2, -1, -1), y[:, :, :-2]], 2),
+        2,
+    ),
+    "of every second": (lambda s, y: torch.cat([_zeros(y, 2), y[:, :, ::2][:, :, :-2]], 2), 3),
+    "one later": (lambda s, y: torch.cat([_zeros(y, 1), y[:, :, :-1]], 2), 1),
+}
+
+
+@pytest.mark.parametrize("name", SHIFTS)
+def test_a_shift_by_several_frames_is_one_from_so_many_frames_on(name: str) -> None:
+    then, least = SHIFTS[name]
+    assert judge(Case(lambda: Along(then), PARTLY if least > 1 else RIGHT)) in (PARTLY, RIGHT)
+    prog = pgt_fx.transform(Along(then), torch.randn(1, 2, 8, 4, 4), future="wait")
+    assert prog.video_lengths.least == least
