@@ -41,7 +41,7 @@ from pgt_fx.timeline import (
     LawClock,
 )
 from pgt_fx.values import Analysis, Operation, Value
-from pgt_fx.whole import part_of, whole_groups, within_table
+from pgt_fx.whole import not_empty, part_of, whole_groups, within_table
 
 __all__ = ["Analysis", "Operation", "Value", "analyze_graph", "walk_graph"]
 
@@ -184,6 +184,8 @@ class _Walk:
             operation.joins, operation.joined = joins, clock
         if isinstance(outcome, Windowed) and outcome.groups:
             self.analysis.lengths = whole_groups(self.analysis, operation, outcome.groups)
+        if isinstance(outcome, Windowed) and outcome.pads:
+            self.analysis.lengths = not_empty(self.analysis, operation)
         for table in pairs.values():
             self.analysis.lengths = within_table(self.analysis, operation, table)
         operation.value = self._result(node, outcome, clock, pooled)

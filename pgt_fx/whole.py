@@ -43,6 +43,24 @@ def whole_groups(analysis: Analysis, operation: Operation, entries: int) -> Leng
         raise Refusal(reason) from error
 
 
+def not_empty(analysis: Analysis, operation: Operation) -> Lengths:
+    """The lengths of video at which what is padded has elements: a padding of none
+    (``F.pad(x[:, :, 1:] - x[:, :, :-1], (1, 0))`` of one frame) makes elements without any frame,
+    which a stream does not.
+
+    Raises:
+        Refusal: where they can't be told.
+    """
+    if operation.clock is None:
+        return analysis.lengths
+    try:
+        held = ~at_most(total(operation.clock, analysis.spec.ratio), 0)
+    except NotQuasiLinear as error:
+        raise Refusal(f"pads elements at lengths that can't be told ({error})") from error
+    place, text = operation.place, "pads at least one element"
+    return analysis.lengths.within(Condition(held, place.source, place.line, text))
+
+
 def within_table(analysis: Analysis, operation: Operation, table: PairTable) -> Lengths:
     """The lengths of video for which a mask or bias that is cut from a table of a fixed size has
     entries.

@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 from torch.nn.modules.batchnorm import _NormBase
-from torch.utils import _pytree as pytree
 
 from pgt_fx.checking.draws import seeded
 from pgt_fx.checking.measure import (
@@ -21,6 +20,7 @@ from pgt_fx.checking.measure import (
     error,
     error_per_element,
     leaves,
+    parts,
     random_chunks,
     shapes,
 )
@@ -229,10 +229,13 @@ def compare(trial: Trial, *, steps: bool = True) -> Found:
 def _whole(trial: Trial, frames: int, wanted: Any) -> Difference | None:
     """The whole video in one step beside the model's answer."""
     prog, video = trial.prog, trial.first(frames)
-    whole = _tried(trial, prog, frames, (), partial(trial.full, prog, video))
-    if isinstance(whole, Difference):
-        return whole
-    if whole is None:  # none is due, or it says what stands in the way
+    ran = _tried(trial, prog, frames, (), lambda: [trial.full(prog, video)])
+    if isinstance(ran, Difference):
+        return ran
+    if ran is None:  # it says what stands in the way
+        return None
+    (whole,) = ran
+    if whole is None and all(map(_empty, leaves(wanted))):
         return None
     gap = error(whole, wanted)
     return None if gap <= trial.bound else _off(trial, prog, frames, (), gap, whole, wanted)
@@ -243,11 +246,11 @@ def _waiting(trial: Trial, prog: Progressive, wanted: dict[int, Any]) -> Differe
     and ends there with a flush, and of one frame."""
     t, most = trial.length, max(wanted)
     if prog is not trial.prog and 1 in wanted and t > 1:
-        one = _tried(trial, prog, 1, (1,), partial(trial.full, prog, trial.first(1)))
+        one = _tried(trial, prog, 1, (1,), lambda: [trial.full(prog, trial.first(1))])
         if isinstance(one, Difference):
             return one
-        if one is not None and not _same(trial, prog, 1, (1,), [one], wanted[1]):
-            return _apart(trial, prog, 1, (1,), [one], wanted[1])
+        if one is not None and not _same(trial, prog, 1, (1,), one, wanted[1]):
+            return _apart(trial, prog, 1, (1,), one, wanted[1])
     rest = most - t
     ways = [(_short(trial, t), _two(rest)), ((t,), _two(rest)[::-1])]
     for head, tail in ways:
@@ -430,8 +433,10 @@ def flags_of(prog: Progressive, chunks: Sequence[int]) -> list[bool]:
 def dims_of(prog: Progressive, wanted: Any) -> list[int | None]:
     """Time dimension of each tensor of an answer, as :func:`pgt_fx.checking.measure.leaves` has
     them: a model may return plain numbers as well."""
-    flat = pytree.tree_leaves(wanted, is_leaf=lambda x: x is None)
-    pairs = zip(flat, prog.time_dims, strict=True)
+    if wanted is None:
+        return []
+    times = iter(prog.time_dims)
+    pairs = [(x, next(times) if own else None) for x, own in parts(wanted)]
     return [dim for x, dim in pairs if x is None or isinstance(x, Tensor)]
 
 

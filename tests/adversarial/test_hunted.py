@@ -4,6 +4,7 @@ than this package's."""
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -13,7 +14,8 @@ from judge import PARTLY, REFUSED, RIGHT, Along, Case, judge
 from torch import Tensor, nn
 
 import pgt_fx
-from pgt_fx.errors import LoopError
+from pgt_fx.checking.selfcheck import self_check
+from pgt_fx.errors import LoopError, SelfCheckError
 
 
 def _convs() -> nn.ModuleList:
@@ -221,3 +223,84 @@ def test_a_shift_by_several_frames_is_one_from_so_many_frames_on(name: str) -> N
     assert judge(Case(lambda: Along(then), PARTLY if least > 1 else RIGHT)) in (PARTLY, RIGHT)
     prog = pgt_fx.transform(Along(then), torch.randn(1, 2, 8, 4, 4), future="wait")
     assert prog.video_lengths.least == least
+
+
+def _motion(s: Any, y: Tensor) -> Tensor:
+    change = y[:, :, 1:] - y[:, :, :-1]
+    return y + y * torch.cat([change, torch.zeros_like(y[:, :, :1])], 2).sigmoid()
+
+
+PADDED: dict[str, tuple[Callable[[Any, Tensor], Tensor], int]] = {
+    "differences": (lambda s, y: F.pad(y[:, :, 1:] - y[:, :, :-1], (0, 0, 0, 0, 1, 0)), 2),
+    "excited by motion": (_motion, 2),
+    "of every second, from the third": (
+        lambda s, y: F.pad(y[:, :, 2::2].relu(), (0, 0, 0, 0, 2, 1)),
+        3,
+    ),
+    "cropped as much": (lambda s, y: F.pad(y[:, :, 1:].relu(), (0, 0, 0, 0, 1, -1)), 1),
+}
+
+
+@pytest.mark.parametrize("name", PADDED)
+def test_what_is_padded_has_elements(name: str) -> None:
+    then, least = PADDED[name]
+    assert judge(Case(lambda: Along(then), PARTLY)) == (PARTLY if least > 1 else RIGHT)
+    prog = pgt_fx.transform(Along(then), torch.randn(1, 2, 8, 4, 4), future="wait")
+    assert prog.video_lengths.least == least
+
+
+def test_no_answer_to_a_video_that_the_model_answers_is_seen(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("pgt_fx.analysis.not_empty", lambda analysis, _: analysis.lengths)
+    prog = pgt_fx.transform(Along(_motion), torch.randn(1, 2, 8, 4, 4), future="wait")
+    with pytest.raises(SelfCheckError, match="1 frame"):
+        self_check(prog)
+
+
+@dataclass
+class Answer:
+    late: Tensor
+    early: Tensor
+    inner: Answer | None = None
+
+
+torch.export.register_dataclass(Answer, serialized_type_name="test_hunted.Answer")
+
+
+class Answers(nn.Module):
+    """Returns parts that are due at other times, in dataclasses."""
+
+    def __init__(self, inner: bool) -> None:
+        super().__init__()
+        self.conv, self.inner = nn.Conv1d(4, 4, 5, padding=2), inner
+
+    def forward(self, x: Tensor) -> Answer:
+        inner = Answer(x * 2, self.conv(x).relu()) if self.inner else None
+        return Answer(self.conv(x), x + 1, inner)
+
+
+@pytest.mark.parametrize("inner", [False, True])
+def test_a_dataclass_of_which_parts_are_due_later(inner: bool) -> None:
+    model = Answers(inner).double()
+    video = torch.randn(2, 4, 9, dtype=torch.float64)
+    prog = pgt_fx.transform(model, video[..., :8], future="wait", time_dim=2)
+    assert "8, 19 frames, whole and in steps" in str(self_check(prog))
+    outs = [out for out in [prog(piece) for piece in video.split(2, 2)] + [prog.flush()] if out]
+    whole = model(video)
+    for name in ("late", "early"):
+        for pick in (lambda a: a, lambda a: a.inner) if inner else (lambda a: a,):
+            given = [getattr(pick(out), name) for out in outs if pick(out) is not None]
+            found = torch.cat([x for x in given if x is not None], 2)
+            torch.testing.assert_close(found, getattr(pick(whole), name))
+
+
+class Silent(nn.Module):
+    def forward(self, x: Tensor) -> None:
+        return None
+
+
+def test_a_model_that_returns_nothing_has_nothing_due() -> None:
+    prog = pgt_fx.transform(Silent(), torch.randn(2, 4, 8), future="wait", time_dim=2)
+    assert "in steps" in str(self_check(prog))
+    assert prog(torch.randn(2, 4, 3)) is None
