@@ -77,6 +77,14 @@ def _put(clock: Clock, known: dict[Clock, Clock]) -> Clock:
     return known[clock]
 
 
+def covers(a: Clock, b: Clock, ratio: tuple[int, ...]) -> bool:
+    """Whether a whole video has as many elements by the first clock as by the second, or more."""
+    (one, other), times = samples(ratio, a, b)
+    return bool(times) and all(
+        one.at(frames, True).total >= other.at(frames, True).total for frames in times
+    )
+
+
 def same(a: Clock, b: Clock, ratio: tuple[int, ...]) -> bool:
     """Whether two clocks always agree, as far as can be told: to take two that do for two that
     don't costs an operator with nothing to do, and no more.

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from pgt_fx.alike import same, samples
+from pgt_fx.alike import covers, same, samples
 from pgt_fx.capture.attention import NOTE
 from pgt_fx.capture.calls import place
 from pgt_fx.capture.export import Captured
@@ -41,7 +41,7 @@ from pgt_fx.timeline import (
     LawClock,
 )
 from pgt_fx.values import Analysis, Operation, Value
-from pgt_fx.whole import pads_nothing, part_of, whole_groups, with_an_element, within_table
+from pgt_fx.whole import not_empty, part_of, whole_groups, within_table
 
 __all__ = ["Analysis", "Operation", "Value", "analyze_graph", "walk_graph"]
 
@@ -193,8 +193,8 @@ class _Walk:
             operation.joins, operation.joined = joins, clock
         if isinstance(outcome, Windowed) and outcome.groups:
             self.analysis.lengths = whole_groups(self.analysis, operation, outcome.groups)
-        if isinstance(outcome, Windowed) and pads_nothing(outcome.law):
-            self.analysis.lengths = with_an_element(self.analysis, operation)
+        if isinstance(outcome, Windowed) and outcome.pads:
+            self.analysis.lengths = not_empty(self.analysis, operation)
         for table in pairs.values():
             self.analysis.lengths = within_table(self.analysis, operation, table)
         operation.value = self._result(node, outcome, clock, pooled)
@@ -405,6 +405,14 @@ class _Walk:
                 "the values of an attention are later than its queries and keys",
                 "compute all three from one tensor without convolutions along time between them",
             )
+        rows = view.arg.get(outcome.source) if isinstance(outcome, Scanned) else None
+        if len(distinct) > 1 and isinstance(rows, fx.Node):
+            query = self.analysis.value(rows).clock
+            if query is not None and not all(covers(c, query, self.ratio) for c in distinct):
+                raise Refusal(
+                    "its queries are more than its keys or values: the last ones see all of time",
+                    "let each query have a key of its own frame",
+                )
         commits = isinstance(outcome, (Reduced, Scanned, StepOnly))
         commit = commits and self._provisional(found[0])
         if len(distinct) == 1 and not commit:

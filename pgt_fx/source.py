@@ -26,20 +26,8 @@ from pgt_fx.errors import ClipError, OtherClipError
 from pgt_fx.hooks import Hooks, hooked, hooks_of, paths_of, without_backward
 from pgt_fx.markov.buffer import dense
 
-#: Parts of ``torch.nn.modules`` that do the same in either mode, but for these two classes.
-_MODELESS = (
-    "activation",
-    "conv",
-    "flatten",
-    "fold",
-    "linear",
-    "normalization",
-    "padding",
-    "pooling",
-)
-_MODAL = (nn.MultiheadAttention, nn.RReLU)
-
-#: The modes of all modules that may have one: frozen norms are in eval while the model trains.
+#: The modes of all modules: frozen norms are in eval while the model trains, and a model or a hook
+#: may ask a convolution for its mode.
 Modes = tuple[bool, ...]
 #: Under which modes, hooks and answers of its surroundings a model was captured.
 Key = tuple[Modes, Hooks, tuple[Any, ...]]
@@ -74,7 +62,7 @@ class Source:
         self._childless: list[dict[str, nn.Module | None]] = []
         self._hooked: list[dict[int, Any]] = []
         self._paths: dict[int, str] = {}
-        self._modal: list[nn.Module] = []
+        self._modules: list[nn.Module] = []
         self._dtype = _dtype(model)
         taken = set(model._modules) | set(model._parameters) | set(model._buffers)
         self.markov_name = "markov"
@@ -86,7 +74,7 @@ class Source:
         """``F.dropout(x, 0.5, self.training)`` is captured as it is in the mode of its module."""
         if any(self._childless) or _children(self._parents) != self._children:
             self._look()
-        return tuple(map(_training, self._modal))
+        return tuple(map(_training, self._modules))
 
     def _look(self) -> None:
         """At first, and when a child was replaced (a new head): what was captured is of another."""
@@ -96,7 +84,7 @@ class Source:
         # A parametrization is a first child.
         self._childless = [m._modules for m in modules if not m._modules and m is not self.model]
         self._hooked = hooked(modules)
-        self._modal = [m for m in modules if _has_a_mode(m)]
+        self._modules = modules
         self._captured.clear()
 
     def captured(self, *, anew: bool = False) -> Captured:
@@ -331,9 +319,3 @@ def _in_order(x: Tensor) -> bool:
 
 def _dtype(model: nn.Module) -> torch.dtype | None:
     return next((p.dtype for p in model.parameters() if p.is_floating_point()), None)
-
-
-def _has_a_mode(module: nn.Module) -> bool:
-    package, _, file = type(module).__module__.rpartition(".")
-    modeless = package == "torch.nn.modules" and file in _MODELESS
-    return not modeless or isinstance(module, _MODAL)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import fx
 
 from pgt_fx.capture.lengths import Condition, Lengths
-from pgt_fx.core.length_sets import LengthSet, NotQuasiLinear
+from pgt_fx.core.length_sets import NotQuasiLinear
 from pgt_fx.core.lengths import QuasiLinear, constant, frames
 from pgt_fx.core.questions import at_most, larger, less, same, smaller, where
 from pgt_fx.rules import Reduced, Refusal
@@ -43,24 +43,21 @@ def whole_groups(analysis: Analysis, operation: Operation, entries: int) -> Leng
         raise Refusal(reason) from error
 
 
-def pads_nothing(law: Law) -> bool:
-    """Whether an operator makes elements where it has none: a pad. What it would put there has the
-    type and the sizes of what never came."""
-    return isinstance(law, Window) and law.kernel == 1 and law.left + law.right > 0
+def not_empty(analysis: Analysis, operation: Operation) -> Lengths:
+    """The lengths of video at which what is padded has elements: a padding of none
+    (``F.pad(x[:, :, 1:] - x[:, :, :-1], (1, 0))`` of one frame) makes elements without any frame,
+    which a stream does not.
 
-
-def with_an_element(analysis: Analysis, operation: Operation) -> Lengths:
-    """The lengths of video at which an operator has an element to work on: of ``pad(x[:, :, 1:])``
-    those from 2 on. At fewer frames there is nothing that a step could pad."""
-    clock, ratio = operation.clock, analysis.spec.ratio
-    lengths = (
-        n for n in range(1, 1025) if clock and clock.at(tuple(n * r for r in ratio), True).total
-    )
-    least = next(lengths, 1)
-    if least == 1:
+    Raises:
+        Refusal: where they can't be told.
+    """
+    if operation.clock is None:
         return analysis.lengths
-    place, text = operation.place, "pads what a shorter video has no frame of"
-    held = LengthSet.interval(least, None)
+    try:
+        held = ~at_most(total(operation.clock, analysis.spec.ratio), 0)
+    except NotQuasiLinear as error:
+        raise Refusal(f"pads elements at lengths that can't be told ({error})") from error
+    place, text = operation.place, "pads at least one element"
     return analysis.lengths.within(Condition(held, place.source, place.line, text))
 
 

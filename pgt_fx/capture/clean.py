@@ -35,7 +35,7 @@ def clean(captured: Captured, clip: int) -> Captured:
     detached(captured.graph)
     batch_beside_time(captured)
     functionalize(captured, clip)
-    cat_as_padding(captured)
+    cat_as_padding(captured, clip)
     lent_types(captured)
     adaptive_max_as_amax(captured)
     rows_at_hand(captured)

@@ -97,6 +97,13 @@ _OF_SIZES = {
 _SHOWING = ("logging", "warnings", "traceback")
 
 
+def _behind_sizes(frame: FrameType | None) -> FrameType | None:
+    """The frame that calls what makes numbers and texts of sizes."""
+    while frame is not None and frame.f_code.co_filename in _OF_SIZES:
+        frame = frame.f_back  # bool(size) asks whether it is 0
+    return frame
+
+
 def asking_frame(frame: FrameType | None) -> FrameType | None:
     """The frame of the model in which something is asked of a size.
 
@@ -106,8 +113,7 @@ def asking_frame(frame: FrameType | None) -> FrameType | None:
     Returns:
         None where torch asks, or what shows a text to a person.
     """
-    while frame is not None and frame.f_code.co_filename in _OF_SIZES:
-        frame = frame.f_back  # bool(size) asks whether it is 0
+    frame = _behind_sizes(frame)
     around = frame
     while around is not None and library(around.f_code.co_filename) == "python":
         if around.f_globals.get("__name__", "").partition(".")[0] in _SHOWING:
@@ -391,11 +397,18 @@ def _numbers_noted() -> Iterator[None]:
 
 
 def _shown(frame: FrameType) -> bool:
-    """Whether ``int(size)`` is asked for by a message alone (``"%d frames" % size``)."""
+    """Whether ``int(size)`` is asked for by a message alone (``"%d frames" % size``).
+
+    Torch asks for the model as well: ``ModuleList`` for the number of a layer, say.
+    """
     if frame.f_code is not SymNode.int_.__code__:
         return False
     asking = asking_frame(frame)
-    return asking is None or only_said(asking)
+    if asking is None:
+        asking = _behind_sizes(frame)
+        if asking is None or not is_ours(asking.f_code.co_filename):
+            return True
+    return only_said(asking)
 
 
 @contextmanager

@@ -35,6 +35,25 @@ class _Turn:
     containers: list[str]
 
 
+class _Turns:
+    """The calls of modules in a run, which ends at the first that is one more than they had.
+
+    Its hook is a method: what a function keeps in its variables is a model's, and put back when the
+    run has ended (:mod:`pgt_fx.capture.restored`).
+    """
+
+    def __init__(self, most: Mapping[nn.Module, int]) -> None:
+        self.seen: list[_Turn] = []
+        self._most = most
+
+    def before(self, module: nn.Module, args: Any, kwargs: Any) -> None:
+        turn = _Turn(module, calling_place(type(module)), _containers(module, args, kwargs))
+        self.seen.append(turn)
+        # Modules inside of this one are called later: it is the outermost.
+        if sum(t.module is module for t in self.seen) > self._most[module]:
+            raise Stopped
+
+
 def check_loops(
     model: nn.Module,
     spec: ClipSpec,
@@ -67,24 +86,16 @@ def check_loops(
     if run.error is not None or not fewer:
         return
     longer = least + LIKE_CLIP * ((longest - least) // LIKE_CLIP + 1)
-    turns: list[_Turn] = []
-
-    def before(module: nn.Module, args: Any, kwargs: Any) -> None:
-        turn = _Turn(module, calling_place(type(module)), _containers(module, args, kwargs))
-        turns.append(turn)
-        # Modules inside of this one are called later: it is the outermost.
-        if sum(t.module is module for t in turns) > more[module]:
-            raise Stopped
-
+    turns = _Turns(more)
     with ExitStack() as stack:
         for module in fewer:
-            handle = module.register_forward_pre_hook(before, with_kwargs=True)
+            handle = module.register_forward_pre_hook(turns.before, with_kwargs=True)
             stack.callback(handle.remove)
         error = probe(model, spec.spec, of_length(spec, sample, longer)).error
     if isinstance(error, Stopped):
-        looped = turns[-1].module
-        seen = {least: fewer[looped], longest: more[looped], longer: more[looped] + 1}
-        raise _refusal(paths[looped], [t for t in turns if t.module is looped], seen)
+        looped = turns.seen[-1].module
+        counts = {least: fewer[looped], longest: more[looped], longer: more[looped] + 1}
+        raise _refusal(paths[looped], [t for t in turns.seen if t.module is looped], counts)
 
 
 def _has_weights(module: nn.Module) -> bool:

@@ -13,8 +13,13 @@ from typing import Any
 import torch
 from torch import fx
 
+from pgt_fx.capture.calls import place
 from pgt_fx.capture.export import Captured
+from pgt_fx.capture.lengths import Condition
 from pgt_fx.capture.schema import schema_name
+from pgt_fx.core.length_sets import NotQuasiLinear
+from pgt_fx.core.questions import at_most
+from pgt_fx.counts import counted
 
 # Fill value of constant pieces; None: an argument.
 CONSTANTS = {
@@ -41,12 +46,16 @@ class Chain:
     stop: int | None = None
 
 
-def cat_as_padding(captured: Captured) -> None:
-    """Rewrite every concatenation along time that is a padding; erase what it leaves unused."""
+def cat_as_padding(captured: Captured, clip: int) -> None:
+    """Rewrite every concatenation along time that is a padding; erase what it leaves unused.
+
+    Args:
+        clip: frames of the example.
+    """
     for node in list(captured.graph.nodes):
         if schema_name(node) in ("aten::cat", "aten::concat", "aten::concatenate"):
             _of_one_type(captured, node)
-            _rewrite(captured, node)
+            _rewrite(captured, node, clip)
     for node in list(captured.graph.nodes):
         _slice_of_cat(node)
     for node in reversed(list(captured.graph.nodes)):
@@ -76,7 +85,7 @@ def _is_empty(node: fx.Node) -> bool:
     return list(node.meta["val"].shape) == [0]
 
 
-def _rewrite(captured: Captured, node: fx.Node) -> None:
+def _rewrite(captured: Captured, node: fx.Node, clip: int) -> None:
     pieces: list[fx.Node] = list(node.args[0])  # type: ignore[arg-type]
     rank = node.meta["val"].dim()
     given = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", 0)
@@ -95,9 +104,33 @@ def _rewrite(captured: Captured, node: fx.Node) -> None:
             continue
         if (before and body.start > 0) or (behind and body.stop is not None):
             continue  # cropped and padded at the same end: no single window
+        if not _long_enough(captured, node, body, dim, clip):
+            continue
         (kind,) = kinds
         _replace(captured.graph, node, body, kind, rank - 1 - dim, before, behind)
         return
+
+
+def _long_enough(captured: Captured, node: fx.Node, body: Chain, dim: int, clip: int) -> bool:
+    """Limit the lengths of videos to those of which the slice leaves what the padding does: of one
+    frame ``x[:, :, :-2]`` leaves none, and a padding by -2 takes one more away.
+
+    Returns:
+        whether there are such, the clip's among them.
+    """
+    cropped = body.start - (body.stop or 0)
+    if cropped <= 0:
+        return True
+    try:
+        enough = ~at_most(captured.sizes.function(body.root.meta["val"].shape[dim]), cropped - 1)
+    except NotQuasiLinear:
+        return False
+    where, text = place(node), f"leaves out {counted(cropped, 'frame')}"
+    lengths = captured.lengths.within(Condition(enough, where.source, where.line, text))
+    if clip not in lengths.numbers:
+        return False
+    captured.lengths = lengths
+    return True
 
 
 def _slice_of_cat(node: fx.Node) -> None:

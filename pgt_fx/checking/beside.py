@@ -10,7 +10,6 @@ from functools import partial
 from typing import Any
 
 from torch import Tensor, fx
-from torch.utils import _pytree as pytree
 
 from pgt_fx.checking.copies import Trial, all_exact
 from pgt_fx.checking.measure import (
@@ -18,6 +17,7 @@ from pgt_fx.checking.measure import (
     error,
     error_per_element,
     leaves,
+    parts,
     random_chunks,
     shapes,
     unlike,
@@ -111,10 +111,13 @@ def compare(trial: Trial, *, steps: bool = True) -> Found:
 def _whole(trial: Trial, frames: int, wanted: Any) -> Difference | None:
     """The whole video in one step beside the model's answer."""
     prog, video = trial.prog, trial.first(frames)
-    whole = _tried(trial, prog, frames, (), partial(trial.full, prog, video))
-    if isinstance(whole, Difference):
-        return whole
-    if whole is None:  # none is due, or it says what stands in the way
+    ran = _tried(trial, prog, frames, (), lambda: [trial.full(prog, video)])
+    if isinstance(ran, Difference):
+        return ran
+    if ran is None:  # it says what stands in the way
+        return None
+    (whole,) = ran
+    if whole is None and all(map(_empty, leaves(wanted))):
         return None
     gap = error(whole, wanted)
     if gap > trial.bound:
@@ -130,6 +133,12 @@ def _waiting(trial: Trial, prog: Progressive, wanted: dict[int, Any]) -> Differe
     """All outputs of a waiting program: of the clip in short steps, ended by a flush; of the
     longest video, which goes on from there in place of the flush; and of that in two long steps."""
     t, most = trial.length, max(wanted)
+    if prog is not trial.prog and 1 in wanted and t > 1:
+        one = _tried(trial, prog, 1, (1,), lambda: [trial.full(prog, trial.first(1))])
+        if isinstance(one, Difference):
+            return one
+        if one is not None and not _same(trial, prog, 1, (1,), one, wanted[1]):
+            return _apart(trial, prog, 1, (1,), one, wanted[1])
     rest = most - t
     ways = [(_short(trial, t), _two(rest)[::-1]), ((), (t, rest) if rest else (t,))]
     for head, tail in ways:
@@ -333,8 +342,10 @@ def flags_of(prog: Progressive, chunks: Sequence[int]) -> list[bool]:
 def dims_of(prog: Progressive, wanted: Any) -> list[int | None]:
     """Time dimension of each tensor of an answer, as :func:`pgt_fx.checking.measure.leaves` has
     them: a model may return plain numbers as well."""
-    flat = pytree.tree_leaves(wanted, is_leaf=lambda x: x is None)
-    pairs = zip(flat, prog.time_dims, strict=True)
+    if wanted is None:
+        return []
+    times = iter(prog.time_dims)
+    pairs = [(x, next(times) if own else None) for x, own in parts(wanted)]
     return [dim for x, dim in pairs if x is None or isinstance(x, Tensor)]
 
 

@@ -5,8 +5,9 @@ Nothing here knows how a progressive model works.
 
 from __future__ import annotations
 
+import dataclasses
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -22,8 +23,30 @@ def leaves(output: Any) -> list[Tensor | None]:
     """The tensors of an output, None where there is none."""
     if output is None:
         return []
-    flat, _ = pytree.tree_flatten(output, is_leaf=lambda x: x is None)
-    return [x for x in flat if x is None or isinstance(x, Tensor)]
+    return [x for x, _ in parts(output) if x is None or isinstance(x, Tensor)]
+
+
+def parts(output: Any) -> Iterator[tuple[Any, bool]]:
+    """The leaves of an output, and of its dataclasses the fields without a value as well, which are
+    none of its pytree's: an answer of which a part is not due has as many as a whole one.
+
+    Yields:
+        each, and whether it is one of the pytree's.
+    """
+    for x in pytree.tree_leaves(output, is_leaf=lambda x: x is None or _has_fields(x)):
+        if not _has_fields(x):
+            yield x, True
+            continue
+        for field in dataclasses.fields(x):
+            value = getattr(x, field.name) if field.init else None
+            if value is not None:
+                yield from parts(value)
+            elif field.init:
+                yield None, False
+
+
+def _has_fields(x: Any) -> bool:
+    return dataclasses.is_dataclass(x) and type(x) in pytree.SUPPORTED_NODES
 
 
 def error_per_element(got: Tensor, wanted: Tensor, dim: int) -> list[float]:

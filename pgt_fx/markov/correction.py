@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from pgt_fx.due import Due
-from pgt_fx.markov.template import Template
+from pgt_fx.markov.template import Hole, Template
 from pgt_fx.timeline import Law, Window
 
 _CONV: dict[Any, int] = {getattr(torch.ops.aten, f"conv{rank}d"): rank for rank in (1, 2, 3)}
@@ -134,6 +134,9 @@ def correction(call: Template, law: Law, dim: int) -> Correction | None:
     if not plain or ends < 1 or law.right != ends or law.kernel != 2 * ends + 1:
         return None
     given = dict(zip(_NAMES, call.args, strict=False))
+    numbers = [given.get(name, 1) for name in ("stride", "padding", "dilation", "groups")]
+    if any(isinstance(n, Hole) for value in numbers for n in _each(value, rank)):
+        return None  # one that is computed from a size (the groups of rows of a batch)
     at = dim - 2
     padding = list(_each(given.get("padding", 0), rank))
     padding[at] = ends

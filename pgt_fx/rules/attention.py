@@ -103,10 +103,17 @@ def _sides(op: OpView, found: Attention) -> list[tuple[fx.Node, int]]:
         terms = str(node.args[0]).replace(" ", "").split("->")[0].split(",")
         if result[-2] not in terms[0]:
             nodes, terms = nodes[::-1], terms[::-1]
+        if any(c not in t for t, c in zip(terms, result[-2:], strict=True)):
+            return []  # no product of queries and keys: it mixes the heads of a map
         return [(n, t.index(c)) for n, t, c in zip(nodes, terms, result[-2:], strict=True)]
     else:
         nodes = [n for n in node.args[:2] if isinstance(n, fx.Node)]
     return [(n, time_dims(op.layout(n), 1)[0]) for n in nodes]
+
+
+def _mask(op: OpView) -> Layout | None:
+    mask = op.arg.get("attn_mask")
+    return op.layout(mask) if isinstance(mask, fx.Node) else None
 
 
 def _words(band: Band) -> str:
@@ -174,6 +181,9 @@ def attention(op: OpView) -> Outcome:
         )
     layout = (*query[:-1], value[-1])
     keys = (op.arg["key"], op.arg["value"])
+    others = [*key, *value, *(_mask(op) or ())]
+    if not op.arg.get("is_causal") and not any(map(has_time, others)):
+        return Local(layout)  # keys of something else (a text): each frame by itself
     if not all(has_time(op.layout(n)[-2]) for n in keys):
         return StepOnly(layout, "attends over all of time")
     found: Attention | None = op.node.meta.get(NOTE)

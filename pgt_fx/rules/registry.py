@@ -85,6 +85,7 @@ class Windowed:
         mean: "include" / "exclude" for average pools (``count_include_pad``).
         what: short words for the report, e.g. ``"conv k=3 s=1 p=1"``.
         groups: a video must have a multiple of so many elements here; 0: any number.
+        pads: whether the operator itself makes elements where it is given none.
     """
 
     law: Law
@@ -97,6 +98,7 @@ class Windowed:
     mean: str = ""
     what: str = ""
     groups: int = 0
+    pads: bool = False
 
 
 @dataclass(frozen=True)

@@ -142,6 +142,7 @@ def pad(op: OpView) -> Outcome:
         fill=float(value or 0.0),
         mode=mode,
         what=f"pad {left},{right}" + ("" if mode == "constant" else f" {mode}"),
+        pads=left + right > 0,
     )
 
 
