@@ -17,6 +17,7 @@ import pgt_fx
 from pgt_fx import video as video_file
 from pgt_fx import zoo
 from pgt_fx.checking.measure import assembled, error, error_per_element, leaves
+from pgt_fx.counts import counted
 from pgt_fx.demo_size import (
     AFTERWARDS,
     FRAMES,
@@ -309,8 +310,8 @@ def _check(model: str, entry: zoo.Entry, frames: int | str | None) -> None:
     clip = max(entry.clip)
     if isinstance(frames, bool) or not isinstance(frames, int) or frames < clip:
         raise OptionError(
-            f"frames: {model} takes clips of {clip} frames; expected a whole number from {clip} "
-            f"on, or 'all', got {frames!r}"
+            f"frames: {model} takes clips of {counted(clip, 'frame')}; expected a whole number "
+            f"from {clip} on, or 'all', got {frames!r}"
         )
 
 

@@ -8,6 +8,7 @@ from pgt_fx.capture.lengths import Condition, Lengths
 from pgt_fx.core.length_sets import NotQuasiLinear
 from pgt_fx.core.lengths import QuasiLinear, constant, frames
 from pgt_fx.core.questions import at_most, larger, less, same, smaller, where
+from pgt_fx.counts import counted
 from pgt_fx.rules import Reduced, Refusal
 from pgt_fx.tables import PairTable
 from pgt_fx.timeline import (
@@ -75,7 +76,7 @@ def within_table(analysis: Analysis, operation: Operation, table: PairTable) -> 
         held = at_most(total(operation.clock, analysis.spec.ratio) * most, limit)
     except NotQuasiLinear as error:
         raise Refusal(f"cuts a table to a length that can't be told ({error})") from error
-    place, text = operation.place, f"has a table for {limit // most} frames"
+    place, text = operation.place, f"has a table for {counted(limit // most, 'frame')}"
     return analysis.lengths.within(Condition(held, place.source, place.line, text))
 
 

@@ -124,13 +124,13 @@ class Spectrum(Net):
 
 
 @blocker("masked_fill")
-class PrefixMask(Net):
-    """The first frame sees all others: what it sees depends on where in the video it stands."""
+class HalfMask(Net):
+    """The first half of the video sees all of it: how far that goes depends on its length."""
 
     def mix(self, x: Tensor) -> Tensor:
         y = x.transpose(1, 2)
         at = torch.arange(y.shape[1])
-        hidden = (at[:, None] < at[None, :]) & (at[:, None] > 0)
+        hidden = (at[:, None] < at[None, :]) & (at[:, None] > y.shape[1] // 2)
         weights = (y @ x).masked_fill(hidden, float("-inf")).softmax(-1)  # blocked
         return (weights @ y).transpose(1, 2)
 

@@ -294,7 +294,7 @@ def test_a_folder_in_place_of_a_file_is_told_before_anything_is_done(
     ],
 )
 def test_a_training_that_can_not_be(folder: Path, lines: str, told: str) -> None:
-    (folder / "train.toml").write_text(f"{lines}\n")
+    (folder / "train.toml").write_text(f'[model]\nname = "slow_r50"\n{lines}\n')
     found = call("train", "train.toml")
     assert found.exit_code == 2 and not isinstance(found.exception, PgtError), found.output
     assert told in found.output

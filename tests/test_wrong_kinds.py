@@ -43,7 +43,9 @@ SGD = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.1)
 
 
 def fit(**changes: Any) -> Any:
-    given = {"prog": prog(), "loader": [(X, Y)], "optimizer": SGD, "epochs": 1} | changes
+    model = prog()
+    own = torch.optim.SGD(model.parameters(), lr=0.1)
+    given = {"prog": model, "loader": [(X, Y)], "optimizer": own, "epochs": 1} | changes
     options = {"progress": False, "dry_run": False}
     return training.fit(given.pop("prog"), given.pop("loader"), given.pop("optimizer"),
                         **options, **given)  # fmt: skip

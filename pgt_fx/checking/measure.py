@@ -95,20 +95,42 @@ def error(got: Any, wanted: Any) -> float:
 def unlike(got: Any, wanted: Any) -> str:
     """How two answers differ in what is no value of a tensor: containers, types, plain numbers and
     words; "" for not at all. A tensor that is None on one side is not due."""
-    left, of_left = pytree.tree_flatten(got)
-    right, of_right = pytree.tree_flatten(wanted)
-    if of_left != of_right:
+    found = _difference(got, wanted)
+    if found == _BUILT:
         return f"gives {_kinds(got)}, and the model {_kinds(wanted)}"
-    for a, b in zip(left, right, strict=True):
-        if isinstance(a, Tensor) and isinstance(b, Tensor):
-            if a.dtype != b.dtype:
-                return f"gives numbers of {a.dtype}, and the model of {b.dtype}"
-        elif isinstance(a, Tensor) or isinstance(b, Tensor):
-            if a is not None and b is not None:
-                return f"gives {_kinds(a)}, and the model {_kinds(b)}"
-        elif type(a) is not type(b) or (a != b and not (a != a and b != b)):
-            return f"gives {a!r}, and the model {b!r}"
+    return found
+
+
+#: What :func:`_difference` says of two answers that are put together in another way.
+_BUILT = "built"
+
+
+def _difference(got: Any, wanted: Any) -> str:
+    if got is None or wanted is None:
+        late = got if wanted is None else wanted
+        due = any(x is not None and not isinstance(x, Tensor) for x, _ in parts(late))
+        return _BUILT if due else ""
+    left, of_left = _inside(got)
+    right, of_right = _inside(wanted)
+    if of_left != of_right or isinstance(got, Tensor) != isinstance(wanted, Tensor):
+        return _BUILT
+    if of_left is not None:
+        return next(filter(None, map(_difference, left, right)), "")
+    if isinstance(got, Tensor):
+        same = got.dtype == wanted.dtype
+        return "" if same else f"gives numbers of {got.dtype}, and the model of {wanted.dtype}"
+    if type(got) is not type(wanted) or (got != wanted and not (got != got and wanted != wanted)):
+        return f"gives {got!r}, and the model {wanted!r}"
     return ""
+
+
+def _inside(output: Any) -> tuple[list[Any], Any]:
+    """What a container holds, and what kind it is; of anything else nothing, and None."""
+    if _has_fields(output):
+        fields = [f.name for f in dataclasses.fields(output) if f.init]
+        return [getattr(output, name) for name in fields], (type(output), fields)
+    inside, kind = pytree.tree_flatten(output, is_leaf=lambda x: x is not output)
+    return ([], None) if kind.is_leaf() else (inside, kind)
 
 
 def _kinds(output: Any) -> Any:

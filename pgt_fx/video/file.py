@@ -106,8 +106,8 @@ class VideoFile:
         absent = next((place for place in places if not 0 <= place < there), None)
         if absent is not None:
             raise OptionError(
-                f"places: expected numbers from 0 to {there - 1}, as {self.path} has {there} "
-                f"frames, got {absent}"
+                f"places: expected numbers from 0 to {there - 1}, as {self.path} has "
+                f"{counted(there, 'frame')}, got {absent}"
             )
         back = next(((a, b) for a, b in pairwise(places) if b < a), None)
         if back is not None:
