@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from pgt_fx.capture.context import VARIABLE
 from pgt_fx.capture.lines import DEVICES, GRADIENTS, INFERENCE, LAYOUTS, TYPES
 from pgt_fx.values import Analysis
 
@@ -93,7 +94,11 @@ def _of_the_model(analysis: Analysis) -> Iterator[Guard]:
         if question in captured.surroundings:
             yield Guard(words, "each clip", "captured anew")
     for question in sorted(captured.surroundings - of_tensors):
-        yield Guard(f"{question}() answers as in the capture", "each clip", "captured anew")
+        words = f"{question}() answers as in the capture"
+        if question.startswith(VARIABLE):
+            name = question.removeprefix(VARIABLE)
+            words = f"the environment's variable {name} is as in the capture"
+        yield Guard(words, "each clip", "captured anew")
     read = [] if captured.values is None else captured.values.read
     if read:
         words = f"masks let the same frames through, as read from {', '.join(read)}"

@@ -1,5 +1,6 @@
 """What the model's Python asks of its surroundings: whether gradients are on, autocast, the type of
-its tensors; and whether it is being captured, which it is told as eager Python would be.
+its tensors, a variable of the environment; and whether it is being captured, which it is told as
+eager Python would be.
 
 An answer is frozen by the capture. So the questions are noted, and the model is captured anew where
 they would be answered otherwise.
@@ -7,6 +8,7 @@ they would be answered otherwise.
 
 from __future__ import annotations
 
+import os
 import sys
 import types
 from collections.abc import Callable, Iterator
@@ -27,6 +29,7 @@ from pgt_fx.capture.lines import (
     INFERENCE,
     LAYOUTS,
     TYPES,
+    asking_frame,
     calling_place,
     is_ours,
 )
@@ -43,6 +46,8 @@ ASKED: dict[str, tuple[Any, str]] = {
     )
     if hasattr(torch, name)
 }
+#: Before the name of a variable of the process's environment.
+VARIABLE = "os.environ: "
 #: What sets torch's random numbers to a place of their own.
 SEEDING = [
     (home, name)
@@ -73,6 +78,8 @@ def answers(model: nn.Module, questions: frozenset[str]) -> tuple[Any, ...]:
             out += [torch.is_grad_enabled(), *flags]
         elif question == DEVICES:
             out.append(next((p.device for p in model.parameters()), None))
+        elif question.startswith(VARIABLE):
+            out.append(os.environ.get(question.removeprefix(VARIABLE)))
         elif question in (LAYOUTS, INFERENCE):
             continue  # of the clip's own, and of what is refused
         elif "autocast" in question:
@@ -143,6 +150,9 @@ def surroundings() -> Iterator[Surroundings]:
             plain = getattr(home, name)
             stack.callback(setattr, home, name, plain)
             setattr(home, name, _noting(plain, question, found.asked))
+        plain = os._Environ.__getitem__
+        stack.callback(setattr, os._Environ, "__getitem__", plain)
+        os._Environ.__getitem__ = _noting_variable(plain, found.asked)  # type: ignore[method-assign]
         for function in dict.fromkeys(CAPTURING):
             stack.enter_context(_told_as_eager(function))
         yield found
@@ -154,6 +164,17 @@ def _noting_seed(plain: Callable[..., Any], seeded: list[Place]) -> Callable[...
             where = calling_place(plain)
             seeded.extend([] if where in seeded else [where])
         return plain(*args, **kwargs)
+
+    return noting
+
+
+def _noting_variable(plain: Callable[..., Any], asked: set[str]) -> Callable[..., Any]:
+    """``os.environ[name]``, by which ``getenv`` and the others look a variable up as well."""
+
+    def noting(self: Any, name: Any) -> Any:
+        if isinstance(name, str) and asking_frame(sys._getframe(1)) is not None:
+            asked.add(VARIABLE + name)
+        return plain(self, name)
 
     return noting
 

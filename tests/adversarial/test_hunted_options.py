@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -122,6 +123,32 @@ SETTINGS: dict[str, tuple[Callable[[], bool], Callable[[], None]]] = {
         lambda: torch.set_float32_matmul_precision("high"),
     ),
 }
+
+
+VARIABLES: dict[str, Callable[[], float]] = {
+    "environ": lambda: float(os.environ["PGT_FX_SCALE"]),
+    "get": lambda: float(os.environ.get("PGT_FX_SCALE", "2")),
+    "getenv": lambda: float(os.getenv("PGT_FX_SCALE", "2")),
+    "in": lambda: 3.0 if "PGT_FX_SCALE" in os.environ else 2.0,
+}
+
+
+@pytest.mark.parametrize("name", VARIABLES)
+def test_a_variable_of_the_environment_may_change(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scale = VARIABLES[name]
+    if name == "environ":
+        monkeypatch.setenv("PGT_FX_SCALE", "1.5")
+    model = Net(lambda h: scale() * h).eval()
+    prog = pgt_fx.transform(model, CLIP, time_dim=2, future="wait")
+    assert any("variable PGT_FX_SCALE" in guard.words for guard in prog.guards)
+    video = torch.randn(2, 4, 17, dtype=torch.float64)
+    before = model(video)
+    assert torch.allclose(stream(prog, video, [5, 12]), before, atol=1e-12)
+    monkeypatch.setenv("PGT_FX_SCALE", "5")
+    assert not torch.allclose(before, model(video))
+    assert torch.allclose(stream(prog, video, [5, 12]), model(video), atol=1e-12)
 
 
 @pytest.mark.parametrize("name", SETTINGS)
