@@ -103,7 +103,7 @@ def _kind(
     name = schema_name(node).removeprefix("aten::")
     if not tables:
         if name == "arange":
-            return "rows" if counts_up(node, length) else "clip"
+            return "rows" if counted_from(node) else "clip"
         if name == "slice":
             return "prefix" if node.args[2] in (0, None) and len(node.args) < 5 else "clip"
         grows = name in ("expand", "repeat", "broadcast_to") and not _rows_given(captured, node)
@@ -132,17 +132,13 @@ def _filled_with_length(node: fx.Node) -> bool:
     return isinstance(value, fx.Node) and bool(value.meta.get("pgt_time"))
 
 
-def counts_up(node: fx.Node, length: Any) -> bool:
-    """Whether an ``arange`` is 0, 1, … up to the number of elements."""
+def counted_from(node: fx.Node) -> tuple[int, int] | None:
+    """First element and step of an ``arange`` whose elements are ``first + step * i``, whatever its
+    end is; None where they are no constant whole numbers."""
     arguments = named(node)
-    end = arguments["end"]
-    value = end.meta["val"] if isinstance(end, fx.Node) else end
-    return (
-        arguments.get("start", 0) == 0
-        and arguments.get("step", 1) == 1
-        and isinstance(value, torch.SymInt)
-        and value.node.expr == length
-    )
+    first, step = arguments.get("start", 0), arguments.get("step", 1)
+    whole = all(isinstance(n, int) and not isinstance(n, bool) for n in (first, step))
+    return (first, step) if whole and step else None
 
 
 def _rows_given(captured: Captured, node: fx.Node) -> bool:
@@ -182,9 +178,7 @@ def table_graph(captured: Captured, node: fx.Node, table: Table) -> tuple[fx.Gra
         elif number and (foreign or schema_name(one) == "aten::sym_size"):
             continue
         elif table.kind == "rows" and schema_name(one) == "aten::arange":
-            end = graph.call_function(operator.add, (start, count))
-            options = {**one.kwargs, "device": device}
-            env[one] = graph.call_function(torch.ops.aten.arange.start, (start, end), options)
+            env[one] = _counter(graph, one, start, count, device)
         elif foreign or one.op != "call_function":
             raise Refusal(
                 f"makes a table from a length ({_length_in(foreign)}) that is not the table's own",
@@ -199,6 +193,23 @@ def table_graph(captured: Captured, node: fx.Node, table: Table) -> tuple[fx.Gra
     graph.output(env[node])
     graph.lint()
     return graph, inputs
+
+
+def _counter(
+    graph: fx.Graph, one: fx.Node, start: fx.Node, count: fx.Node, device: fx.Node
+) -> fx.Node:
+    """An ``arange`` of ``count`` elements, of which the first is the video's element ``start``."""
+    first, step = counted_from(one) or (0, 1)
+    begin, more = start, count
+    if step != 1:
+        begin, more = (graph.call_function(operator.mul, (n, step)) for n in (start, count))
+    if first:
+        begin = graph.call_function(operator.add, (begin, first))
+    end = graph.call_function(operator.add, (begin, more))
+    options = {**one.kwargs, "device": device}
+    if step == 1:
+        return graph.call_function(torch.ops.aten.arange.start, (begin, end), options)
+    return graph.call_function(torch.ops.aten.arange.start_step, (begin, end, step), options)
 
 
 def _length_in(foreign: list[fx.Node]) -> str:
