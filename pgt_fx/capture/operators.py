@@ -36,7 +36,7 @@ SAME = {
     *("to", "_to_copy", "float", "half", "double", "bool", "int", "long", "type_as", "copy"),
 }
 #: Bounded or growing no faster than their operand: of an ordinary number they make one.
-ORDINARY = {
+TAME = {
     *("relu", "hardtanh", "sigmoid", "gelu", "silu", "tanh", "softplus", "sin", "cos", "erf"),
     *("atan", "atan2", "frac", "sign", "sgn", "square", "exp", "exp2", "hypot", "logaddexp"),
     *("fmod", "lerp", "expm1", "heaviside", "copysign"),
@@ -244,7 +244,7 @@ def _of_points(entries: Entries, name: str, operands: list[Cases]) -> Cases:
             if name in ("exp", "exp2", "sigmoid", "relu") and hides(x):
                 yield Case((), FALSE)
                 return
-        fine = name in ORDINARY and all(map(ordinary, values))
+        fine = name in TAME and all(map(ordinary, values))
         yield Case((), FINITE if fine else ANY)
 
     return entries.each(operands, ask)

@@ -352,7 +352,8 @@ def _sum(x: Value, y: Value, floats: bool) -> Value:
         return ANY
     for one, other in ((x, y), (y, x)):
         if isinstance(one, Form) and not ordinary(one) and ordinary(other):
-            return one  # the least number stays
+            # The least number stays; one of -1e9 does beside positions up to 2^24.
+            return ANY if _steep(other) and abs(one.linear.constant) < LEAST**3 else one
     if isinstance(x, Unknown) or isinstance(y, Unknown):
         return FINITE if ordinary(x) and ordinary(y) else ANY
     if not isinstance(x, Form) or not isinstance(y, Form):
@@ -362,6 +363,11 @@ def _sum(x: Value, y: Value, floats: bool) -> Value:
     total = x.linear + y.linear
     rounded = floats and not all(map(_short, (x.linear, y.linear)))
     return Form(total, max(x.error, y.error) + (ROUNDING if rounded else 0))
+
+
+def _steep(x: Value) -> bool:
+    """Whether it grows with a position to more than an ordinary score at any usual one."""
+    return isinstance(x, Form) and any(abs(k) * 2**24 > ORDINARY for k in x.linear.terms.values())
 
 
 def _product(x: Value, y: Value, floats: bool) -> Value:

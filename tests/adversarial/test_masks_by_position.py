@@ -415,6 +415,10 @@ LEAKS: dict[str, tuple[Change, str]] = {
     "turned around": (lambda s, x, t: x.masked_fill(~tril(t).flip(0), -INF), "flip"),
     "a sum along time": (lambda s, x, t: x.masked_fill(~(tril(t).cumsum(0) > 0), -INF), "cumsum"),
     "a table that leaks at its end": (lambda s, x, t: x.masked_fill(~s.seen[:t, :t], -INF), ALL),
+    "-1e9 beside a steep bias": (
+        lambda s, x, t: x.masked_fill(~tril(t), -1e9) + 1000.0 * torch.arange(t),
+        ALL,
+    ),
     "a bias of -1e8": (lambda s, x, t: x.masked_fill(~tril(t), -1e8), "-1e+08, is a bias"),
     "distances by the length": (
         lambda s, x, t: seen(causal)(s, x + s.seen[at(t)[0] - at(t)[1] + t - 1, 0] * 0.1, t),
