@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from weakref import WeakKeyDictionary
+
 from torch import fx
 
 from pgt_fx.capture.lengths import Condition, Lengths
@@ -86,6 +88,17 @@ def total(clock: Clock, ratio: tuple[int, ...]) -> QuasiLinear:
     Raises:
         NotQuasiLinear: where it repeats after too many frames.
     """
+    # A residual network asks for each value again by both of its branches: 2 ** depth times.
+    known = _TOTALS.setdefault(clock, {})
+    if ratio not in known:
+        known[ratio] = _total(clock, ratio)
+    return known[ratio]
+
+
+_TOTALS: WeakKeyDictionary[Clock, dict[tuple[int, ...], QuasiLinear]] = WeakKeyDictionary()
+
+
+def _total(clock: Clock, ratio: tuple[int, ...]) -> QuasiLinear:
     if isinstance(clock, InputClock):
         return frames(ratio[clock.path])
     if isinstance(clock, LawClock):

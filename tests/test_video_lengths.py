@@ -19,6 +19,7 @@ from oracles import pieces, relative_error, stitch
 from torch import Tensor, nn
 
 import pgt_fx
+from pgt_fx import whole
 from pgt_fx.capture.sizes import Sizes
 from pgt_fx.core.length_sets import LengthSet
 from pgt_fx.errors import BlockedError, CaptureError, ClipError
@@ -431,3 +432,23 @@ def test_a_size_varies_if_it_does_for_any_video_that_the_model_takes(rows: int) 
     example = torch.randn(1, 3, 8, 8, 4)
     with pytest.raises(BlockedError, match="its end computed from the length"):
         pgt_fx.transform(Alternates(rows).eval(), example, check=False)
+
+
+class Shifted(nn.Module):
+    """A residual network as deep as some are, each branch shifted by a frame."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        for _ in range(20):
+            x = x + F.pad(x[:, :, 1:], (0, 1)).relu()
+        return x
+
+
+def test_lengths_of_a_deep_model_take_time_in_its_depth_and_no_power_of_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    calls: list[Any] = []
+    plain = whole._outputs
+    monkeypatch.setattr(whole, "_outputs", lambda law, n: calls.append(law) or plain(law, n))
+    prog = pgt_fx.transform(Shifted(), torch.randn(1, 2, 8), time_dim=2)
+    assert str(prog.video_lengths) == "at least 2"
+    assert len(calls) <= 100
