@@ -149,7 +149,7 @@ def _judged(
 
     low = found.trial
     if found.certain:
-        raise _told(found)
+        raise _told(found) from found.reason
     if low.dtype == torch.float64:
         # A model that computes in float32 inside differs by that rounding.
         if low.typed and found.gap <= BOUNDS[torch.float32][0]:
