@@ -11,9 +11,11 @@ import pytest
 from mutants import MUTANTS
 from typer.testing import CliRunner
 
+from pgt_fx import compiler
 from pgt_fx.capture.lengths import Lengths
+from pgt_fx.checking.selfcheck import self_check
 from pgt_fx.cli import app
-from pgt_fx.testing.case import Case, Fault, check, sensitive
+from pgt_fx.testing.case import Case, Fault, check, runs, sensitive
 from pgt_fx.testing.fuzz import fuzz
 from pgt_fx.testing.graphs import example_frames, way
 
@@ -113,6 +115,22 @@ def test_another_way_of_a_branch_must_be_refused(
     monkeypatch.setattr(Lengths, "check", lambda self, frames, last: None)
     with pytest.raises(Fault, match="another length than the graph's is accepted"):
         check(found)
+
+
+def test_a_branch_on_the_clips_own_length_alone_is_no_case() -> None:
+    spec = {"dims": 1, "channels": 1, "nodes": [CONV]}
+    ask = ["==", example_frames(spec)]
+    spec["nodes"] = [CONV, {"op": "branch", "in": [1], "ask": ask}]
+    assert not runs(case(spec=spec)) and runs(case())
+
+
+def test_a_mean_over_no_element_is_no_alarm_of_the_self_check(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(compiler, "self_check", self_check)
+    nodes = [CONV, {"op": "slice", "in": [1], "start": 1, "step": 1}]
+    options = {"operator": "mco", "future": "wait", "pooling": "step"}
+    check(case(spec={"dims": 1, "channels": 1, "nodes": nodes}, head="mean", options=options))
 
 
 def test_low_precision_alone_is_no_fault(monkeypatch: pytest.MonkeyPatch) -> None:
