@@ -20,7 +20,7 @@ class Fitted:
     """A table whose columns are never narrower than their longest word.
 
     Where the width is too small for that, each row is an entry of its own: the first cell, and
-    below it the others, each behind the name of its column. So nothing is cut in the middle.
+    below it the others, each after the name of its column. So nothing is cut in the middle.
 
     Args:
         columns: their names; "" for one that needs none.

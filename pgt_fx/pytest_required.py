@@ -24,7 +24,7 @@ def add_options(parser: pytest.Parser, group: pytest.OptionGroup) -> None:
         "given several times)",
     )
     group.addoption(
-        "--pgt-max-look-ahead", metavar="N", help="frames behind its own that an output may read"
+        "--pgt-max-look-ahead", metavar="N", help="frames after its own that an output may read"
     )
     group.addoption(
         "--pgt-max-state",

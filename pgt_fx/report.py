@@ -51,7 +51,7 @@ class Row:
             ended), "step" (computed within each step), "step (training)", "context" (the past of a
             step is an aggregate: CMCO, PMCO).
         reason: why, for verdicts other than exact.
-        past, future: frames that its result reads before and behind its own; None: all of time.
+        past, future: frames that its result reads before and after its own; None: all of time.
         stride: frames per element of its result.
         state_bytes: carried by it, for a batch of one at the example's size.
         source: ``file.py:line``.
@@ -86,7 +86,7 @@ class Report:
         local: how many operators work frame by frame.
         receptive_field: frames that one output element reads (TRF), per input path; None: all.
         stride: input frames per output element, per input path.
-        look_ahead: frames behind its own that an output element reads, per path; None: all.
+        look_ahead: frames after its own that an output element reads, per path; None: all.
         latency: frames of the slowest path to wait for an output that is exact; None: all.
         state_bytes: carried between steps, for a batch of one at the example's size.
         exact: whether the outputs of ``future="wait"`` are the model's own.

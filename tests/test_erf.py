@@ -523,7 +523,7 @@ def test_plain_data(two: Progressive) -> None:
 
 def test_the_table(two: Progressive) -> None:
     text = str(measured(two))
-    assert "5 frames, 2 before and 2 behind its own, stride 1" in text
+    assert "5 frames, 2 before and 2 after its own, stride 1" in text
     assert "progressive" in text and "6 … 9" in text and "path" not in text
     text = str(measured(made(Paths(), [clip(), clip(16)])))
     assert "path 1: frames 0 … 39, steps from 0, 16, 28" in text

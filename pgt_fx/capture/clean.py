@@ -56,7 +56,7 @@ def drop_checks(graph: fx.Graph) -> None:
 
 
 def detached(graph: fx.Graph) -> None:
-    """``detach_()`` writes nothing: it is ``detach()`` for all that comes behind it."""
+    """``detach_()`` writes nothing: it is ``detach()`` for all that comes after it."""
     position = {node: number for number, node in enumerate(graph.nodes)}
     for node in graph.nodes:
         if schema_name(node) == "aten::detach_":

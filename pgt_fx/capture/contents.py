@@ -12,7 +12,7 @@ import sys
 import types
 import warnings
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -33,16 +33,16 @@ _DEPTH = 200
 _MOST = 50_000
 
 
-def content(value: Any, apart: Iterable[Any] = ()) -> Any:
+def content(value: Any, apart: Container[int] = ()) -> Any:
     """What of a value may change while it stays the same object: two contents are equal where
     Python can't tell the values apart. ``1``, ``1.0`` and ``True`` are three, ``-0.0`` is not
     ``0.0``.
 
     Args:
-        apart: objects that are not looked into, as the modules of the model, which are looked at
-            themselves.
+        apart: the ``id`` of objects that are not looked into, as of the modules of the model, which
+            are looked at themselves. They are alive.
     """
-    return _content(value, _DEPTH, {id(one): one for one in apart})
+    return _content(value, _DEPTH, {}, apart)
 
 
 def same(one: Any, other: Any) -> bool:
@@ -50,16 +50,23 @@ def same(one: Any, other: Any) -> bool:
     return one is other or content(one) == content(other)
 
 
+def is_settled(value: Any) -> bool:
+    """Whether a value can't change while it is the same object: a number, a text, a tuple of such
+    (the kernel of a convolution)."""
+    bare = isinstance(value, tuple) and not hasattr(value, "__dict__")
+    return isinstance(value, PLAIN) or (bare and all(map(is_settled, value)))
+
+
 def is_of_torch(kind: type) -> bool:
     return kind.__module__.partition(".")[0] == "torch"
 
 
-def _content(value: Any, depth: int, seen: dict[int, Any]) -> Any:
+def _content(value: Any, depth: int, seen: dict[int, Any], apart: Container[int]) -> Any:
     if isinstance(value, PLAIN):
         return _exactly(value)
     if isinstance(value, Tensor):
         return id(value), _version(value), value.dtype, value.requires_grad, _few_bytes(value)
-    if depth == 0 or id(value) in seen or len(seen) > _MOST:
+    if depth == 0 or id(value) in seen or id(value) in apart or len(seen) > _MOST:
         return id(value)
     if isinstance(value, (type, types.ModuleType)):
         return id(value)
@@ -68,7 +75,7 @@ def _content(value: Any, depth: int, seen: dict[int, Any]) -> Any:
             return id(value), bytes(bytes_of(value.get_state()))
         return tuple(value) if isinstance(value, torch.Size) else id(value)
     seen[id(value)] = value  # which keeps it: its number is given to no other one
-    inner = functools.partial(_content, depth=depth - 1, seen=seen)
+    inner = functools.partial(_content, depth=depth - 1, seen=seen, apart=apart)
     found: list[Any] = [type(value)]
     if isinstance(value, Mapping):
         found += [(inner(k), inner(v)) for k, v in value.items()]

@@ -1,6 +1,6 @@
 """What the model's Python asks of its surroundings: whether gradients are on, autocast, the type of
-its tensors, a variable of the environment; and whether it is being captured, which it is told as
-eager Python would be.
+its tensors, a variable of the environment; and whether it is being captured, to which
+it gets the answer of eager Python.
 
 An answer is frozen by the capture. So the questions are noted, and the model is captured anew where
 they would be answered otherwise.

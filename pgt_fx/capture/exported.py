@@ -21,6 +21,7 @@ from pgt_fx.capture.calls import ModuleCall, recorded
 from pgt_fx.capture.contents import generator_state
 from pgt_fx.capture.context import surroundings
 from pgt_fx.capture.drawn import Drawn, drawn
+from pgt_fx.capture.eager_types import types_as_eager
 from pgt_fx.capture.elsewhere import CLASS, GLOBAL
 from pgt_fx.capture.inputs import ClipSpec
 from pgt_fx.capture.lines import draws_alone, place_of, watching
@@ -28,7 +29,6 @@ from pgt_fx.capture.probe import leaves_behind, quiet, unchanged
 from pgt_fx.capture.python_state import Memory, changing
 from pgt_fx.capture.sample import Sample
 from pgt_fx.capture.spelling import Spelling, TooComplicated
-from pgt_fx.capture.told_types import types_as_eager
 from pgt_fx.errors import CaptureError, Place, of_this_machine
 
 

@@ -287,7 +287,7 @@ class Lines(TorchFunctionMode):
             raise
         if func is Tensor.is_contiguous and not _ours(sys._getframe(1).f_code.co_filename):
             self.layouts.append((calling_place(func), bool(out)))
-        # Python between two calls may have fixed it: then it is the line of the call behind it.
+        # Python between two calls may have fixed it: then it is the line of the call after it.
         self._look(func)
         return out
 

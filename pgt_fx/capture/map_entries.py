@@ -35,7 +35,7 @@ from pgt_fx.core.entries import (
 )
 from pgt_fx.core.linear import Space
 
-#: Entries of a tensor that are told one from another, at most.
+#: Most elements of a tensor that are kept apart.
 SMALL = 64
 
 

@@ -1,4 +1,4 @@
-"""ATen operators on entries told by cases (:mod:`pgt_fx.core.entries`)."""
+"""ATen operators on entries that are followed by cases (:mod:`pgt_fx.core.entries`)."""
 
 from __future__ import annotations
 

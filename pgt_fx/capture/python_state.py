@@ -21,7 +21,7 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from pgt_fx.capture.contents import PLAIN, content, is_of_torch
+from pgt_fx.capture.contents import content, is_of_torch, is_settled
 from pgt_fx.capture.elsewhere import CLASS, GLOBAL, Elsewhere, line_of
 from pgt_fx.capture.lines import calling_place
 from pgt_fx.errors import Place
@@ -45,6 +45,7 @@ class PythonState:
         self._shared = _shared(self._weights)
         self._modules = list(model.modules())
         self._kinds = _kinds(self._modules)
+        self._apart = frozenset(map(id, self._modules))
         elsewhere = Elsewhere(self._modules)
         kinds = [*_users(self._modules), *elsewhere.classes]
         self._classes = {kind: self._content(_of_class(kind)) for kind in kinds}
@@ -54,11 +55,11 @@ class PythonState:
             (number, name, value, self._content(value))
             for number, own in enumerate(self._own)
             for name, value in own.items()
-            if name not in _OF_MODULE and not isinstance(value, (*PLAIN, nn.Module))
+            if name not in _OF_MODULE and not (isinstance(value, nn.Module) or is_settled(value))
         ]
 
     def _content(self, value: Any) -> Any:
-        return content(value, self._modules)
+        return content(value, self._apart)
 
     def changes(self) -> Iterator[str]:
         """Names of the attributes that have another value now."""

@@ -48,7 +48,8 @@ class Sample:
 
 def check_ways(model: nn.Module, spec: ClipSpec, leaves: Sequence[Any], noted: Noted) -> None:
     """Make sure that no operator fails whose error the model catches, and that tensors lie in
-    memory as the model is told: which way it goes may depend on the sizes, and a graph has one.
+    memory as they do at the clip's sizes, where the model asks: which way it goes may depend on the
+    sizes, and a graph has one.
 
     Args:
         leaves: of the example.

@@ -157,7 +157,7 @@ def _max_pool1d(
         return F.max_pool1d(x, kernel_size, stride, padding, dilation, ceil_mode, True)
 
     def one(v: Any) -> Any:
-        # As it is: int() of a number that is made of the frames' fixes it, and nobody is told.
+        # As it is: int() of a number that is made of the frames' fixes it, and no guard says so.
         return v[0] if isinstance(v, (tuple, list)) else v
 
     stride = kernel_size if stride in (None, [], ()) else stride

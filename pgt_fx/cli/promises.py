@@ -1,4 +1,4 @@
-"""What ``pgt-fx verify`` holds a model to: its options, and a lost promise told as one."""
+"""What ``pgt-fx verify`` holds a model to: its options, and a lost promise reported as one."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Require = Annotated[
 MaxLookAhead = Annotated[
     int | None,
     typer.Option(
-        "--max-look-ahead", min=0, help="Most frames behind its own that an output may read."
+        "--max-look-ahead", min=0, help="Most frames after its own that an output may read."
     ),
 ]
 MaxState = Annotated[

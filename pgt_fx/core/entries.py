@@ -1,4 +1,4 @@
-"""What an entry of a table can be, told from the operators that make it: by cases.
+"""What an entry of a table can be, derived from the operators that make it: by cases.
 
 The entry of a mask at row r and column c is followed through the mask's operators as a list of
 *cases*: inequalities in r and c (:mod:`pgt_fx.core.linear`), and the value where they hold. A
@@ -21,6 +21,8 @@ MOST_CASES = 256
 #: A score of minus this much has no weight beside an ordinary one, as e to the power of their
 #: difference is zero in double precision too: -1e9 is what many models hide with.
 LEAST = Fraction(10) ** 9
+#: This much stays so whatever an ordinary number, or a position times one, is added to it.
+UTTERLY_LEAST = Fraction(10) ** 27
 #: Scores are taken to be smaller than this.
 ORDINARY = Fraction(10) ** 8
 #: Rounding of one operation in single precision, with room; denominators and sizes up to which
@@ -353,7 +355,7 @@ def _sum(x: Value, y: Value, floats: bool) -> Value:
     for one, other in ((x, y), (y, x)):
         if isinstance(one, Form) and not ordinary(one) and ordinary(other):
             # The least number stays; one of -1e9 does beside positions up to 2^24.
-            return ANY if _steep(other) and abs(one.linear.constant) < LEAST**3 else one
+            return ANY if _steep(other) and abs(one.linear.constant) < UTTERLY_LEAST else one
     if isinstance(x, Unknown) or isinstance(y, Unknown):
         return FINITE if ordinary(x) and ordinary(y) else ANY
     if not isinstance(x, Form) or not isinstance(y, Form):

@@ -16,7 +16,7 @@ from pgt_fx.timeline import Interpolate, Law, Repeat, Transposed, Window
 
 
 def elements_ahead(law: Law) -> Fraction:
-    """How far behind its own place in the input an output reads, in elements of the input."""
+    """How far after its own place in the input an output reads, in elements of the input."""
     step = Fraction(1)
     if isinstance(law, Window):
         step = Fraction(law.stride)

@@ -108,7 +108,7 @@ class Receptive:
         frames: frames of the video.
         cuts: first frame of each step but the first.
         trf: frames that one output element reads (TRF); None: all of time.
-        past, future: how many of them lie before and behind its own; None: all.
+        past, future: how many of them lie before and after its own; None: all.
         stride: frames per output element, as text ("8", "1/2").
         clip: curves of the original model on a clip: the T' frames of the output's step alone.
         original: of the original model on the whole video (original long view).
@@ -188,7 +188,7 @@ class Receptive:
         trf, past, future = self.trf[at], self.past[at], self.future[at]
         if trf is None:
             return f"{frames}; theoretical receptive field: all of time"
-        field = f"{counted(trf, 'frame')}, {past} before and {future} behind its own"
+        field = f"{counted(trf, 'frame')}, {past} before and {future} after its own"
         return f"{frames}; theoretical receptive field: {field}, stride {self.stride[at]}"
 
     def __str__(self) -> str:

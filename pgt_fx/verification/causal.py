@@ -265,7 +265,7 @@ def _no_future(check: Check, subject: _Causal) -> Check:
 
 
 def _look_ahead(subject: _Causal, cut: int, first: int, number: int) -> int | None:
-    """How many frames behind its own an output reads that changes with frames from a cut on: as
+    """How many frames after its own an output reads that changes with frames from a cut on: as
     many as the first frames have to be fewer, for it not to be due yet. None: it reads them all.
 
     Args:

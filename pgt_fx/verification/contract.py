@@ -74,10 +74,10 @@ def verify(
         frames: length of the videos, in frames of the path with the fewest; None: 2 to 3 T'.
         require: what has to hold, where else it may turn out to be absent without a violation: a
             word or several. "exact": under future="wait" the outputs are the model's own; "causal":
-            no output reads frames behind its own; "one-way": no answer and no gradient reaches
+            no output reads frames after its own; "one-way": no answer and no gradient reaches
             across a step; "gradients": they are the model's own. The id of a check does as well.
             A model with ``future="wait"`` and ``strict`` promises "exact" by itself.
-        max_look_ahead: most frames behind its own that an output may read, in each input path.
+        max_look_ahead: most frames after its own that an output may read, in each input path.
         max_state: most bytes that may be carried from step to step, as a number or such as "4MiB":
             with the clip's space and dtype, a batch of one, and the model's own options.
         progress: called before each check with its id, its number and how many there are.

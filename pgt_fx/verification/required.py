@@ -18,7 +18,7 @@ from pgt_fx.errors import OptionError
 #: Checks that have a bound of the user's, and are made where there is one.
 LOOK_AHEAD, STATE = "look-ahead", "state-bytes"
 LIMITS = {
-    LOOK_AHEAD: "no output reads more frames behind its own than allowed",
+    LOOK_AHEAD: "no output reads more frames after its own than allowed",
     STATE: "no more bytes are carried from step to step than allowed",
 }
 #: Word -> the checks of a progressive model that have to hold. Ids of checks are words as well.
@@ -43,7 +43,7 @@ class Requirements:
 
     Attributes:
         words: of the vocabulary, or ids of checks.
-        max_look_ahead: most frames behind its own that an output may read; None: any number.
+        max_look_ahead: most frames after its own that an output may read; None: any number.
         max_state: most bytes that may be carried from step to step; None: any number.
         plain: of a model that is measured as it is, and not of a progressive one.
     """
@@ -55,7 +55,7 @@ class Requirements:
 
     @property
     def look_ahead(self) -> int | None:
-        """Most frames behind its own that an output may read; "causal" allows none."""
+        """Most frames after its own that an output may read; "causal" allows none."""
         return 0 if "causal" in self.words else self.max_look_ahead
 
     @property
