@@ -19,9 +19,9 @@ from torch.utils import _pytree as pytree
 
 import pgt_fx
 from pgt_fx import zoo
-from pgt_fx.capture.exported import lenient_solver
-from pgt_fx.capture.inputs import read_example
-from pgt_fx.capture.probe import quiet
+from pgt_fx.capture.probe.meta_run import quiet
+from pgt_fx.capture.torch_export import lenient_solver
+from pgt_fx.core.clip import read_example
 
 
 def export_alone(model: torch.nn.Module, example: Any, stretch: int) -> None:

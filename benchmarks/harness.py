@@ -30,8 +30,8 @@ from peak_memory import PeakMemory
 from rich.table import Table
 from torch import nn
 
-from pgt_fx.compiled import plain_numbers
-from pgt_fx.terminal import console
+from pgt_fx.core.terminal import console
+from pgt_fx.runtime.torch_compile import plain_numbers
 
 RESULTS = Path(__file__).parent / "results"
 #: For jemalloc: pages are never given back.

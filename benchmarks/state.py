@@ -25,12 +25,12 @@ from harness import digits, parser, prepare, save, show, told
 
 import pgt_fx
 from pgt_fx import zoo
-from pgt_fx.analysis import Analysis
-from pgt_fx.delays import early
-from pgt_fx.plan import AlignItem
+from pgt_fx.compiler.analysis.walk import Analysis
+from pgt_fx.compiler.lowering.retiming import early
+from pgt_fx.compiler.lowering.state_bytes import element_bytes, example_sizes
+from pgt_fx.core.laws import Window
 from pgt_fx.rules import Windowed
-from pgt_fx.state_size import element_bytes, example_sizes
-from pgt_fx.timeline import Window
+from pgt_fx.runtime.plan import AlignItem
 
 
 def lower_bound(analysis: Analysis) -> int:

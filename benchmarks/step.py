@@ -54,7 +54,7 @@ from torch import nn
 
 import pgt_fx
 from pgt_fx import zoo
-from pgt_fx.compiled import replayed
+from pgt_fx.runtime.torch_compile import replayed
 
 MODELS = ["slow_r50", "slowfast_r50", "r2plus1d_18", "x3d_m", "csn_r101"]
 PASSES = ("forward", "forward+backward")

@@ -16,16 +16,16 @@ import torch
 from torch import Tensor, nn
 
 import pgt_fx
-from pgt_fx import timeline
-from pgt_fx.analysis import Analysis
-from pgt_fx.due import Due
-from pgt_fx.markov import align, buffer, concat, context, pool, window
-from pgt_fx.markov.window import MarkovWindow
-from pgt_fx.program import Program
-from pgt_fx.progressive import Progressive
+from pgt_fx.compiler.analysis.walk import Analysis
+from pgt_fx.core import laws as timeline
+from pgt_fx.runtime.markov import align, buffer, concat, context, pool, window
+from pgt_fx.runtime.markov.window import MarkovWindow
+from pgt_fx.runtime.program import Program
+from pgt_fx.runtime.progressive import Progressive
+from pgt_fx.runtime.work import Due
+from pgt_fx.testing.verify.promises import CHECKS
+from pgt_fx.testing.verify.result import Verification
 from pgt_fx.training import gradients, replay
-from pgt_fx.verification.promises import CHECKS
-from pgt_fx.verification.result import Verification
 
 
 class Subject(nn.Module):
@@ -130,7 +130,7 @@ def patched(target: Any, name: str, make: Callable[[Any], Any]) -> Any:
 
 def changed_due(change: Callable[..., Due]) -> Any:
     """The work of windowed operators, changed: ``change(due, law, before, after)``."""
-    from pgt_fx import plan
+    from pgt_fx.runtime import plan
 
     def make(original: Any) -> Any:
         def window_due(law, before, after, out_before, out_after, *, mean=""):  # type: ignore[no-untyped-def]
@@ -348,7 +348,7 @@ def _replicated() -> Any:
 
 @mutant("aligner off by one", "exact-wait")
 def _aligner() -> Any:
-    from pgt_fx import plan
+    from pgt_fx.runtime import plan
 
     def make(original: Any) -> Any:
         def align_due(*counts: Any) -> Due:
@@ -454,7 +454,7 @@ def _narrow() -> Any:
 
 @mutant("analysed receptive field too small", "receptive-field")
 def _field() -> Any:
-    from pgt_fx import report
+    from pgt_fx.compiler import report
 
     def make(original: Any) -> Any:
         def _fields(analysis: Analysis, output: Any, reach: Any) -> Any:

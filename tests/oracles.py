@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from pgt_fx.testing.cutmask import TEMPORAL_MODULES, cut_masked, is_join, is_temporal
+from pgt_fx.testing.fuzz.cutmask import TEMPORAL_MODULES, cut_masked, is_join, is_temporal
 
 __all__ = [
     "TEMPORAL_MODULES",

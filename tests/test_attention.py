@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import pgt_fx
-from pgt_fx.errors import ClipError, ExactnessError, OptionError
+from pgt_fx.core.errors import ClipError, ExactnessError, OptionError
 
 EXACT = 1e-9
 FRAMES, CLIP = 23, 8

@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 import pgt_fx
 from pgt_fx import DPR, Schedule
 from pgt_fx.cli import app
-from pgt_fx.errors import ClipError, CompileError, OptionError, PgtError
+from pgt_fx.core.errors import ClipError, CompileError, OptionError, PgtError
 from pgt_fx.inference import predict
 from pgt_fx.training import backward, fit
 from pgt_fx.training.checkpoint import CheckpointError
@@ -172,7 +172,7 @@ def test_layers_that_are_thawed_one_after_the_other() -> None:
 
 
 def test_a_step_that_is_compiled_again_and_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pgt_fx.compiled.MOST_RENEWALS", 0)
+    monkeypatch.setattr("pgt_fx.runtime.torch_compile.MOST_RENEWALS", 0)
     model = net()
     prog = pgt_fx.transform(model, torch.zeros(1, 2, 8))
     prog.compile(backend="eager")

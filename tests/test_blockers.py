@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import pgt_fx
 from pgt_fx import zoo
-from pgt_fx.errors import BlockedError, CaptureError, Place
+from pgt_fx.core.errors import BlockedError, CaptureError, Place
 
 CLIP = torch.zeros(1, 3, T)
 

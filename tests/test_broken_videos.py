@@ -12,8 +12,8 @@ import pytest
 from films import boxes, drifting, encode, grey
 
 from pgt_fx import video
-from pgt_fx.errors import PgtError
-from pgt_fx.video.container import promised_size
+from pgt_fx.core.errors import PgtError
+from pgt_fx.inference.video.container import promised_size
 
 av = pytest.importorskip("av")
 

@@ -12,9 +12,9 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 import pgt_fx
-from pgt_fx.capture import exported
-from pgt_fx.capture.running import followed, on_inside
-from pgt_fx.errors import CaptureError
+from pgt_fx.capture import torch_export as exported
+from pgt_fx.capture.observe.active_modules import followed, on_inside
+from pgt_fx.core.errors import CaptureError
 
 
 class Pool(nn.Module):

@@ -7,9 +7,9 @@ import torch
 from models_for_ci import CLIP, Leaky, Net, whole
 from torch import Tensor, nn
 
-from pgt_fx.errors import VerificationError
+from pgt_fx.core.errors import VerificationError
 from pgt_fx.testing import assert_causal
-from pgt_fx.verification.causal import verify_causal
+from pgt_fx.testing.verify.causal import verify_causal
 
 
 def test_a_causal_model_is_one() -> None:

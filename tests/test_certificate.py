@@ -13,12 +13,12 @@ from models_for_ci import Leaky, stream
 from mutants import CLIP, MUTANTS, Subject
 
 import pgt_fx
-from pgt_fx.errors import OptionError
+from pgt_fx.core.errors import OptionError
 from pgt_fx.testing import assert_causal
-from pgt_fx.verification.causal import verify_causal
-from pgt_fx.verification.certificate import CertificateError, _digest, load
-from pgt_fx.verification.in_time import worse
-from pgt_fx.verification.required import requirements
+from pgt_fx.testing.verify.causal import verify_causal
+from pgt_fx.testing.verify.certificate import CertificateError, _digest, load
+from pgt_fx.testing.verify.in_time import worse
+from pgt_fx.testing.verify.required import requirements
 
 CHECKS = {"full-equals-model", "exact-wait", "exact-zero", "one-way-forward", "context"}
 
@@ -337,7 +337,7 @@ def test_what_held_and_could_not_be_measured_again_is_told_apart(
 ) -> None:
     path = tmp_path / "c.json"
     pgt_fx.verify(streaming(), checks={"exact-gradients", "reset"}, chunkings=1).save(path)
-    monkeypatch.setattr("pgt_fx.verification.training._count", lambda subject: 0)
+    monkeypatch.setattr("pgt_fx.testing.verify.training._count", lambda subject: 0)
     certificate = load(path)
     found, contradictions, _ = certificate.recheck(streaming())
     assert [c.id for c in found.unanswered] == ["exact-gradients"] and not found.violations

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from pgt_fx.cli import app
 from pgt_fx.cli.door import in_options
-from pgt_fx.markov.window import MarkovWindow
+from pgt_fx.runtime.markov.window import MarkovWindow
 
 SOURCE = """
     import torch
@@ -381,13 +381,13 @@ def test_the_fuzzer_is_silent_about_torch_s_warnings(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("hypothesis")
-    from pgt_fx.testing.fuzz import Campaign
+    from pgt_fx.testing.fuzz.campaign import Campaign
 
     def warns(*args: object) -> Campaign:
         warnings.warn("of an operator", UserWarning, stacklevel=1)
         return Campaign(checked=1)
 
-    monkeypatch.setattr("pgt_fx.testing.fuzz.fuzz", warns)
+    monkeypatch.setattr("pgt_fx.testing.fuzz.campaign.fuzz", warns)
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter("always")
         assert run("fuzz", "--output", str(tmp_path)).exit_code == 0

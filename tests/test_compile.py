@@ -12,7 +12,7 @@ from torch.utils import _pytree as pytree
 
 import pgt_fx
 from pgt_fx import zoo
-from pgt_fx.errors import CompileError
+from pgt_fx.core.errors import CompileError
 
 
 class Counted:
@@ -252,7 +252,7 @@ def test_what_is_carried_may_depend_on_the_type() -> None:
 
 def test_many_sizes_are_many_functions(monkeypatch: pytest.MonkeyPatch) -> None:
     """More than torch compiles one function for; and no more are kept than need be."""
-    from pgt_fx import compiled
+    from pgt_fx.runtime import torch_compile as compiled
 
     monkeypatch.setattr(compiled, "MOST_COMPILED", 10)
     prog = pgt_fx.transform(nn.Conv3d(2, 3, 3, padding=1), torch.randn(1, 2, 4, 6, 6))

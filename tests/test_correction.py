@@ -12,7 +12,7 @@ from oracles import ends, random_chunks, relative_error
 from torch import Tensor, nn
 
 import pgt_fx
-from pgt_fx.markov import correction, window
+from pgt_fx.runtime.markov import correction, window
 
 
 @pytest.fixture(autouse=True)

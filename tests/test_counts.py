@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 import pgt_fx
-from pgt_fx.counts import counted, plural
+from pgt_fx.core.counts import counted, plural
 
 #: What is counted in messages. Behind a set of numbers ("5, 9, …") or a text it is no count.
 NOUNS = "frame|step|operator|video|model|promise|epoch|update|element|output|answer|chunk|failure"

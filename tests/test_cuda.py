@@ -23,7 +23,7 @@ from torch.utils import _pytree as pytree
 
 import pgt_fx
 from pgt_fx import zoo
-from pgt_fx.markov import correction
+from pgt_fx.runtime.markov import correction
 from pgt_fx.training import backward
 
 if not torch.cuda.is_available():

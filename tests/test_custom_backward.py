@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 import pgt_fx
 import pgt_fx.rules
-from pgt_fx.errors import BlockedError
+from pgt_fx.core.errors import BlockedError
 from pgt_fx.training import backward
 
 Body = Callable[[Any, Tensor], Tensor]

@@ -14,10 +14,10 @@ from oracles import random_chunks, relative_error, sensitive_to_time, stitch
 from torch import Tensor, fx, nn
 
 import pgt_fx
-from pgt_fx import delays
-from pgt_fx.delays import _least, _Network, _Reader
+from pgt_fx.compiler.lowering import retiming as delays
+from pgt_fx.compiler.lowering.retiming import _least, _Network, _Reader
+from pgt_fx.core.laws import InputClock
 from pgt_fx.rules import Local
-from pgt_fx.timeline import InputClock
 
 
 class Residual(nn.Module):

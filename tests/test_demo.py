@@ -21,11 +21,14 @@ import torch
 from rich.console import Console
 from typer.testing import CliRunner
 
-from pgt_fx import demo, demo_figure, demo_size, zoo
+from pgt_fx import zoo
 from pgt_fx.cli import app
-from pgt_fx.demo_story import Findings, Pass, _waiting
-from pgt_fx.demo_talk import Stage, Talk
-from pgt_fx.errors import OptionError
+from pgt_fx.cli.demo import figure as demo_figure
+from pgt_fx.cli.demo import run as demo
+from pgt_fx.cli.demo import size as demo_size
+from pgt_fx.cli.demo.story import Findings, Pass, _waiting
+from pgt_fx.cli.demo.talk import Stage, Talk
+from pgt_fx.core.errors import OptionError
 
 pytest.importorskip("pytorchvideo")
 
@@ -259,7 +262,7 @@ def test_it_says_what_it_does_before_torch_is_imported(tmp_path: Path) -> None:
 
 def test_elsewhere_than_on_a_terminal_it_writes_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
-    monkeypatch.setattr("pgt_fx.demo_talk.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("pgt_fx.cli.demo.talk.time.monotonic", lambda: now[0])
     file = io.StringIO()
     talk = Talk(Console(file=file))
     with talk.stage("decoding") as stage:

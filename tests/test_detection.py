@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import pgt_fx
 from pgt_fx import DPR, OverTime, PerStep, Schedule, zoo
-from pgt_fx.errors import ClipError, OptionError
+from pgt_fx.core.errors import ClipError, OptionError
 from pgt_fx.inference import predict
 from pgt_fx.training import PerFrame, backward, fit, metrics, sgd
 

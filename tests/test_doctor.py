@@ -16,13 +16,13 @@ from typer.testing import CliRunner
 
 import pgt_fx
 from pgt_fx import zoo
-from pgt_fx.analysis import walk_graph
 from pgt_fx.cli import app
-from pgt_fx.compiler import capture_source
+from pgt_fx.compiler.analysis.receptive_field import reaches
+from pgt_fx.compiler.analysis.walk import walk_graph
+from pgt_fx.compiler.transform import capture_source
 from pgt_fx.doctor import Diagnosis, examine
 from pgt_fx.doctor.delay import delay, look_aheads
 from pgt_fx.doctor.picture import VERDICTS
-from pgt_fx.reach import reaches
 
 CLIP = torch.zeros(1, 3, 8)
 

@@ -21,9 +21,9 @@ from typer.testing import CliRunner
 
 import pgt_fx
 from pgt_fx.cli import app, script
-from pgt_fx.errors import PgtError
-from pgt_fx.markov.window import MarkovWindow
-from pgt_fx.verification.result import Check, Verification
+from pgt_fx.core.errors import PgtError
+from pgt_fx.runtime.markov.window import MarkovWindow
+from pgt_fx.testing.verify.result import Check, Verification
 
 PREFIX = "pgt-fx: error: "
 AGAIN = "run again with --debug for the traceback: pgt-fx --debug "
@@ -109,13 +109,13 @@ def refused(result: Result) -> str:
 
 #: What a command calls first of all that does its work, and how to get there.
 FIRST = {
-    "demo": ("pgt_fx.demo.run", ()),
+    "demo": ("pgt_fx.cli.demo.run.run", ()),
     "analyze": ("pgt_fx.zoo.build", ("r3d_18",)),
     "verify": ("pgt_fx.zoo.build", ("r3d_18",)),
     "doctor": ("pgt_fx.zoo.build", ("r3d_18",)),
     "train": ("pgt_fx.cli.train_job.read_config", ("a.toml",)),
     "erf": ("pgt_fx.zoo.build", ("r3d_18",)),
-    "fuzz": ("pgt_fx.testing.fuzz.fuzz", ()),
+    "fuzz": ("pgt_fx.testing.fuzz.campaign.fuzz", ()),
     "zoo": ("pgt_fx.zoo.names", ()),
     "bench": ("pgt_fx.cli.bench.benchmarks", ("step",)),
 }
@@ -195,15 +195,15 @@ def test_a_fuzzed_graph_that_runs_out_of_memory_is_no_failure(
     def check(case: Any) -> None:
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
 
-    monkeypatch.setattr("pgt_fx.testing.fuzz.check", check)
-    monkeypatch.setattr("pgt_fx.testing.fuzz.BATCH", 3)
+    monkeypatch.setattr("pgt_fx.testing.fuzz.campaign.check", check)
+    monkeypatch.setattr("pgt_fx.testing.fuzz.campaign.BATCH", 3)
     said = refused(run("fuzz", "--minutes", "0.5", "--output", str(tmp_path)))
     assert said.startswith("out of memory") and not list(tmp_path.iterdir())
 
 
 def test_what_the_package_raises_has_one_base() -> None:
     from pgt_fx import zoo
-    from pgt_fx.video import VideoError, read
+    from pgt_fx.inference.video import VideoError, read
 
     errors = (zoo.UnknownModelError, zoo.MissingPackageError, zoo.FeaturesError, VideoError)
     assert all(issubclass(e, PgtError) for e in (*errors, zoo.InflationError))
@@ -531,7 +531,7 @@ def test_the_extra_of_timm_is_named(make: str, monkeypatch: pytest.MonkeyPatch) 
 def test_weights_have_the_digest_that_they_had_with_numpy() -> None:
     import hashlib
 
-    from pgt_fx.verification.record import weights
+    from pgt_fx.testing.verify.record import weights
 
     pytest.importorskip("numpy")
     model = torch.nn.Module()

@@ -18,11 +18,11 @@ from typer.testing import CliRunner
 import pgt_fx
 from pgt_fx import erf
 from pgt_fx.cli import app
+from pgt_fx.core.errors import ClipError, OptionError
 from pgt_fx.erf import figure as erf_figure
 from pgt_fx.erf import measurement as measuring
 from pgt_fx.erf.result import CURVES, Curve, Receptive
-from pgt_fx.errors import ClipError, OptionError
-from pgt_fx.progressive import Progressive
+from pgt_fx.runtime.progressive import Progressive
 
 
 def conv(cin: int = 4, cout: int = 4, kernel: int = 3, **options: Any) -> nn.Conv3d:

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 import pgt_fx
 from pgt_fx.cli import app
-from pgt_fx.fitted import Fitted
+from pgt_fx.core.text_tables import Fitted
 
 WORDS = ("torchvision", "pytorchvideo", "SlowFast's", "non-local", "convolution", "R(2+1)D")
 

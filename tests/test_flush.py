@@ -17,7 +17,7 @@ from test_rules import EXACT, build, chunkings, records, transform, video
 from torch import Tensor, nn
 
 import pgt_fx
-from pgt_fx.errors import ClipError, StateError
+from pgt_fx.core.errors import ClipError, StateError
 
 
 def flushed(prog: Any, x: Any, chunks: list[int], time: int = 2, *, empty: bool = False) -> list:

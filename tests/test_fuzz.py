@@ -11,13 +11,13 @@ import pytest
 from mutants import MUTANTS
 from typer.testing import CliRunner
 
-from pgt_fx import compiler
-from pgt_fx.capture.lengths import Lengths
-from pgt_fx.checking.selfcheck import self_check
+from pgt_fx.capture.guards.length_guard import Lengths
 from pgt_fx.cli import app
-from pgt_fx.testing.case import Case, Fault, check, runs, sensitive
-from pgt_fx.testing.fuzz import fuzz
-from pgt_fx.testing.graphs import example_frames, way
+from pgt_fx.compiler import transform as compiler
+from pgt_fx.compiler.selfcheck.check import self_check
+from pgt_fx.testing.fuzz.campaign import fuzz
+from pgt_fx.testing.fuzz.case import Case, Fault, check, runs, sensitive
+from pgt_fx.testing.fuzz.graphs import example_frames, way
 
 CONV = {
     "op": "conv", "in": [0], "out": 1, "k": 3, "stride": 1, "dilation": 1, "groups": 1,
@@ -135,7 +135,7 @@ def test_a_mean_over_no_element_is_no_alarm_of_the_self_check(
 
 def test_low_precision_alone_is_no_fault(monkeypatch: pytest.MonkeyPatch) -> None:
     """What fails in float32 and holds in float64 is rounding, unless it is too much."""
-    from pgt_fx.testing import case as module
+    from pgt_fx.testing.fuzz import case as module
 
     monkeypatch.setitem(module.BOUNDS, "float32", (0.0, 0.0))
     chunks = [[5] * 8]

@@ -16,7 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 import pgt_fx
 from pgt_fx import Schedule
-from pgt_fx.errors import ClipError, OptionError
+from pgt_fx.core.errors import ClipError, OptionError
 from pgt_fx.training import PerFrame, PerStep, backward
 
 EXACT = 1e-9

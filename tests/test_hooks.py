@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations, prune, weight_norm
 
 import pgt_fx
-from pgt_fx.errors import BlockedError, CaptureError
+from pgt_fx.core.errors import BlockedError, CaptureError
 from pgt_fx.training import backward
 
 EXACT = 1e-9

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import pgt_fx
 from pgt_fx import Schedule
-from pgt_fx.errors import ClipError, ExactnessError, OptionError
+from pgt_fx.core.errors import ClipError, ExactnessError, OptionError
 from pgt_fx.inference import Cost, Prediction, predict
 from pgt_fx.inference.scores import Scoring
 from pgt_fx.inference.views import Views, corners, starts

@@ -19,10 +19,10 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 import pgt_fx
-from pgt_fx.analysis import walk_graph
 from pgt_fx.capture.export import Captured
-from pgt_fx.capture.inputs import ClipSpec
-from pgt_fx.errors import BlockedError, ClipError, ExactnessError, PgtError
+from pgt_fx.compiler.analysis.walk import walk_graph
+from pgt_fx.core.clip import ClipSpec
+from pgt_fx.core.errors import BlockedError, ClipError, ExactnessError, PgtError
 
 EXACT = 1e-9
 CLIP = 9

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import pgt_fx
-from pgt_fx.alike import same, samples
-from pgt_fx.errors import ClipError
-from pgt_fx.timeline import Clock, InputClock, JoinClock, LawClock, Window
+from pgt_fx.core.clock_equality import same, samples
+from pgt_fx.core.errors import ClipError
+from pgt_fx.core.laws import Clock, InputClock, JoinClock, LawClock, Window
 
 EXACT = 1e-9
 

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 import pgt_fx
 from pgt_fx import hints
-from pgt_fx.errors import BlockedError, ClipError, LoopError
+from pgt_fx.core.errors import BlockedError, ClipError, LoopError
 
 T = 9
 

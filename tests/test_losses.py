@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import pgt_fx
-from pgt_fx.errors import OptionError
+from pgt_fx.core.errors import OptionError
 from pgt_fx.training import PerFrame, backward
 
 CHUNKS = [5, 1, 4, 6]

@@ -14,7 +14,7 @@ import torch.multiprocessing as mp
 import torch.nn.functional as F
 from torch import Tensor
 
-from pgt_fx.errors import OptionError
+from pgt_fx.core.errors import OptionError
 from pgt_fx.training import metrics
 from pgt_fx.training.metrics import figures, observe, reset
 

@@ -14,7 +14,7 @@ from oracles import relative_error
 from torch import Tensor, nn
 
 import pgt_fx
-from pgt_fx.errors import CaptureError, ClipError
+from pgt_fx.core.errors import CaptureError, ClipError
 
 CLIP = (1, 2, 8, 6, 6)
 EXACT = 1e-5

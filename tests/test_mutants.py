@@ -28,7 +28,7 @@ def test_without_a_fault_nothing_is_caught(options: dict[str, str]) -> None:
 
 
 def test_there_are_at_least_twenty_five_and_each_check_has_one() -> None:
-    from pgt_fx.verification.promises import CHECKS
+    from pgt_fx.testing.verify.promises import CHECKS
 
     assert len(MUTANTS) >= 25 and len({m.name for m in MUTANTS}) == len(MUTANTS)
     covered = {m.check for m in MUTANTS}

@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 import pgt_fx
 from pgt_fx import Schedule
 from pgt_fx.cli import app
-from pgt_fx.errors import OptionError
+from pgt_fx.core.errors import OptionError
 from pgt_fx.training import CheckpointError, fit, sgd
 
 

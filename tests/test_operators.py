@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 import pgt_fx
 from pgt_fx import MarkovOperator
-from pgt_fx.errors import ExactnessError, OptionError
-from pgt_fx.testing import strategies
+from pgt_fx.core.errors import ExactnessError, OptionError
+from pgt_fx.core.options import OPERATORS as BY_NAME
+from pgt_fx.testing.fuzz import strategies
 
 OPERATORS = [
     "mco",
@@ -31,7 +32,7 @@ EACH = pytest.mark.parametrize("operator", OPERATORS, ids=NAMES)
 
 
 def markov(operator: Any) -> MarkovOperator:
-    return operator if isinstance(operator, MarkovOperator) else pgt_fx.options.OPERATORS[operator]
+    return operator if isinstance(operator, MarkovOperator) else BY_NAME[operator]
 
 
 def sequential(*layers: nn.Module) -> nn.Module:

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 import pgt_fx
-from pgt_fx.capture import probe as probing
-from pgt_fx.capture.inputs import read_example
-from pgt_fx.capture.probe import probe
+from pgt_fx.capture.probe import meta_run as probing
+from pgt_fx.capture.probe.meta_run import probe
+from pgt_fx.core.clip import read_example
 
 
 class Conv(nn.Module):

@@ -19,7 +19,7 @@ from oracles import pieces, relative_error, stitch
 from torch import Tensor, nn
 
 import pgt_fx
-from pgt_fx.errors import ClipError, OptionError, StateError, StreamWarning
+from pgt_fx.core.errors import ClipError, OptionError, StateError, StreamWarning
 from pgt_fx.inference import predict
 from pgt_fx.training import backward
 

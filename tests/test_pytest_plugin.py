@@ -104,7 +104,7 @@ def test_torch_is_not_imported_for_other_projects(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("module", ["pgt_fx", "pgt_fx.pytest_plugin"])
+@pytest.mark.parametrize("module", ["pgt_fx", "pgt_fx.testing.pytest_plugin"])
 def test_importing_is_light(module: str) -> None:
     code = f"import {module}, sys; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import pgt_fx
-from pgt_fx.quick import QUICK, WINDOWS, quick
+from pgt_fx.runtime.torch_functions import QUICK, WINDOWS, quick
 
 _ATEN = torch.ops.aten
 A, B = torch.randn(2, 3, 4), torch.randn(2, 3, 4)

@@ -22,13 +22,13 @@ from typer.testing import CliRunner
 
 import pgt_fx
 from pgt_fx.cli import app
-from pgt_fx.errors import ExactnessError, OptionError, VerificationError
-from pgt_fx.pytest_required import required_of
+from pgt_fx.core.errors import ExactnessError, OptionError, VerificationError
 from pgt_fx.testing import assert_causal, assert_progressive
-from pgt_fx.verification import causal, equality, field, session
-from pgt_fx.verification.causal import verify_causal
-from pgt_fx.verification.promises import CHECKS
-from pgt_fx.verification.required import WORDS, byte_count, requirements
+from pgt_fx.testing.pytest_required import required_of
+from pgt_fx.testing.verify import causal, equality, field, session
+from pgt_fx.testing.verify.causal import verify_causal
+from pgt_fx.testing.verify.promises import CHECKS
+from pgt_fx.testing.verify.required import WORDS, byte_count, requirements
 
 HERE = Path(__file__).parent
 #: What one check alone needs, so that tests are fast.

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 
 import pgt_fx
 from pgt_fx import DPR, Schedule
-from pgt_fx.errors import OptionError
+from pgt_fx.core.errors import OptionError
 from pgt_fx.training import CheckpointError, fit, half_cosine, identity, metrics, sgd
 
 SCHEDULE = Schedule(4, 3)  # 10 frames

@@ -8,8 +8,8 @@ from mutants import MUTANTS, progressive
 from torch import Tensor, nn
 
 import pgt_fx
-from pgt_fx.verification.session import ROUGHEST, Session
-from pgt_fx.verification.training import gradient_rounding
+from pgt_fx.testing.verify.session import ROUGHEST, Session
+from pgt_fx.testing.verify.training import gradient_rounding
 
 
 class Offset(nn.Module):
@@ -53,7 +53,7 @@ def test_a_fault_in_float32_is_still_one() -> None:
 def test_what_float32_alone_breaks_by_much_is_no_rounding(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from pgt_fx.markov import window
+    from pgt_fx.runtime.markov import window
 
     original = window.owned
 

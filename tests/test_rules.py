@@ -14,7 +14,7 @@ from oracles import cut_masked, ends, error_per_frame, pieces, random_chunks, re
 from torch import Tensor, nn
 
 import pgt_fx
-from pgt_fx.errors import BlockedError, CaptureError, ExactnessError
+from pgt_fx.core.errors import BlockedError, CaptureError, ExactnessError
 
 EXACT = 1e-9
 #: Rounding stays below this.

@@ -13,7 +13,7 @@ from oracles import pieces, relative_error, stitch
 from torch import Tensor, nn
 
 import pgt_fx
-from pgt_fx.errors import BlockedError
+from pgt_fx.core.errors import BlockedError
 
 EXACT = 1e-9
 FRAMES = 11

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import pgt_fx
+from pgt_fx.core.errors import BlockedError, ExactnessError
 from pgt_fx.doctor import examine
-from pgt_fx.errors import BlockedError, ExactnessError
 
 EXACT = 1e-9
 

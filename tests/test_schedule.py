@@ -12,7 +12,7 @@ from torch import nn
 
 import pgt_fx
 from pgt_fx import DPR, Schedule
-from pgt_fx.errors import ClipError, OptionError
+from pgt_fx.core.errors import ClipError, OptionError
 from pgt_fx.inference import predict
 from pgt_fx.training import backward
 

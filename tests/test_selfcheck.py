@@ -15,13 +15,13 @@ from mutants import MUTANTS, Mutant, progressive
 from torch import Tensor, nn
 
 import pgt_fx
-from pgt_fx import compiler
-from pgt_fx.checking.copies import Trial
-from pgt_fx.checking.selfcheck import self_check
-from pgt_fx.errors import SelfCheckError
-from pgt_fx.markov.window import MarkovWindow
-from pgt_fx.program import Program
-from pgt_fx.progressive import Progressive
+from pgt_fx.compiler import transform as compiler
+from pgt_fx.compiler.selfcheck.check import self_check
+from pgt_fx.compiler.selfcheck.copies import Trial
+from pgt_fx.core.errors import SelfCheckError
+from pgt_fx.runtime.markov.window import MarkovWindow
+from pgt_fx.runtime.program import Program
+from pgt_fx.runtime.progressive import Progressive
 
 
 @pytest.fixture(autouse=True)

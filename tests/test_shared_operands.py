@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import pgt_fx
-from pgt_fx.errors import ExactnessError, PgtError
+from pgt_fx.core.errors import ExactnessError, PgtError
 
 EXACT = 1e-9
 FRAMES = 19

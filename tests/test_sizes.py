@@ -17,7 +17,7 @@ from oracles import pieces, relative_error, stitch
 from torch import Tensor, nn
 
 import pgt_fx
-from pgt_fx.errors import ClipError, ExactnessError, OtherClipError
+from pgt_fx.core.errors import ClipError, ExactnessError, OtherClipError
 
 EXACT = 1e-9
 FRAMES = 11

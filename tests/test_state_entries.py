@@ -16,8 +16,8 @@ from oracles import pieces, relative_error, stitch
 from torch import Tensor, nn
 
 import pgt_fx
-from pgt_fx.cut import CLOCK
-from pgt_fx.errors import ClipError, StateError
+from pgt_fx.core.errors import ClipError, StateError
+from pgt_fx.runtime.chunks import CLOCK
 
 EXACT = 1e-9
 FRAMES = 17

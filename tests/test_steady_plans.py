@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 import pgt_fx
 from pgt_fx import zoo
-from pgt_fx.plan import plan
-from pgt_fx.steady import LATEST, SteadyPlans
-from pgt_fx.testing import strategies
+from pgt_fx.runtime.plan import plan
+from pgt_fx.runtime.plan_cache import LATEST, SteadyPlans
+from pgt_fx.testing.fuzz import strategies
 
 
 def plans_of(prog: pgt_fx.Progressive) -> SteadyPlans:

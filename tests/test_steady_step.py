@@ -11,8 +11,8 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 
 import pgt_fx
 from pgt_fx import zoo
-from pgt_fx.markov import correction
-from pgt_fx.markov.buffer import flat_cat, owned
+from pgt_fx.runtime.markov import correction
+from pgt_fx.runtime.markov.buffer import flat_cat, owned
 
 POLICIES: list[dict[str, Any]] = [
     {},

@@ -13,7 +13,7 @@ from torch.nn.utils import parametrizations
 from torch.utils import _pytree as pytree
 
 import pgt_fx
-from pgt_fx.errors import CaptureError, ClipError
+from pgt_fx.core.errors import CaptureError, ClipError
 
 EXACT = 1e-9
 CHUNKS = [4, 1, 6, 3]

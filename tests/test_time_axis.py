@@ -8,7 +8,7 @@ from oracles import relative_error
 from torch import Tensor, nn
 
 import pgt_fx
-from pgt_fx.errors import ClipError
+from pgt_fx.core.errors import ClipError
 
 
 class Causal(nn.Module):

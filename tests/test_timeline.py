@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pgt_fx.alike import same
-from pgt_fx.timeline import (
+from pgt_fx.core.clock_equality import same
+from pgt_fx.core.laws import (
     Count,
     InputClock,
     Interpolate,

@@ -12,7 +12,7 @@ from torch._functorch.aot_autograd import aot_export_module
 from torch.fx.experimental.proxy_tensor import make_fx
 
 import pgt_fx
-from pgt_fx.errors import CaptureError, TracedError
+from pgt_fx.core.errors import CaptureError, TracedError
 
 X = torch.randn(1, 4, 8, generator=torch.Generator().manual_seed(0))
 

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import pgt_fx
 from pgt_fx import DPR, Schedule
-from pgt_fx.errors import ClipError, OptionError
+from pgt_fx.core.errors import ClipError, OptionError
 from pgt_fx.training import (
     CheckpointError,
     PerFrame,

@@ -17,7 +17,7 @@ from oracles import pieces, relative_error, stitch
 from torch import Tensor, nn
 
 import pgt_fx
-from pgt_fx.errors import PgtError
+from pgt_fx.core.errors import PgtError
 
 EXACT = 1e-9
 FRAMES = 17

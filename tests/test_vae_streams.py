@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 import pgt_fx
 from pgt_fx import zoo
-from pgt_fx.errors import CaptureError, ClipError, ExactnessError, LoopError
-from pgt_fx.hints import hints_for
+from pgt_fx.core.errors import CaptureError, ClipError, ExactnessError, LoopError
+from pgt_fx.core.hints import hints_for
 
 EXACT = 1e-9
 STREAMED = ["vae_causal_encoder", "vae_causal_decoder", "vae_encoder", "vae_decoder"]

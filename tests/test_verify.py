@@ -13,12 +13,12 @@ import torch
 from torch import Tensor, nn
 
 import pgt_fx
-from pgt_fx.errors import ClipError, OptionError, VerificationError
-from pgt_fx.markov import window
-from pgt_fx.markov.window import MarkovWindow
-from pgt_fx.progressive import Progressive
+from pgt_fx.core.errors import ClipError, OptionError, VerificationError
+from pgt_fx.runtime.markov import window
+from pgt_fx.runtime.markov.window import MarkovWindow
+from pgt_fx.runtime.progressive import Progressive
 from pgt_fx.testing import assert_progressive
-from pgt_fx.verification.result import Check, Verification
+from pgt_fx.testing.verify.result import Check, Verification
 
 IDS = [
     "time-sensitive",

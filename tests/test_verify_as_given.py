@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 import pgt_fx
-from pgt_fx.progressive import Progressive
-from pgt_fx.source import Source
+from pgt_fx.compiler.specialize import Source
+from pgt_fx.runtime.progressive import Progressive
 
 EQUAL = ("full-equals-model", "exact-wait", "exact-zero")
 

@@ -16,13 +16,13 @@ from typer.testing import CliRunner
 
 import pgt_fx
 from pgt_fx.cli import app
-from pgt_fx.errors import ClipError, StateError, VerificationError
-from pgt_fx.markov.window import MarkovWindow
-from pgt_fx.progressive import Progressive
+from pgt_fx.core.errors import ClipError, StateError, VerificationError
+from pgt_fx.runtime.markov.window import MarkovWindow
+from pgt_fx.runtime.progressive import Progressive
 from pgt_fx.testing import assert_progressive
-from pgt_fx.verification import causal, equality
-from pgt_fx.verification.causal import verify_causal
-from pgt_fx.verification.certificate import CertificateError, load
+from pgt_fx.testing.verify import causal, equality
+from pgt_fx.testing.verify.causal import verify_causal
+from pgt_fx.testing.verify.certificate import CertificateError, load
 
 pytest_plugins = ("pytester",)
 CLIP = (1, 3, 8)
@@ -63,11 +63,11 @@ def broken(monkeypatch: pytest.MonkeyPatch, error: Exception, check: str = "rese
     place = next(n for n, c in enumerate(promises()) if c[0] == check)
     changed = list(promises())
     changed[place] = (*changed[place][:2], raises)
-    monkeypatch.setattr("pgt_fx.verification.session.CHECKS", tuple(changed))
+    monkeypatch.setattr("pgt_fx.testing.verify.session.CHECKS", tuple(changed))
 
 
 def promises() -> Any:
-    from pgt_fx.verification.promises import CHECKS
+    from pgt_fx.testing.verify.promises import CHECKS
 
     return CHECKS
 
@@ -155,7 +155,7 @@ def test_what_the_model_itself_raises_is_no_error_of_the_check() -> None:
 
     with pytest.MonkeyPatch.context() as patch:
         changed = [(n, s, asks if n == "full-equals-model" else m) for n, s, m in promises()]
-        patch.setattr("pgt_fx.verification.session.CHECKS", tuple(changed))
+        patch.setattr("pgt_fx.testing.verify.session.CHECKS", tuple(changed))
         found = pgt_fx.verify(prog, checks=SOME)
     check = found["full-equals-model"]
     assert check.ok is None and not check.error and not found.errors
@@ -259,7 +259,7 @@ def test_a_program_that_cannot_be_made_for_an_error_is_one_too(
         raise KeyError("lost")
 
     pytester.makepyfile(errors_shop=SHOP)
-    monkeypatch.setattr("pgt_fx.cli.models.progressive", raises)
+    monkeypatch.setattr("pgt_fx.testing.model_names.progressive", raises)
     args = ("-p", "no:cacheprovider", "--pgt-check=reset", "--pgt-model=errors_shop:make")
     pytester.runpytest_inprocess(*args).assert_outcomes(errors=1, skipped=1)
 
@@ -284,8 +284,8 @@ def test_the_table_of_the_zoo_takes_no_row_with_errors(
 
 
 def test_the_survey_tells_errors_from_violations(monkeypatch: pytest.MonkeyPatch) -> None:
-    from pgt_fx import compiler
-    from pgt_fx.checking.selfcheck import self_check
+    from pgt_fx.compiler import transform as compiler
+    from pgt_fx.compiler.selfcheck.check import self_check
     from pgt_fx.zoo import survey
 
     monkeypatch.setattr(compiler, "self_check", self_check)
@@ -312,7 +312,7 @@ def test_the_fuzzer_shrinks_errors_and_tells_them_apart(
     error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("hypothesis")
-    from pgt_fx.testing import fuzz
+    from pgt_fx.testing.fuzz import campaign as fuzz
 
     def raises(case: Any) -> None:
         raise error

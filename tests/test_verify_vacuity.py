@@ -15,13 +15,13 @@ from torch import Tensor, nn
 from typer.testing import CliRunner
 
 import pgt_fx
-from pgt_fx.checking.redraw import redraw_zeros
 from pgt_fx.cli import app
-from pgt_fx.errors import OptionError, VerificationError
-from pgt_fx.markov.window import MarkovWindow
+from pgt_fx.compiler.selfcheck.redraw import redraw_zeros
+from pgt_fx.core.errors import OptionError, VerificationError
+from pgt_fx.runtime.markov.window import MarkovWindow
+from pgt_fx.testing.verify.causal import verify_causal
+from pgt_fx.testing.verify.session import Session
 from pgt_fx.training.replay import Replay
-from pgt_fx.verification.causal import verify_causal
-from pgt_fx.verification.session import Session
 
 CLIP = torch.zeros(1, 2, 8)
 

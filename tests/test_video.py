@@ -14,8 +14,8 @@ import torch
 from films import drifting, encode, grey, levels, with_matrix
 
 from pgt_fx import video
-from pgt_fx.errors import OptionError
-from pgt_fx.video.picture import pixels
+from pgt_fx.core.errors import OptionError
+from pgt_fx.inference.video.picture import pixels
 
 av = pytest.importorskip("av")
 

@@ -16,10 +16,10 @@ from films import decoded, drifting, encode, grey, levels, with_edit
 from torch import Tensor
 
 from pgt_fx import video
-from pgt_fx.errors import OptionError
-from pgt_fx.video import VideoFile
-from pgt_fx.video import file as reading
-from pgt_fx.video.index import _by_packets, opened
+from pgt_fx.core.errors import OptionError
+from pgt_fx.inference.video import VideoFile
+from pgt_fx.inference.video import file as reading
+from pgt_fx.inference.video.index import _by_packets, opened
 
 av = pytest.importorskip("av")
 
@@ -195,7 +195,7 @@ def test_a_container_that_seeks_badly(
 
 def test_a_file_is_numbered_once(long_film: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     video.count(long_film)
-    monkeypatch.setattr("pgt_fx.video.index._by_packets", lambda *_: pytest.fail("again"))
+    monkeypatch.setattr("pgt_fx.inference.video.index._by_packets", lambda *_: pytest.fail("again"))
     assert video.count(long_film) == 300
     changed = long_film.parent / "changed.mp4"
     monkeypatch.undo()

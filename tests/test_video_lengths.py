@@ -19,11 +19,11 @@ from oracles import pieces, relative_error, stitch
 from torch import Tensor, nn
 
 import pgt_fx
-from pgt_fx import whole
-from pgt_fx.capture.sizes import Sizes
-from pgt_fx.core.length_sets import LengthSet
-from pgt_fx.errors import BlockedError, CaptureError, ClipError
-from pgt_fx.timeline import (
+from pgt_fx.capture.guards.symbolic_sizes import Sizes
+from pgt_fx.compiler.analysis import video_lengths as whole
+from pgt_fx.compiler.analysis.video_lengths import total
+from pgt_fx.core.errors import BlockedError, CaptureError, ClipError
+from pgt_fx.core.laws import (
     Clock,
     ConcatClock,
     InputClock,
@@ -35,7 +35,7 @@ from pgt_fx.timeline import (
     Transposed,
     Window,
 )
-from pgt_fx.whole import total
+from pgt_fx.core.lengths.sets import LengthSet
 
 EXACT = 1e-9
 CLIP = 9

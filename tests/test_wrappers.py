@@ -19,7 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 import pgt_fx
 from pgt_fx import Schedule
-from pgt_fx.errors import DifferentiatedError, OptionError, StateError
+from pgt_fx.core.errors import DifferentiatedError, OptionError, StateError
 from pgt_fx.inference import predict
 from pgt_fx.training import backward, fit
 

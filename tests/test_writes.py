@@ -18,7 +18,7 @@ from oracles import pieces, relative_error, stitch
 from torch import Tensor, nn
 
 import pgt_fx
-from pgt_fx.errors import BlockedError, ClipError, ExactnessError
+from pgt_fx.core.errors import BlockedError, ClipError, ExactnessError
 
 FRAMES = 13
 CHUNKINGS = [[1] * FRAMES, [3, 3, 3, 3, 1], [5, 1, 7], [FRAMES]]

@@ -14,8 +14,8 @@ from torch.nn import functional as F
 
 import pgt_fx
 from pgt_fx import doctor, erf, inference, training, video
-from pgt_fx.errors import OptionError, PgtError
-from pgt_fx.progressive import Progressive
+from pgt_fx.core.errors import OptionError, PgtError
+from pgt_fx.runtime.progressive import Progressive
 from pgt_fx.training.config import read_config
 from pgt_fx.training.folder import VideoFolder
 

@@ -30,7 +30,7 @@ from torch.utils import _pytree as pytree
 
 import pgt_fx
 from pgt_fx import zoo
-from pgt_fx.errors import PgtError
+from pgt_fx.core.errors import PgtError
 
 EXACT = 1e-9
 FLOAT32 = 1e-4

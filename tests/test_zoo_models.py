@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 import pgt_fx
 from pgt_fx import zoo
-from pgt_fx.errors import PgtError
+from pgt_fx.core.errors import PgtError
 
 torchvision = pytest.importorskip("torchvision")
 pytest.importorskip("pytorchvideo")

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pgt_fx.errors import OptionError
+from pgt_fx.core.errors import OptionError
 
 from .entry import Entry
 

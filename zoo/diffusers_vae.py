@@ -16,7 +16,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from pgt_fx.errors import OptionError
+from pgt_fx.core.errors import OptionError
 
 from .cogvideox_vae import CogVideoXDecoder, CogVideoXEncoder
 from .entry import MissingPackageError

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from pgt_fx.errors import PgtError
+from pgt_fx.core.errors import PgtError
 
 
 class UnknownModelError(PgtError, KeyError):

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from pgt_fx.errors import PgtError
+from pgt_fx.core.errors import PgtError
 
 from .tsn import FrameWiseMaps
 

@@ -7,7 +7,7 @@ from typing import Any, Literal, get_args
 
 from torch import Tensor, nn
 
-from pgt_fx.errors import OptionError
+from pgt_fx.core.errors import OptionError
 
 from .entry import timm_for
 from .temporal_heads import CausalTCN, Encoder, Mean, MultiStageTCN, Recurrent

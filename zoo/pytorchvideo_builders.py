@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from pgt_fx.errors import OptionError
+from pgt_fx.core.errors import OptionError
 
 from .entry import Entry
 from .pytorchvideo_hub import quiet

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from pgt_fx.errors import OptionError
+from pgt_fx.core.errors import OptionError
 
 from .entry import Entry
 

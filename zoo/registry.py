@@ -9,7 +9,7 @@ from typing import TypedDict, Unpack
 import torch
 from torch import nn
 
-from pgt_fx.errors import OptionError
+from pgt_fx.core.errors import OptionError
 
 from . import (
     pytorchvideo_builders,

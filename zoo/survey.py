@@ -15,13 +15,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pgt_fx.compiler import analyze, transform
-from pgt_fx.counts import counted
-from pgt_fx.errors import BlockedError, CaptureError, ExactnessError, PgtError, SelfCheckError
-from pgt_fx.progressive import Progressive
-from pgt_fx.report import Report
-from pgt_fx.verification.contract import verify
-from pgt_fx.verification.outcome import in_words
+from pgt_fx.compiler.report import Report
+from pgt_fx.compiler.transform import analyze, transform
+from pgt_fx.core.counts import counted
+from pgt_fx.core.errors import BlockedError, CaptureError, ExactnessError, PgtError, SelfCheckError
+from pgt_fx.runtime.progressive import Progressive
+from pgt_fx.testing.verify.contract import verify
+from pgt_fx.testing.verify.outcome import in_words
 
 from .clips import SPATIAL_STRIDE
 from .cost import gflops, view_space

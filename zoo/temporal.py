@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from pgt_fx.errors import OptionError, PgtError
+from pgt_fx.core.errors import OptionError, PgtError
 
 Where = Literal["first", "spatial"]
 Weights = Literal["mean", "centre"]

@@ -6,7 +6,7 @@ from typing import cast
 
 from torch import nn
 
-from pgt_fx.errors import OptionError
+from pgt_fx.core.errors import OptionError
 
 from .entry import Entry
 

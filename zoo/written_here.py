@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from pgt_fx.errors import OptionError
+from pgt_fx.core.errors import OptionError
 
 from .entry import Entry
 

@@ -15,26 +15,39 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
-from pgt_fx.capture.asked import squeezed
-from pgt_fx.capture.branches import Branches, unlike_clip, without_time
-from pgt_fx.capture.by_hand import ByHand
-from pgt_fx.capture.calls import ModuleCall
-from pgt_fx.capture.drawn import Drawn
-from pgt_fx.capture.exported import Exported, clip_nodes, export, is_fixed
-from pgt_fx.capture.idle import find_idle
-from pgt_fx.capture.inputs import ClipSpec
-from pgt_fx.capture.lengths import Condition, Lengths, OtherBranch, allowed_lengths, known_sizes
-from pgt_fx.capture.loops import check_caches, check_loops
-from pgt_fx.capture.python_state import Memory
-from pgt_fx.capture.sample import LIKE_CLIP, Sample, Stretch, check_ways, fails, find_sample
-from pgt_fx.capture.sizes import SYMBOLIC, Sizes
-from pgt_fx.capture.spelling import TooComplicated
-from pgt_fx.capture.views import lengths_of_views
-from pgt_fx.core.length_sets import ANY_LENGTH, LengthSet
-from pgt_fx.errors import CaptureError, LoopError, Place
+from pgt_fx.capture.guards.length_guard import (
+    Condition,
+    Lengths,
+    OtherBranch,
+    allowed_lengths,
+    known_sizes,
+)
+from pgt_fx.capture.guards.size_guard import Branches, unlike_clip, without_time
+from pgt_fx.capture.guards.symbolic_sizes import SYMBOLIC, Sizes
+from pgt_fx.capture.guards.view_lengths import lengths_of_views
+from pgt_fx.capture.observe.call_overrides import TooComplicated
+from pgt_fx.capture.observe.custom_gradients import ByHand
+from pgt_fx.capture.observe.module_attributes import Memory
+from pgt_fx.capture.observe.module_calls import ModuleCall
+from pgt_fx.capture.observe.python_random import Drawn
+from pgt_fx.capture.observe.size_questions import squeezed
+from pgt_fx.capture.observe.uncalled_layers import find_idle
+from pgt_fx.capture.probe.frame_loops import check_caches, check_loops
+from pgt_fx.capture.probe.sample_sizes import (
+    LIKE_CLIP,
+    Sample,
+    Stretch,
+    check_ways,
+    fails,
+    find_sample,
+)
+from pgt_fx.capture.torch_export import Exported, clip_nodes, export, is_fixed
+from pgt_fx.core.clip import ClipSpec
+from pgt_fx.core.errors import CaptureError, LoopError, Place
+from pgt_fx.core.lengths.sets import ANY_LENGTH, LengthSet
 
 if TYPE_CHECKING:
-    from pgt_fx.capture.constants import Constants
+    from pgt_fx.capture.passes.length_constants import Constants
 
 #: Operations in the expression of a size at which the capture goes on without symbolic space. Those
 #: of convolutional backbones have up to 5; a shifted-window transformer comes to hundreds, and to

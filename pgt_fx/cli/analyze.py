@@ -8,8 +8,8 @@ from typing import Annotated, Any
 import typer
 from rich.syntax import Syntax
 
-from pgt_fx.cli.models import load
 from pgt_fx.cli.talk import AsJson, Model, Space, TimeDim, out, spinner
+from pgt_fx.testing.model_names import load
 
 
 def analyze(

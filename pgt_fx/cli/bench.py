@@ -14,7 +14,7 @@ from rich.text import Text
 
 import pgt_fx
 from pgt_fx.cli.talk import HOLDS, INTERRUPTED, out
-from pgt_fx.fitted import Fitted
+from pgt_fx.core.text_tables import Fitted
 
 #: A benchmark is a file that runs by itself; the others in the folder are what they share.
 RUNS = 'if __name__ == "__main__":'

@@ -12,7 +12,7 @@ import typer
 from pgt_fx import __version__
 from pgt_fx.cli.analyze import analyze
 from pgt_fx.cli.bench import bench
-from pgt_fx.cli.demo import demo
+from pgt_fx.cli.demo.command import demo
 from pgt_fx.cli.doctor import doctor
 from pgt_fx.cli.door import PROG, Command, Door
 from pgt_fx.cli.erf import erf

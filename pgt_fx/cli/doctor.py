@@ -8,18 +8,8 @@ from typing import Annotated
 
 import typer
 
-from pgt_fx.cli.models import load
-from pgt_fx.cli.talk import (
-    HOLDS,
-    VIOLATED,
-    AsJson,
-    Model,
-    Space,
-    TimeDim,
-    check_file,
-    out,
-    spinner,
-)
+from pgt_fx.cli.talk import HOLDS, VIOLATED, AsJson, Model, Space, TimeDim, check_file, out, spinner
+from pgt_fx.testing.model_names import load
 
 PAGES = {".html": "a page", ".htm": "a page"}
 

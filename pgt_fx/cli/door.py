@@ -25,7 +25,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from pgt_fx.cli.talk import HOLDS, INTERRUPTED, NO_READER, UNCHECKED
-from pgt_fx.errors import (
+from pgt_fx.core.errors import (
     CaptureError,
     ClipError,
     CompileError,
@@ -33,7 +33,7 @@ from pgt_fx.errors import (
     VerificationError,
     out_of_memory,
 )
-from pgt_fx.terminal import columns, plain
+from pgt_fx.core.terminal import columns, plain
 
 PROG = "pgt-fx"
 #: Options of ``pgt_fx.transform``, as errors name them: each followed by a sign of equality.

@@ -10,17 +10,8 @@ from typing import Annotated, cast
 
 import typer
 
-from pgt_fx.cli.models import load
-from pgt_fx.cli.talk import (
-    AsJson,
-    Model,
-    Space,
-    Threads,
-    check_file,
-    out,
-    set_threads,
-    spinner,
-)
+from pgt_fx.cli.talk import AsJson, Model, Space, Threads, check_file, out, set_threads, spinner
+from pgt_fx.testing.model_names import load
 
 FIGURES = {".png": "pixels", ".svg": "lines", ".pdf": "lines"}
 
@@ -63,9 +54,9 @@ def erf(
     with spinner("building") as step:
         from pgt_fx import erf as erf_job
         from pgt_fx import transform
+        from pgt_fx.core.errors import OptionError
+        from pgt_fx.core.options import Operator
         from pgt_fx.erf import figure
-        from pgt_fx.errors import OptionError
-        from pgt_fx.options import Operator
 
         set_threads(threads)
         figure.check(path)

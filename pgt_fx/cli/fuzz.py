@@ -19,7 +19,7 @@ from pgt_fx.cli.talk import (
     set_threads,
     spinner,
 )
-from pgt_fx.counts import counted
+from pgt_fx.core.counts import counted
 
 
 def fuzz(
@@ -43,8 +43,8 @@ def fuzz(
             "drawing random graphs needs Hypothesis, which is not installed: pip install hypothesis"
         ) from None
     set_threads(threads)
-    from pgt_fx.testing.fuzz import Campaign
-    from pgt_fx.testing.fuzz import fuzz as run
+    from pgt_fx.testing.fuzz.campaign import Campaign
+    from pgt_fx.testing.fuzz.campaign import fuzz as run
 
     with spinner("drawing") as step:
 

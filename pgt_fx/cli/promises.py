@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pgt_fx.cli.talk import VIOLATED
-from pgt_fx.errors import ExactnessError
+from pgt_fx.core.errors import ExactnessError
 
 if TYPE_CHECKING:
-    from pgt_fx.verification.result import Verification
+    from pgt_fx.testing.verify.result import Verification
 
 Require = Annotated[
     list[str] | None,
@@ -55,8 +55,8 @@ def exactness_lost(model: str, show: Callable[[Verification], object]) -> Iterat
         lost = error if isinstance(error, ExactnessError) else error.__cause__
         if not isinstance(lost, ExactnessError):
             raise
-        from pgt_fx.verification.promises import CHECKS
-        from pgt_fx.verification.result import Check, Verification
+        from pgt_fx.testing.verify.promises import CHECKS
+        from pgt_fx.testing.verify.result import Check, Verification
 
         sentence = next(text for name, text, _ in CHECKS if name == "exact-wait")
         where = "; ".join(lost.operators)

@@ -16,7 +16,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from pgt_fx.terminal import console
+from pgt_fx.core.terminal import console
 
 HOLDS, VIOLATED, UNCHECKED = 0, 1, 2
 #: As a shell calls a program that SIGINT, or SIGPIPE, has ended.

@@ -14,11 +14,11 @@ from torch.utils.data import DataLoader
 
 import pgt_fx
 from pgt_fx import zoo
-from pgt_fx.cli.models import load
 from pgt_fx.cli.talk import HOLDS, out, set_threads, spinner
-from pgt_fx.counts import counted
-from pgt_fx.errors import CaptureError
-from pgt_fx.schedule import DPR, Schedule
+from pgt_fx.core.counts import counted
+from pgt_fx.core.errors import CaptureError
+from pgt_fx.core.schedule import DPR, Schedule
+from pgt_fx.testing.model_names import load
 from pgt_fx.training import fit, half_cosine, metrics, sgd
 from pgt_fx.training.checkpoint import check as check_checkpoint
 from pgt_fx.training.config import Config, ConfigError, defining, read_config

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pgt_fx.cli.models import load, progressive
 from pgt_fx.cli.promises import MaxLookAhead, MaxState, Require, exactness_lost
 from pgt_fx.cli.talk import (
     HOLDS,
@@ -26,11 +25,12 @@ from pgt_fx.cli.talk import (
     set_threads,
     spinner,
 )
-from pgt_fx.errors import OptionError, PgtError
+from pgt_fx.core.errors import OptionError, PgtError
+from pgt_fx.testing.model_names import load, progressive
 
 if TYPE_CHECKING:
-    from pgt_fx.verification.certificate import Certificate
-    from pgt_fx.verification.result import Verification
+    from pgt_fx.testing.verify.certificate import Certificate
+    from pgt_fx.testing.verify.result import Verification
 
 #: What is written into a file, by its suffix.
 OUTPUTS = {".xml": "JUnit", ".json": "JSON", ".md": "Markdown", ".txt": "the table"}
@@ -129,9 +129,9 @@ def verify(
     with show, spinner("building") as step:
         import torch
 
-        from pgt_fx.verification.causal import verify_causal
-        from pgt_fx.verification.contract import verify as measure
-        from pgt_fx.verification.required import requirements
+        from pgt_fx.testing.verify.causal import verify_causal
+        from pgt_fx.testing.verify.contract import verify as measure
+        from pgt_fx.testing.verify.required import requirements
 
         set_threads(threads)
         required = requirements(require or (), max_look_ahead, max_state, plain=causal)
@@ -185,8 +185,8 @@ def _only(context: typer.Context, option: str, *others: str) -> None:
 
 def _check_names(wanted: list[str] | None, causal: bool) -> None:
     """Refuse a promise that there isn't, before a model is built."""
-    from pgt_fx.verification import causal as of_causal
-    from pgt_fx.verification import promises
+    from pgt_fx.testing.verify import causal as of_causal
+    from pgt_fx.testing.verify import promises
 
     known = [name for name, *_ in (of_causal.CHECKS if causal else promises.CHECKS)]
     promises.check_names("--check", wanted or [], known)
@@ -199,7 +199,7 @@ def _told(model: str, outputs: list[Path]) -> Iterator[None]:
         yield
     except PgtError as error:
         if not isinstance(error, OptionError):
-            from pgt_fx.verification.result import Check, Verification
+            from pgt_fx.testing.verify.result import Check, Verification
 
             told = f"{type(error).__name__}: {error}"
             check = Check("converts", "the model can be made progressive", None, detail=told)
@@ -237,7 +237,7 @@ def _again(
     path: Path, model: str | None, form: Format, outputs: list[Path], required: tuple[Any, ...]
 ) -> None:
     """Check a certificate again; does not return."""
-    from pgt_fx.verification.certificate import load as load_certificate
+    from pgt_fx.testing.verify.certificate import load as load_certificate
 
     try:
         certificate = load_certificate(path)

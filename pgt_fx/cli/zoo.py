@@ -22,7 +22,7 @@ from pgt_fx.cli.talk import (
     set_threads,
     spinner,
 )
-from pgt_fx.fitted import Fitted
+from pgt_fx.core.text_tables import Fitted
 
 if TYPE_CHECKING:
     from pgt_fx.zoo.survey import Row

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from pgt_fx.analysis import Operation
+from pgt_fx.compiler.analysis.walk import Operation
+from pgt_fx.core.laws import Interpolate, Window
 from pgt_fx.rules import Reduced, StepOnly, Windowed
-from pgt_fx.timeline import Interpolate, Window
 
 
 def for_look_ahead(operation: Operation, pad: Window | None = None) -> str:

@@ -9,10 +9,10 @@ from fractions import Fraction
 
 from torch import fx
 
-from pgt_fx.analysis import Analysis
-from pgt_fx.reach import Reach
+from pgt_fx.compiler.analysis.receptive_field import Reach
+from pgt_fx.compiler.analysis.walk import Analysis
+from pgt_fx.core.laws import Interpolate, Law, Repeat, Transposed, Window
 from pgt_fx.rules import Windowed
-from pgt_fx.timeline import Interpolate, Law, Repeat, Transposed, Window
 
 
 def elements_ahead(law: Law) -> Fraction:

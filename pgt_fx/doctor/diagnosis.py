@@ -14,24 +14,24 @@ from rich.text import Text
 from torch import nn
 from torch.utils import _pytree as pytree
 
-from pgt_fx.analysis import Analysis, Operation, Value, walk_graph
-from pgt_fx.capture.idle import warn_idle
-from pgt_fx.capture.inputs import TimeDim, read_example
-from pgt_fx.capture.lines import place_of
-from pgt_fx.compiler import capture_source
-from pgt_fx.counts import counted
+from pgt_fx.capture.observe.failing_line import place_of
+from pgt_fx.capture.observe.uncalled_layers import warn_idle
+from pgt_fx.compiler.analysis.receptive_field import reaches
+from pgt_fx.compiler.analysis.walk import Analysis, Operation, Value, walk_graph
+from pgt_fx.compiler.lowering.state_bytes import state_bytes
+from pgt_fx.compiler.report import size
+from pgt_fx.compiler.transform import capture_source
+from pgt_fx.core.clip import TimeDim, read_example
+from pgt_fx.core.counts import counted
+from pgt_fx.core.errors import CaptureError, Place
+from pgt_fx.core.hints import hinted
+from pgt_fx.core.options import ClipPools, Options
+from pgt_fx.core.text_tables import Fitted
 from pgt_fx.doctor import advice
 from pgt_fx.doctor.delay import LookAhead, delay, look_aheads
 from pgt_fx.doctor.picture import Picture, picture
-from pgt_fx.errors import CaptureError, Place
-from pgt_fx.fitted import Fitted
-from pgt_fx.hints import hinted
-from pgt_fx.options import ClipPools, Options
-from pgt_fx.progressive import Progressive
-from pgt_fx.reach import reaches
-from pgt_fx.report import size
 from pgt_fx.rules import Reduced, StepOnly
-from pgt_fx.state_size import state_bytes
+from pgt_fx.runtime.progressive import Progressive
 
 
 @dataclass(frozen=True)

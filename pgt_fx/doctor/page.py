@@ -5,8 +5,8 @@ from __future__ import annotations
 from html import escape
 from typing import TYPE_CHECKING
 
+from pgt_fx.compiler.report import size
 from pgt_fx.doctor.picture import VERDICTS, Box, Picture
-from pgt_fx.report import size
 
 if TYPE_CHECKING:
     from pgt_fx.doctor.diagnosis import Diagnosis

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 import networkx as nx
 from torch import Tensor, fx
 
-from pgt_fx.analysis import Analysis, Operation
-from pgt_fx.errors import Blocker
+from pgt_fx.compiler.analysis.walk import Analysis, Operation
+from pgt_fx.core.errors import Blocker
 from pgt_fx.rules import Local, Reduced, Scanned, StepOnly, Windowed
 
 #: Verdict -> what it means, in the order of the legend.

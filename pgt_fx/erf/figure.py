@@ -6,9 +6,9 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pgt_fx.counts import counted
+from pgt_fx.core.counts import counted
+from pgt_fx.core.errors import OptionError, PgtError
 from pgt_fx.erf.result import Curve, Interval, Receptive, percent
-from pgt_fx.errors import OptionError, PgtError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -11,8 +11,8 @@ from typing import Any
 from rich.console import Console, Group
 from rich.text import Text
 
-from pgt_fx.counts import counted
-from pgt_fx.fitted import Fitted
+from pgt_fx.core.counts import counted
+from pgt_fx.core.text_tables import Fitted
 
 #: Share of the gradient's mass that the effective width holds.
 HELD = 0.95

@@ -7,13 +7,13 @@ from fractions import Fraction
 
 from torch import fx
 
-from pgt_fx.counts import counted
+from pgt_fx.compiler.analysis.receptive_field import Reach, reaches
+from pgt_fx.compiler.report import CONTEXT
+from pgt_fx.core.counts import counted
+from pgt_fx.core.errors import ClipError, OptionError
+from pgt_fx.core.schedule import Schedule
 from pgt_fx.erf.result import CURVES, Curve, Interval, Receptive
-from pgt_fx.errors import ClipError, OptionError
-from pgt_fx.progressive import Progressive
-from pgt_fx.reach import Reach, reaches
-from pgt_fx.report import CONTEXT
-from pgt_fx.schedule import Schedule
+from pgt_fx.runtime.progressive import Progressive
 
 
 @dataclass(frozen=True)

@@ -11,24 +11,16 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from pgt_fx.errors import OptionError
+from pgt_fx.core.errors import OptionError
+from pgt_fx.core.options import Changes, _choice
+from pgt_fx.core.schedule import Schedule, check_lengths
 from pgt_fx.inference.cost import Cost, Meter
 from pgt_fx.inference.rows import rows_of_steps
 from pgt_fx.inference.scores import Activation, Scoring
-from pgt_fx.inference.views import (
-    Steps,
-    Views,
-    clip_frames,
-    frames_of,
-    read_video,
-    repeated,
-    whole,
-)
-from pgt_fx.options import Changes, _choice
-from pgt_fx.progressive import Progressive
-from pgt_fx.schedule import Schedule, check_lengths
-from pgt_fx.video import Short
-from pgt_fx.wrapped import stepped
+from pgt_fx.inference.video import Short
+from pgt_fx.inference.views import Steps, Views, clip_frames, frames_of, read_video, repeated, whole
+from pgt_fx.runtime.module_call import stepped
+from pgt_fx.runtime.progressive import Progressive
 
 View = Literal["progressive", "original", "stream"]
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import fx
 
-from pgt_fx.progressive import Progressive
-from pgt_fx.schedule import OverTime, PerStep
+from pgt_fx.core.schedule import OverTime, PerStep
+from pgt_fx.runtime.progressive import Progressive
 
 
 def rows_of_steps(prog: Progressive, leaves: Sequence[Any]) -> bool:

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from pgt_fx.counts import counted
-from pgt_fx.errors import ClipError, OptionError
-from pgt_fx.options import _choice
+from pgt_fx.core.counts import counted
+from pgt_fx.core.errors import ClipError, OptionError
+from pgt_fx.core.options import _choice
 
 Activation = Literal["auto", "softmax", "sigmoid"] | Callable[[Tensor], Tensor] | None
 

@@ -9,12 +9,12 @@ from typing import Any, TypeVar
 
 from torch.utils import _pytree as pytree
 
-from pgt_fx.capture.inputs import ClipSpec
-from pgt_fx.counts import counted
-from pgt_fx.cut import check_ratio, lengths_of
-from pgt_fx.errors import ClipError, OptionError
-from pgt_fx.schedule import OverTime, Schedule
-from pgt_fx.video import lengthened
+from pgt_fx.core.clip import ClipSpec
+from pgt_fx.core.counts import counted
+from pgt_fx.core.errors import ClipError, OptionError
+from pgt_fx.core.schedule import OverTime, Schedule
+from pgt_fx.inference.video import lengthened
+from pgt_fx.runtime.chunks import check_ratio, lengths_of
 
 Steps = Schedule | Sequence[int] | None
 _Place = TypeVar("_Place", int, tuple[int, int])

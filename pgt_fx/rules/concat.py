@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import fx
 
-from pgt_fx.layout import Layout, broadcast, has_time, plain, relabel, time_dims
+from pgt_fx.core.layout import Layout, broadcast, has_time, plain, relabel, time_dims
 from pgt_fx.rules.registry import Concatenated, Local, OpView, Outcome, Refusal, alone, rule, wrap
 
 

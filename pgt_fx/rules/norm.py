@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pgt_fx.layout import Layout, has_time
+from pgt_fx.core.layout import Layout, has_time
 from pgt_fx.rules.registry import Local, OpView, Outcome, Refusal, StepOnly, rule
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from pgt_fx.layout import Layout, LayoutError, broadcast, has_time, plain, time_dims
+from pgt_fx.core.layout import Layout, LayoutError, broadcast, has_time, plain, time_dims
 from pgt_fx.rules.registry import Local, OpView, Outcome, Refusal, StepOnly, rule, wrap
 
 UNARY = """

@@ -16,10 +16,10 @@ from typing import Any
 import torch
 from torch import fx
 
-from pgt_fx.capture.sizes import Sizes
-from pgt_fx.counts import counted
-from pgt_fx.layout import Factor, Layout, size
-from pgt_fx.timeline import Law, Window
+from pgt_fx.capture.guards.symbolic_sizes import Sizes
+from pgt_fx.core.counts import counted
+from pgt_fx.core.laws import Law, Window
+from pgt_fx.core.layout import Factor, Layout, size
 
 
 class Refusal(Exception):

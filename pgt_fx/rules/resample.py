@@ -6,7 +6,8 @@ from typing import Any
 
 from torch import Tensor
 
-from pgt_fx.layout import Dim, has_time, plain, relabel, time_dims
+from pgt_fx.core.laws import Interpolate, Law, Repeat
+from pgt_fx.core.layout import Dim, has_time, plain, relabel, time_dims
 from pgt_fx.rules.registry import (
     Local,
     OpView,
@@ -18,7 +19,6 @@ from pgt_fx.rules.registry import (
     whole_ratio,
     wrap,
 )
-from pgt_fx.timeline import Interpolate, Law, Repeat
 
 
 def _scale(op: OpView, rank: int, at: int) -> int:

@@ -7,9 +7,10 @@ from typing import Any
 import torch
 from torch import fx
 
-from pgt_fx.capture.interleave import in_a_row
-from pgt_fx.counts import counted
-from pgt_fx.layout import (
+from pgt_fx.capture.passes.interleave_op import in_a_row
+from pgt_fx.core.counts import counted
+from pgt_fx.core.laws import Repeat, Window
+from pgt_fx.core.layout import (
     Dim,
     Factor,
     Layout,
@@ -34,7 +35,6 @@ from pgt_fx.rules.registry import (
     whole_ratio,
     wrap,
 )
-from pgt_fx.timeline import Repeat, Window
 
 
 def sizes_at_hand(op: OpView, source: Layout, layout: Layout, wanted: Any) -> list[Any]:
@@ -259,7 +259,7 @@ def expand(op: OpView) -> Outcome:
     """Axes of size 1 are repeated; a time axis keeps its length (-1)."""
     source = op.layout(op.arg["self"])
     if "other" in op.arg:
-        from pgt_fx.layout import broadcast
+        from pgt_fx.core.layout import broadcast
 
         return Local(broadcast([source, op.layout(op.arg["other"])]))
     new = len(op.out_sizes) - len(source)

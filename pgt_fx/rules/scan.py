@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from pgt_fx.counts import counted
-from pgt_fx.layout import Dim, Layout, has_time, plain, time_dims
+from pgt_fx.core.counts import counted
+from pgt_fx.core.layout import Dim, Layout, has_time, plain, time_dims
 from pgt_fx.rules.registry import Local, OpView, Outcome, Refusal, Scanned, hint, rule, wrap
 
 HOW = {"cumsum": "sum", "cumprod": "prod", "logcumsumexp": "logsumexp"}

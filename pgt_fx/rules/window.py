@@ -7,18 +7,9 @@ from typing import Any
 
 import torch
 
-from pgt_fx.layout import Dim, Layout, has_time, plain, relabel, time_dims
-from pgt_fx.rules.registry import (
-    Local,
-    OpView,
-    Outcome,
-    Refusal,
-    Windowed,
-    alone,
-    rule,
-    wrap,
-)
-from pgt_fx.timeline import Transposed, Window
+from pgt_fx.core.laws import Transposed, Window
+from pgt_fx.core.layout import Dim, Layout, has_time, plain, relabel, time_dims
+from pgt_fx.rules.registry import Local, OpView, Outcome, Refusal, Windowed, alone, rule, wrap
 
 
 def windowed(

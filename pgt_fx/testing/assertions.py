@@ -6,10 +6,10 @@ from typing import Any, Unpack
 
 from torch import nn
 
-from pgt_fx.verification.causal import Settings as CausalSettings
-from pgt_fx.verification.causal import verify_causal
-from pgt_fx.verification.contract import Settings, verify
-from pgt_fx.verification.result import Verification
+from pgt_fx.testing.verify.causal import Settings as CausalSettings
+from pgt_fx.testing.verify.causal import verify_causal
+from pgt_fx.testing.verify.contract import Settings, verify
+from pgt_fx.testing.verify.result import Verification
 
 
 def assert_progressive(
@@ -33,7 +33,7 @@ def assert_causal(
     model: nn.Module, example: Any = None, **kwargs: Unpack[CausalSettings]
 ) -> Verification:
     """Measure that no output of a plain model knows a frame of its future; see
-    :func:`pgt_fx.verification.causal.verify_causal` for arguments.
+    :func:`pgt_fx.testing.verify.causal.verify_causal` for arguments.
 
     Nothing is transformed: the model may be one that ``pgt_fx`` can't convert.
 

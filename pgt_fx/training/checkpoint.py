@@ -18,7 +18,7 @@ import torch.distributed as dist
 from filelock import FileLock, Timeout
 from torch import Tensor, nn
 
-from pgt_fx.errors import PgtError
+from pgt_fx.core.errors import PgtError
 from pgt_fx.training.parallel import of_rank_0
 
 VERSION = 2

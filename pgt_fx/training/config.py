@@ -10,12 +10,12 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, Literal, cast, get_args, get_origin, get_type_hints
 
-from pgt_fx.counts import counted
-from pgt_fx.errors import OptionError, PgtError
-from pgt_fx.options import ClipPools, Future, Operator, Pooling
-from pgt_fx.schedule import DPR, Kind, Order, Schedule
+from pgt_fx.core.counts import counted
+from pgt_fx.core.errors import OptionError, PgtError
+from pgt_fx.core.options import ClipPools, Future, Operator, Pooling
+from pgt_fx.core.schedule import DPR, Kind, Order, Schedule
+from pgt_fx.inference.video import Short
 from pgt_fx.training.gradients import Gradient
-from pgt_fx.video import Short
 
 
 class ConfigError(PgtError, ValueError):

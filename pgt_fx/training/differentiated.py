@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from pgt_fx.errors import DifferentiatedError
+from pgt_fx.core.errors import DifferentiatedError
 
 
 class Differentiated(Tensor):

@@ -16,8 +16,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from pgt_fx import video as files
-from pgt_fx.errors import OptionError, PgtError, VideoError
-from pgt_fx.options import _choice
+from pgt_fx.core.errors import OptionError, PgtError, VideoError
+from pgt_fx.core.options import _choice
 
 KINDS = frozenset({".mp4", ".avi", ".mkv", ".webm", ".mov"})
 

@@ -9,8 +9,8 @@ from typing import Any
 from torch import Tensor
 from torch.optim import Optimizer
 
-from pgt_fx.counts import counted
-from pgt_fx.errors import OptionError
+from pgt_fx.core.counts import counted
+from pgt_fx.core.errors import OptionError
 
 
 def check_kinds(

@@ -15,19 +15,19 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from pgt_fx.capture.inputs import as_call
-from pgt_fx.counts import counted
-from pgt_fx.errors import ClipError, OptionError
-from pgt_fx.options import _choice
-from pgt_fx.progressive import Progressive, State
-from pgt_fx.schedule import Schedule
+from pgt_fx.core.clip import as_call
+from pgt_fx.core.counts import counted
+from pgt_fx.core.errors import ClipError, OptionError
+from pgt_fx.core.options import _choice
+from pgt_fx.core.schedule import Schedule
+from pgt_fx.runtime.module_call import stepped
+from pgt_fx.runtime.progressive import Progressive, State
 from pgt_fx.training.differentiated import Differentiated
 from pgt_fx.training.losses import IMPURE, Twice, check_loss, is_empty, no_loss, of_labels
 from pgt_fx.training.parallel import broadcast_buffers, reduce_gradients
 from pgt_fx.training.replay import Replay
 from pgt_fx.training.targets import Labels, PerFrame
 from pgt_fx.training.wrappers import Around
-from pgt_fx.wrapped import stepped
 
 Loss = Callable[[Any, Any], Tensor]
 Gradient = Literal["truncated", "exact"]

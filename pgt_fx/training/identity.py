@@ -21,8 +21,8 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader, Dataset
 
-from pgt_fx.schedule import DPR
-from pgt_fx.tensor_bytes import bytes_of
+from pgt_fx.core.schedule import DPR
+from pgt_fx.core.tensor_bytes import bytes_of
 
 Plain = dict[str, Any]
 #: Elements of a tensor that are read for its digest, at even distances.

@@ -22,10 +22,10 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils import _pytree as pytree
 
-from pgt_fx.errors import OptionError
-from pgt_fx.progressive import Progressive
-from pgt_fx.schedule import DPR, OverTime, PerStep, Schedule
-from pgt_fx.terminal import console
+from pgt_fx.core.errors import OptionError
+from pgt_fx.core.schedule import DPR, OverTime, PerStep, Schedule
+from pgt_fx.core.terminal import console
+from pgt_fx.runtime.progressive import Progressive
 from pgt_fx.training import checkpoint as files
 from pgt_fx.training import identity
 from pgt_fx.training.given import check_kinds, pairs

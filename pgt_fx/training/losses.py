@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from pgt_fx.capture.lines import is_ours
-from pgt_fx.errors import OptionError, PgtError, out_of_memory
+from pgt_fx.capture.observe.failing_line import is_ours
+from pgt_fx.core.errors import OptionError, PgtError, out_of_memory
 
 #: By type: relative differences of two runs of a step that pass for rounding. Kernels differ with
 #: and without gradients, in low precision by much; other random numbers make more of it.

@@ -11,7 +11,7 @@ from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy
 from torchmetrics.utilities import dim_zero_cat
 
-from pgt_fx.errors import OptionError
+from pgt_fx.core.errors import OptionError
 
 
 class Accuracy(MulticlassAccuracy):

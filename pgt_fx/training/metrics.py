@@ -9,7 +9,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from pgt_fx.errors import OptionError, PgtError
+from pgt_fx.core.errors import OptionError, PgtError
 
 
 class MissingMetricsError(PgtError, ImportError):

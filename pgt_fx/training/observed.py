@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from pgt_fx.capture.inputs import as_call
-from pgt_fx.errors import OptionError
+from pgt_fx.core.clip import as_call
+from pgt_fx.core.errors import OptionError
+from pgt_fx.core.schedule import OverTime, PerStep, Schedule
 from pgt_fx.inference import predict
 from pgt_fx.inference.predict import evaluating
 from pgt_fx.inference.rows import rows_of_steps
 from pgt_fx.inference.scores import Activation
-from pgt_fx.progressive import Progressive
-from pgt_fx.schedule import OverTime, PerStep, Schedule
+from pgt_fx.runtime.progressive import Progressive
 from pgt_fx.training.losses import is_empty
 from pgt_fx.training.metrics import observe, several, video_scores
 from pgt_fx.training.targets import Labels

@@ -9,8 +9,8 @@ from torch import nn
 from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from pgt_fx.counts import counted
-from pgt_fx.errors import OptionError
+from pgt_fx.core.counts import counted
+from pgt_fx.core.errors import OptionError
 
 
 def sgd(

@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from pgt_fx.errors import OptionError
+from pgt_fx.core.errors import OptionError
 from pgt_fx.training.wrappers import data_parallel, unwrapped
 
 __all__ = ["broadcast_buffers", "reduce_gradients", "unwrapped"]

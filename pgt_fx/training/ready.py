@@ -11,12 +11,12 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from pgt_fx import video as files
-from pgt_fx.capture.inputs import as_call
-from pgt_fx.counts import counted
-from pgt_fx.errors import PgtError
+from pgt_fx.core.clip import as_call
+from pgt_fx.core.counts import counted
+from pgt_fx.core.errors import PgtError
+from pgt_fx.core.schedule import DPR, Schedule
 from pgt_fx.inference import predict
-from pgt_fx.progressive import Progressive
-from pgt_fx.schedule import DPR, Schedule
+from pgt_fx.runtime.progressive import Progressive
 from pgt_fx.training.config import ConfigError
 from pgt_fx.training.folder import FolderError, VideoFolder
 from pgt_fx.training.gradients import _check_length

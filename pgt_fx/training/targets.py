@@ -8,9 +8,9 @@ from typing import Any
 
 from torch import Tensor
 
-from pgt_fx.counts import counted
-from pgt_fx.errors import OptionError
-from pgt_fx.schedule import OverTime, PerStep
+from pgt_fx.core.counts import counted
+from pgt_fx.core.errors import OptionError
+from pgt_fx.core.schedule import OverTime, PerStep
 
 __all__ = ["Labels", "OverTime", "PerFrame", "PerStep"]
 

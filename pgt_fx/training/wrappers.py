@@ -1,9 +1,9 @@
 """What stands around a progressive model in training, and how a step goes through it.
 
 Wrappers that act in place (accelerate's mixed precision, ``fully_shard``, hooks) are gone through
-by a call of the model (:mod:`pgt_fx.wrapped`). ``DistributedDataParallel`` is left out of the
-steps, see :mod:`pgt_fx.training.parallel`. Lightning Fabric's module casts and autocasts, and
-refuses any backward but Fabric's own: its precision is applied here, its guard left out.
+by a call of the model (:mod:`pgt_fx.runtime.module_call`). ``DistributedDataParallel`` is left
+out of the steps, see :mod:`pgt_fx.training.parallel`. Lightning Fabric's module casts and autocasts,
+and refuses any backward but Fabric's own: its precision is applied here, its guard left out.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from typing import Any
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from pgt_fx.errors import OptionError
-from pgt_fx.progressive import Progressive
+from pgt_fx.core.errors import OptionError
+from pgt_fx.runtime.progressive import Progressive
 
 #: Names of wrappers (by class) that a step can't go through, and what to do instead.
 _INSTEAD = {

@@ -16,7 +16,7 @@ from oracles import pieces, random_chunks, relative_error, stitch
 from torch import Tensor, nn
 
 import pgt_fx
-from pgt_fx.errors import PgtError
+from pgt_fx.core.errors import PgtError
 
 EXACT = 1e-9
 RIGHT, PARTLY, REFUSED = "right", "partly", "refused"

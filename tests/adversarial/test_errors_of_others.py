@@ -13,7 +13,7 @@ from oracles import relative_error
 from torch import Tensor, nn
 
 import pgt_fx
-from pgt_fx.errors import BlockedError, CaptureError, ClipError
+from pgt_fx.core.errors import BlockedError, CaptureError, ClipError
 
 CLIP = torch.randn(1, 2, 8, 4, 4)
 

@@ -14,8 +14,8 @@ from judge import PARTLY, REFUSED, RIGHT, Along, Case, judge
 from torch import Tensor, nn
 
 import pgt_fx
-from pgt_fx.checking.selfcheck import self_check
-from pgt_fx.errors import LoopError, SelfCheckError
+from pgt_fx.compiler.selfcheck.check import self_check
+from pgt_fx.core.errors import LoopError, SelfCheckError
 
 
 def _convs() -> nn.ModuleList:
@@ -252,7 +252,9 @@ def test_what_is_padded_has_elements(name: str) -> None:
 def test_no_answer_to_a_video_that_the_model_answers_is_seen(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("pgt_fx.analysis.not_empty", lambda analysis, _: analysis.lengths)
+    monkeypatch.setattr(
+        "pgt_fx.compiler.analysis.walk.not_empty", lambda analysis, _: analysis.lengths
+    )
     prog = pgt_fx.transform(Along(_motion), torch.randn(1, 2, 8, 4, 4), future="wait")
     with pytest.raises(SelfCheckError, match="1 frame"):
         self_check(prog)

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import pgt_fx
-from pgt_fx.errors import BlockedError, CaptureError, ClipError, VerificationError
+from pgt_fx.core.errors import BlockedError, CaptureError, ClipError, VerificationError
 from pgt_fx.testing import assert_causal
 
 CLIP = torch.randn(2, 4, 8, dtype=torch.float64)
@@ -222,13 +222,13 @@ def test_a_figure_of_the_report_that_is_too_small_is_found(
     figure: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prog = pgt_fx.transform(upsampled(4, 2).eval(), CLIP, time_dim=2)
-    made = pgt_fx.progressive.Progressive.report.fget
+    made = pgt_fx.runtime.progressive.Progressive.report.fget
 
     def smaller(self: pgt_fx.Progressive) -> pgt_fx.Report:
         report = made(self)
         return replace(report, **{figure: [x - 1 for x in getattr(report, figure)]})
 
-    monkeypatch.setattr(pgt_fx.progressive.Progressive, "report", property(smaller))
+    monkeypatch.setattr(pgt_fx.runtime.progressive.Progressive, "report", property(smaller))
     assert pgt_fx.verify(prog, checks=["receptive-field"])["receptive-field"].ok is False
 
 

@@ -105,7 +105,7 @@ def test_a_mask_that_is_changed(name: str, fused: bool) -> None:
 def test_what_is_refused_once_is_refused_always() -> None:
     """An attention that is causal no more: no later video is answered either."""
     from pgt_fx import transform
-    from pgt_fx.errors import PgtError
+    from pgt_fx.core.errors import PgtError
 
     model = Attends(cut, False, seen=causal(64, 4)).eval()
     prog = transform(model, torch.randn(1, 4, 8), future="wait")
@@ -133,7 +133,7 @@ class Gated(nn.Module):
 @pytest.mark.parametrize("how", ["mode", "attribute", "space", "gradients"])
 def test_each_graph_promises_what_it_can_keep(how: str) -> None:
     from pgt_fx import transform
-    from pgt_fx.errors import PgtError
+    from pgt_fx.core.errors import PgtError
 
     model = Gated().eval()
     prog = transform(model, torch.randn(1, 2, 8, 4, 4), future="wait", check=False)

@@ -446,7 +446,7 @@ def test_a_mask_that_leaks(name: str) -> None:
 def test_a_table_of_pairs_ends_the_video() -> None:
     """With the line that cuts it, before a step asks for what it hasn't."""
     from pgt_fx import transform
-    from pgt_fx.errors import ClipError
+    from pgt_fx.core.errors import ClipError
 
     model = Scores(
         lambda s, x, t: x.masked_fill(~s.seen[3 : t + 3, 3 : t + 3], -INF), seen=tril(63)

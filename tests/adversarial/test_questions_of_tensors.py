@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize, spectral_norm
 
 import pgt_fx
-from pgt_fx.errors import ClipError
+from pgt_fx.core.errors import ClipError
 
 
 def _if(asked: Callable[[Any, Tensor], bool]) -> Callable[[Any, Tensor], Tensor]:

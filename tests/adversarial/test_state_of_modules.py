@@ -19,7 +19,7 @@ from judge import REFUSED, RIGHT, Along, Case, judge
 from torch import Tensor, nn
 
 import pgt_fx
-from pgt_fx.errors import ClipError, PgtError
+from pgt_fx.core.errors import ClipError, PgtError
 
 NEXT_CALL = "for its next call to read"
 

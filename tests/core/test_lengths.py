@@ -15,10 +15,10 @@ from typing import Any
 
 import pytest
 
-from pgt_fx.core import length_sets, lengths
-from pgt_fx.core.length_sets import ANY_LENGTH, NO_LENGTH, LengthSet, NotQuasiLinear
-from pgt_fx.core.lengths import QuasiLinear, constant, frames
-from pgt_fx.core.questions import (
+from pgt_fx.core.lengths import functions as lengths
+from pgt_fx.core.lengths import sets as length_sets
+from pgt_fx.core.lengths.functions import QuasiLinear, constant, frames
+from pgt_fx.core.lengths.questions import (
     at_most,
     bounds,
     equal,
@@ -31,6 +31,7 @@ from pgt_fx.core.questions import (
     the_constant,
     where,
 )
+from pgt_fx.core.lengths.sets import ANY_LENGTH, NO_LENGTH, LengthSet, NotQuasiLinear
 
 #: Looked at one by one: all small lengths, and some far off.
 LENGTHS = (*range(1, 120), *range(2513, 2540), 10**6 + 3)

@@ -8,7 +8,7 @@ from itertools import product
 
 import pytest
 
-from pgt_fx.core.entries import (
+from pgt_fx.core.entries.cases import (
     ANY,
     FALSE,
     FINITE,
@@ -22,7 +22,7 @@ from pgt_fx.core.entries import (
     number,
     ordinary,
 )
-from pgt_fx.core.linear import Linear, Space
+from pgt_fx.core.entries.inequalities import Linear, Space
 
 SIDE = range(40)
 

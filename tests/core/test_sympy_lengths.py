@@ -9,10 +9,10 @@ import pytest
 import sympy
 from torch.utils._sympy import functions as by_torch
 
-from pgt_fx.core.length_sets import ANY_LENGTH, LengthSet, NotQuasiLinear
-from pgt_fx.core.lengths import constant
-from pgt_fx.core.questions import equal
-from pgt_fx.core.sympy_lengths import LengthReader
+from pgt_fx.core.lengths.from_sympy import LengthReader
+from pgt_fx.core.lengths.functions import constant
+from pgt_fx.core.lengths.questions import equal
+from pgt_fx.core.lengths.sets import ANY_LENGTH, LengthSet, NotQuasiLinear
 
 T, B, H = sympy.symbols("s0 s1 s2", positive=True, integer=True)
 F, Mod, ToFloat = by_torch.FloorDiv, by_torch.Mod, by_torch.ToFloat

@@ -11,13 +11,13 @@ from torch import Tensor, nn
 
 import pgt_fx
 from pgt_fx import zoo
+from pgt_fx.compiler.report import Row
 from pgt_fx.doctor import Diagnosis
 from pgt_fx.inference import Prediction, predict
-from pgt_fx.report import Row
 from pgt_fx.testing import assert_causal, assert_progressive
+from pgt_fx.testing.verify.causal import verify_causal
+from pgt_fx.testing.verify.result import Check, Verification
 from pgt_fx.training import Backward, PerFrame, backward, fit, sgd
-from pgt_fx.verification.causal import verify_causal
-from pgt_fx.verification.result import Check, Verification
 from pgt_fx.zoo.clips import Clip
 
 

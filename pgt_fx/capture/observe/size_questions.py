@@ -1,0 +1,255 @@
+"""What the model's own Python asks of sizes while it is captured, and what it was told.
+
+A branch is frozen by the capture: the graph is the model where every answer is the same. torch
+keeps the conditions that its sizes may break as guards, but not those that it answers from the
+range of a size: a batch of 2 stands for all but 0 and 1, so that ``x.shape[0] == 1`` leaves no
+trace. So the question itself is listened to: a truth value is asked for on a line of the model.
+
+A size of which the model makes a number (``float(h * w)``, the kernel of a pool) is frozen as well:
+the graph is the model where the size has that value. So is one that it writes out (``f"{h}"``) or
+looks up in a dictionary; but for messages, which nothing is made of.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from types import FrameType
+from typing import Any
+
+import sympy
+import torch
+from torch import Tensor, fx, nn
+from torch.fx.experimental.sym_node import SymNode
+from torch.utils import _pytree as pytree
+
+from pgt_fx.capture.observe.failing_line import asking_frame, calling_place, library, written_at
+from pgt_fx.capture.observe.module_calls import call_stack, place
+from pgt_fx.capture.observe.statements import only_said
+from pgt_fx.capture.schema import schema_name
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A condition on sizes, and the answer that the capture gave.
+
+    Attributes:
+        expr: the condition.
+        told: the answer.
+        where, line: of the model.
+        calls: keys of the module calls that were running, the innermost last.
+    """
+
+    expr: Any
+    told: bool
+    where: str
+    line: str
+    calls: tuple[str, ...] = ()
+
+    def holds(self, at: Mapping[Any, Any]) -> bool:
+        """Whether the answer is the same where the sizes are these; a condition on sizes that are
+        not known holds."""
+        found = self.expr.xreplace(dict(at))
+        return found not in (sympy.true, sympy.false) or bool(found) == self.told
+
+    def given(self, at: Mapping[Any, Any]) -> Any:
+        """What has to be true of the other sizes where these are so."""
+        found = self.expr.xreplace(dict(at))
+        return found if self.told else sympy.Not(found)
+
+    def __str__(self) -> str:
+        return f"{self.expr} was {'true' if self.told else 'false'} in the capture"
+
+
+@dataclass
+class Questions:
+    """What a capture was asked.
+
+    Attributes:
+        asked: the conditions, each once for each line and module call.
+        numbers: sizes that became a number, each as the condition that it has this value.
+        symbols: symbol of a size -> number of the clip's leaf, and dimension.
+    """
+
+    asked: list[Asked] = field(default_factory=list)
+    numbers: list[Asked] = field(default_factory=list)
+    symbols: dict[Any, tuple[int, int]] = field(default_factory=dict)
+
+    def frozen(self, times: frozenset[Any]) -> list[Asked]:
+        """The sizes other than numbers of frames that became a number."""
+        return [a for a in self.numbers if not a.expr.free_symbols & times]
+
+    def freeze(
+        self, times: Sequence[int | None], sample: Sequence[Any], where: str, line: str
+    ) -> None:
+        """Have the graph be the model at these sizes alone, but for the number of frames."""
+        for symbol, (leaf, dim) in self.symbols.items():
+            if dim != times[leaf]:
+                equal = sympy.Eq(symbol, int(sample[leaf].shape[dim]), evaluate=False)
+                self.numbers.append(Asked(equal, True, where, line))
+
+    def along(self, times: Sequence[int | None]) -> frozenset[Any]:
+        """The symbols of the time axes."""
+        return frozenset(s for s, (leaf, dim) in self.symbols.items() if dim == times[leaf])
+
+    def at(self, shapes: Sequence[Sequence[int] | None]) -> dict[Any, Any]:
+        """The symbols' values for leaves of these shapes; -1 is not known."""
+        values = {}
+        for symbol, (leaf, dim) in self.symbols.items():
+            shape = shapes[leaf]
+            if shape is not None and shape[dim] >= 0:
+                values[symbol] = sympy.Integer(shape[dim])
+        return values
+
+
+@contextmanager
+def listening(model: nn.Module, running: Sequence[str]) -> Iterator[Questions]:
+    """Note what is asked of sizes on lines that are not torch's own.
+
+    Args:
+        running: keys of the module calls that are running; changes as they are called.
+    """
+    found = Questions()
+    known: set[tuple[Any, ...]] = set()
+    plain = torch.SymBool.__bool__
+
+    def entered(module: nn.Module, args: Any, kwargs: Any) -> None:
+        if not found.symbols:
+            found.symbols.update(_symbols(pytree.tree_leaves((args, kwargs))))
+
+    def heard(self: Any) -> bool:
+        expr = getattr(self.node, "expr", None)  # behind the answer it may be a plain one
+        told = plain(self)
+        frame = asking_frame(sys._getframe(1))
+        if frame is None or not getattr(expr, "free_symbols", None):
+            return told
+        where, line = written_at(frame)
+        key = (expr, told, where, tuple(running))
+        if key not in known:
+            known.add(key)
+            found.asked.append(Asked(expr, told, where, line, tuple(running)))
+        return told
+
+    handle = model.register_forward_pre_hook(entered, with_kwargs=True)
+    torch.SymBool.__bool__ = heard  # type: ignore[method-assign]
+    try:
+        with _numbers_of_sizes(found, running), _written_as_numbers():
+            yield found
+    finally:
+        torch.SymBool.__bool__ = plain  # type: ignore[method-assign]
+        handle.remove()
+
+
+@contextmanager
+def _numbers_of_sizes(found: Questions, running: Sequence[str]) -> Iterator[None]:
+    """Note each size of which a number is made, by the model or by torch for an operator of it."""
+    plain = SymNode.guard_int, SymNode.guard_float
+    known: set[tuple[Any, ...]] = set()
+
+    def note(expr: Any, value: float) -> None:
+        key = (expr, tuple(running))
+        if running and key not in known:
+            known.add(key)
+            where, equal = calling_place(int), sympy.Eq(expr, sympy.sympify(value), evaluate=False)
+            found.numbers.append(Asked(equal, True, where.source, where.line, tuple(running)))
+
+    def guard_int(self: Any, file: str, line: int) -> int:
+        expr = self.expr  # afterwards it may be a number
+        value = plain[0](self, file, line)
+        if getattr(expr, "free_symbols", None):
+            note(expr, value)
+        return value
+
+    def guard_float(self: Any, file: str, line: int) -> float:
+        expr = self.expr
+        value = plain[1](self, file, line)
+        if getattr(expr, "free_symbols", None):
+            note(expr, value)
+        return value
+
+    SymNode.guard_int, SymNode.guard_float = guard_int, guard_float  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        SymNode.guard_int, SymNode.guard_float = plain  # type: ignore[method-assign]
+
+
+#: Libraries that keep what they have made for a size, and make it anew for one without a hash.
+_MEMOISING = ("einops",)
+#: Types of sizes, and what is made of them where they are written out.
+_WRITTEN: tuple[tuple[Any, Callable[[Any], Any]], ...] = (
+    (torch.SymInt, int),
+    (torch.SymFloat, float),
+    (torch.SymBool, bool),
+)
+
+
+@contextmanager
+def _written_as_numbers() -> Iterator[None]:
+    """Have a size that a line of the model writes out, or looks up in a dictionary, be a number."""
+
+    def put(kind: Any, name: str, of: Callable[[Any], Any], whole: Callable[..., Any]) -> None:
+        plain = getattr(kind, name)
+
+        def written(self: Any, *args: Any) -> Any:
+            if _writes(sys._getframe(1), name):
+                return whole(of(self), *args)
+            if any(args) and self.node.hint is not None:  # in a message, with a width
+                return whole(of(self.node.hint), *args)
+            return plain(self, *args)
+
+        own = vars(kind).get(name)
+        stack.callback(*((delattr, kind, name) if own is None else (setattr, kind, name, own)))
+        setattr(kind, name, written)
+
+    with ExitStack() as stack:
+        for kind, of in _WRITTEN:
+            put(kind, "__repr__", of, repr)
+            put(kind, "__str__", of, str)
+            put(kind, "__format__", of, format)
+        put(torch.SymInt, "__hash__", int, hash)
+        put(torch.SymFloat, "__hash__", float, hash)
+        yield
+
+
+def _writes(frame: FrameType, name: str) -> bool:
+    """Whether a text or a hash that is asked for in a frame decides something in the model."""
+    if name == "__hash__" and library(frame.f_code.co_filename) in _MEMOISING:
+        return False
+    asking = asking_frame(frame)
+    return asking is not None and not only_said(asking)
+
+
+def _symbols(leaves: Sequence[Any]) -> dict[Any, tuple[int, int]]:
+    out: dict[Any, tuple[int, int]] = {}
+    for number, leaf in enumerate(leaves):
+        for dim, s in enumerate(leaf.shape if isinstance(leaf, Tensor) else ()):
+            if isinstance(s, torch.SymInt) and isinstance(s.node.expr, sympy.Symbol):
+                out.setdefault(s.node.expr, (number, dim))
+    return out
+
+
+def squeezed(graph: fx.Graph, times: frozenset[Any]) -> list[Asked]:
+    """``squeeze(dim)`` of a video asks whether the size is 1, and has another rank if it is."""
+    out = []
+    for node in graph.nodes:
+        if schema_name(node).rstrip("_") not in ("aten::squeeze", "aten::squeeze_copy"):
+            continue
+        source: Any = node.args[0]
+        shape, given = source.meta["val"].shape, node.args[1] if len(node.args) > 1 else ()
+        if not any(_free(s) & times for s in shape):
+            continue  # then any later operator is given what the model's own is given
+        for dim in given if isinstance(given, (list, tuple)) else [given]:
+            free = _free(shape[dim])
+            if free and not free & times:
+                expr = sympy.Eq(shape[dim].node.expr, 1)
+                where = place(node)
+                told = bool(shape[dim].node.hint == 1)
+                out.append(Asked(expr, told, where.source, where.line, tuple(call_stack(node))))
+    return out
+
+
+def _free(size: Any) -> frozenset[Any]:
+    return frozenset(size.node.expr.free_symbols) if isinstance(size, torch.SymInt) else frozenset()

@@ -1,0 +1,269 @@
+"""Padding along time spelled as a concatenation becomes the padding that it means.
+
+``cat([zeros, x[:, :, :-1]])`` is a temporal shift, ``cat([x[:, :, :1], x])`` replicate padding. As
+a pad with (possibly negative) amounts both are one window of one element, whereas as a
+concatenation the second piece begins where the first one ends.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import fx
+
+from pgt_fx.capture.export import Captured
+from pgt_fx.capture.guards.length_guard import Condition
+from pgt_fx.capture.observe.module_calls import place
+from pgt_fx.capture.schema import schema_name
+from pgt_fx.core.counts import counted
+from pgt_fx.core.lengths.questions import at_most
+from pgt_fx.core.lengths.sets import NotQuasiLinear
+
+# Fill value of constant pieces; None: an argument.
+CONSTANTS = {
+    "aten::zeros_like": 0.0,
+    "aten::new_zeros": 0.0,
+    "aten::zeros": 0.0,
+    "aten::ones": 1.0,
+    "aten::ones_like": 1.0,
+    "aten::new_ones": 1.0,
+    "aten::full": None,
+    "aten::full_like": None,
+    "aten::new_full": None,
+}
+SEE_THROUGH = {"aten::expand", "aten::repeat", "aten::contiguous", "aten::clone", "aten::to"}
+
+
+@dataclass(frozen=True)
+class Chain:
+    """A slice of a slice … of ``root``: along time ``start:stop``, elsewhere ``others``."""
+
+    root: fx.Node
+    others: tuple[tuple[Any, ...], ...]
+    start: int = 0
+    stop: int | None = None
+
+
+def cat_as_padding(captured: Captured, clip: int) -> None:
+    """Rewrite every concatenation along time that is a padding; erase what it leaves unused.
+
+    Args:
+        clip: frames of the example.
+    """
+    for node in list(captured.graph.nodes):
+        if schema_name(node) in ("aten::cat", "aten::concat", "aten::concatenate"):
+            _of_one_type(captured, node)
+            _rewrite(captured, node, clip)
+    for node in list(captured.graph.nodes):
+        _slice_of_cat(node)
+    for node in reversed(list(captured.graph.nodes)):
+        pure = schema_name(node) in {"aten::slice", "aten::cat", *CONSTANTS, *SEE_THROUGH}
+        if pure and not node.users:
+            captured.graph.erase_node(node)
+
+
+def _of_one_type(captured: Captured, node: fx.Node) -> None:
+    """The parts of a concatenation along time in its type, which is the widest of theirs: a step
+    may give those of one part alone. The tensor ``[]`` that a loop begins with is left out.
+    """
+    pieces: list[fx.Node] = list(node.args[0])  # type: ignore[arg-type]
+    value = node.meta["val"]
+    pieces = [p for p in pieces if p.meta["val"].dim() == value.dim() or not _is_empty(p)]
+    if any(captured.has_time(s) for p in pieces for s in p.meta["val"].shape):
+        for i, piece in enumerate(pieces):
+            if piece.meta["val"].dtype != value.dtype:
+                with node.graph.inserting_before(node):
+                    cast = node.graph.call_function(torch.ops.aten.to.dtype, (piece, value.dtype))
+                cast.meta = {**node.meta, "val": piece.meta["val"].to(value.dtype)}
+                pieces[i] = cast
+    node.args = (pieces, *node.args[1:])
+
+
+def _is_empty(node: fx.Node) -> bool:
+    return list(node.meta["val"].shape) == [0]
+
+
+def _rewrite(captured: Captured, node: fx.Node, clip: int) -> None:
+    pieces: list[fx.Node] = list(node.args[0])  # type: ignore[arg-type]
+    rank = node.meta["val"].dim()
+    given = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", 0)
+    dim = int(given) % rank  # type: ignore[arg-type]
+    lengths = [p.meta["val"].shape[dim] for p in pieces]
+    bodies = [i for i, n in enumerate(lengths) if captured.has_time(n)]
+    if len(bodies) != 1 or not all(
+        isinstance(n, int) for i, n in enumerate(lengths) if i != bodies[0]
+    ):
+        return
+    at = bodies[0]
+    before, behind = sum(lengths[:at]), sum(lengths[at + 1 :])
+    for body in _chains(pieces[at], dim):
+        kinds = {_kind(p, body, dim, i > at) for i, p in enumerate(pieces) if i != at}
+        if len(kinds) != 1 or None in kinds:
+            continue
+        if (before and body.start > 0) or (behind and body.stop is not None):
+            continue  # cropped and padded at the same end: no single window
+        if not _long_enough(captured, node, body, dim, clip):
+            continue
+        (kind,) = kinds
+        _replace(captured.graph, node, body, kind, rank - 1 - dim, before, behind)
+        return
+
+
+def _long_enough(captured: Captured, node: fx.Node, body: Chain, dim: int, clip: int) -> bool:
+    """Limit the lengths of videos to those of which the slice leaves what the padding does: of one
+    frame ``x[:, :, :-2]`` leaves none, and a padding by -2 takes one more away.
+
+    Returns:
+        whether there are such, the clip's among them.
+    """
+    cropped = body.start - (body.stop or 0)
+    if cropped <= 0:
+        return True
+    try:
+        enough = ~at_most(captured.sizes.function(body.root.meta["val"].shape[dim]), cropped - 1)
+    except NotQuasiLinear:
+        return False
+    where, text = place(node), f"leaves out {counted(cropped, 'frame')}"
+    lengths = captured.lengths.within(Condition(enough, where.source, where.line, text))
+    if clip not in lengths.numbers:
+        return False
+    captured.lengths = lengths
+    return True
+
+
+def _slice_of_cat(node: fx.Node) -> None:
+    """Channels taken out of a concatenation of channels come from the piece that has them.
+
+    So two temporal shifts in a row don't seem to read each other's channels.
+    """
+    if schema_name(node) != "aten::slice":
+        return
+    source, dim, first, last, step = _slice_arguments(node)
+    while schema_name(source) == "aten::slice" and _is_whole(source):
+        source = source.args[0]
+    if schema_name(source) not in ("aten::cat", "aten::concat") or not isinstance(dim, int):
+        return
+    rank = node.meta["val"].dim()
+    given = source.args[1] if len(source.args) > 1 else source.kwargs.get("dim", 0)
+    if given % rank != dim % rank or step != 1:
+        return
+    pieces = list(source.args[0])
+    lengths = [p.meta["val"].shape[dim] for p in pieces]
+    if not all(isinstance(n, int) for n in (first or 0, last or 0, *lengths)):
+        return
+    total = sum(lengths)
+    start, stop, _ = slice(first, last).indices(total)
+    begin = 0
+    for piece, length in zip(pieces, lengths, strict=True):
+        if begin <= start and stop <= begin + length and start < stop:
+            node.args = (piece, dim, start - begin, stop - begin)
+            node.kwargs = {}
+            return
+        begin += length
+
+
+def _is_whole(node: fx.Node) -> bool:
+    _, _, first, last, step = _slice_arguments(node)
+    whole = last is None or (isinstance(last, int) and last >= 2**31)
+    return not isinstance(first, fx.Node) and not first and whole and step == 1
+
+
+def _replace(
+    graph: fx.Graph,
+    node: fx.Node,
+    body: Chain,
+    kind: str | float | None,
+    inner: int,
+    before: int,
+    behind: int,
+) -> None:
+    amounts = [0, 0] * inner + [before - body.start, behind + (body.stop or 0)]
+    mode, value = ("replicate", None) if kind == "edge" else ("constant", kind)
+    with graph.inserting_before(node):
+        whole = _uncropped(graph, body, node)
+    node.target = torch.ops.aten.pad.default
+    node.args, node.kwargs = (whole, amounts, mode, value), {}
+
+
+def _kind(piece: fx.Node, body: Chain, dim: int, behind: bool) -> str | float | None:
+    """What a piece of fixed length is: "edge", a constant's value, or None for neither."""
+    value = constant_value(piece)
+    if value is not None:
+        return value
+    while schema_name(piece) in SEE_THROUGH and not _rounds(piece):
+        piece = piece.args[0]  # type: ignore[assignment]
+    for chain in _chains(piece, dim):
+        same = (chain.root, chain.others) == (body.root, body.others)
+        if same and (chain.start, chain.stop) == ((-1, None) if behind else (0, 1)):
+            return "edge"
+    return None
+
+
+def _chains(node: fx.Node, dim: int) -> list[Chain]:
+    """Every way to read a node as slices of something: at most one slice is along time."""
+    out = [Chain(node, ())]
+    others: list[tuple[Any, ...]] = []
+    start, stop = 0, None
+    while schema_name(node) == "aten::slice":
+        source, at, first, last, step = _slice_arguments(node)
+        if any(isinstance(v, fx.Node) for v in (at, first, last, step)):
+            break
+        unbounded = last is None or last >= 2**31
+        if at % node.meta["val"].dim() != dim:
+            if first or not unbounded or step != 1:
+                others.append((at, first, last, step))
+        elif first or not unbounded:
+            if step != 1 or (start, stop) != (0, None):
+                break
+            start, stop = first or 0, None if unbounded else last
+        node = source
+        out.append(Chain(node, tuple(others), start, stop))
+    # Cropped readings first: crop and pad as one window answer from the first frame on.
+    return sorted(out, key=lambda chain: (chain.start, chain.stop) == (0, None))
+
+
+def _slice_arguments(node: fx.Node) -> tuple[Any, ...]:
+    defaults = [None, 0, None, None, 1]
+    given = list(node.args) + defaults[len(node.args) :]
+    for i, name in enumerate(("self", "dim", "start", "end", "step")):
+        given[i] = node.kwargs.get(name, given[i])
+    return tuple(given)
+
+
+def _uncropped(graph: fx.Graph, body: Chain, like: fx.Node) -> fx.Node:
+    """The body without its slice along time: the other slices applied to the root."""
+    node = body.root
+    for arguments in reversed(body.others):
+        new = graph.call_function(torch.ops.aten.slice.Tensor, (node, *arguments))
+        new.meta = {k: v for k, v in like.meta.items() if k != "val"}
+        new.meta["val"] = torch.ops.aten.slice.Tensor(node.meta["val"], *arguments)
+        node = new
+    return node
+
+
+def constant_value(node: fx.Node) -> float | None:
+    """The value of a tensor that is the same everywhere, else None."""
+    if schema_name(node) in SEE_THROUGH | {"aten::slice"}:
+        within = constant_value(node.args[0])  # type: ignore[arg-type]
+        return None if within is None else _rounded(within, node)
+    name = schema_name(node)
+    if name not in CONSTANTS:
+        return None
+    value = CONSTANTS[name]
+    if value is not None:
+        return value
+    position = [a.name for a in node.target._schema.arguments].index("fill_value")  # type: ignore[union-attr]
+    given = node.args[position] if position < len(node.args) else node.kwargs.get("fill_value")
+    return _rounded(float(given), node) if isinstance(given, (int, float)) else None
+
+
+def _rounds(node: fx.Node) -> bool:
+    """Whether a node changes the type, and values with it."""
+    return bool(node.meta["val"].dtype != node.args[0].meta["val"].dtype)  # type: ignore[union-attr]
+
+
+def _rounded(value: float, node: fx.Node) -> float:
+    """A value as the type of a node has it."""
+    return float(torch.full((), value, device="cpu").to(node.meta["val"].dtype))

@@ -1,0 +1,47 @@
+"""How many keys and values an attention carries: what makes it exact, or what the caller asks."""
+
+from __future__ import annotations
+
+from torch import fx
+
+from pgt_fx.compiler.analysis.walk import Analysis, Operation
+from pgt_fx.core.options import Options
+from pgt_fx.rules import Scanned, StepOnly
+
+
+def remembers(operation: Operation, options: Options) -> bool:
+    """Whether an operation carries keys or values from step to step."""
+    outcome = operation.outcome
+    if isinstance(outcome, Scanned):
+        return bool(outcome.keys)
+    return isinstance(outcome, StepOnly) and bool(outcome.keys) and options.memory is not None
+
+
+def memory_size(analysis: Analysis, operation: Operation, options: Options) -> int | None:
+    """Elements that an attention carries; None: all of the video's.
+
+    With a causal mask as many as the mask lets through; else as many as there are in
+    ``options.attention`` clips, none without it.
+    """
+    outcome = operation.outcome
+    if isinstance(outcome, Scanned):
+        return outcome.window if outcome.keys else 0
+    if not remembers(operation, options) or operation.clock is None or options.memory is None:
+        return 0
+    clip = operation.clock.at(tuple(analysis.spec.lengths), True).total
+    return options.memory.elements(clip)
+
+
+def table_memory(analysis: Analysis, node: fx.Node, options: Options) -> int | None:
+    """Elements remembered by the attention that a node with a table of pairs belongs to."""
+    found = node.meta.get("pgt_attention")
+    operation = None if found is None else analysis.operations.get(found.product.name)
+    return 0 if operation is None else memory_size(analysis, operation, options)
+
+
+def grows(analysis: Analysis, options: Options) -> bool:
+    """Whether the state grows with the video: a causal attention that sees all of the past."""
+    return any(
+        remembers(o, options) and memory_size(analysis, o, options) is None
+        for o in analysis.operations.values()
+    )

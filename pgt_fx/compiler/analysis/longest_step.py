@@ -1,0 +1,61 @@
+"""How long a step may be: a table of fixed length has no row for what comes behind its last."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import fx
+
+from pgt_fx.capture.schema import schema_name
+from pgt_fx.compiler.analysis.walk import Analysis
+from pgt_fx.core.laws import Clock
+from pgt_fx.core.layout import size, time_dims
+
+
+def longest_step(analysis: Analysis) -> int | None:
+    """Most frames of a step (of the path with the fewest); None: any number."""
+    limits = [limit for node in analysis.operations for limit in _limits(analysis, node)]
+    if not limits:
+        return None
+    ratio = analysis.spec.ratio
+    frames = min(analysis.spec.lengths)
+    while all(c.at(tuple((frames + 1) * r for r in ratio), True).total <= n for c, n in limits):
+        frames += 1
+    return frames
+
+
+def _limits(analysis: Analysis, name: str) -> list[tuple[Clock, int]]:
+    """Clocks with the most elements that they may have in a step."""
+    operation = analysis.operations[name]
+    node, clock = operation.node, operation.clock
+    if clock is None:
+        return []
+    if schema_name(node) == "pgt_fx::clip_table":
+        table: Any = node.args[0]
+        like = analysis.value(node.args[1]).layout or ()  # type: ignore[arg-type]
+        out = []
+        for d in node.args[2]:  # type: ignore[union-attr]
+            dim = like[int(d)]  # type: ignore[arg-type]
+            entries = size(dim) // next(f.size for f in dim if f.time)
+            out.append((clock, int(table.meta["val"].shape[d]) // entries))
+        return out
+    # A table of pairs ends the video, not the step.
+    rows = [_rows(analysis, t) for t in operation.tables if t not in operation.pairs]
+    return [(clock, n) for n in rows if n is not None]
+
+
+def _rows(analysis: Analysis, table: fx.Node) -> int | None:
+    """Rows of the tensor that a table of fixed length is cut from."""
+    queue, seen = [table], set()
+    while queue:
+        node = queue.pop()
+        known = analysis.value(node).table
+        if node in seen or known is None:
+            continue
+        seen.add(node)
+        source: Any = node.args[0] if node.args else None
+        if schema_name(node) == "aten::slice" and analysis.value(source).table is None:
+            dim = time_dims(analysis.value(node).layout or ())[0]
+            return int(source.meta["val"].shape[dim])
+        queue += node.all_input_nodes
+    return None

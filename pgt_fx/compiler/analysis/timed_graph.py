@@ -1,0 +1,114 @@
+"""What the analysis finds of the values and operators of a graph."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import fx
+
+from pgt_fx.capture.export import Captured
+from pgt_fx.capture.guards.length_guard import Lengths
+from pgt_fx.compiler.analysis.length_tables import PairTable, Table
+from pgt_fx.core.clip import ClipSpec
+from pgt_fx.core.errors import Place
+from pgt_fx.core.laws import Clock
+from pgt_fx.core.layout import Axis, Layout, LayoutError, axis_of
+from pgt_fx.rules import Outcome, Refusal
+
+
+@dataclass
+class Value:
+    """Timeline of one value of the graph.
+
+    Attributes:
+        layout: axes; None where the value is no tensor.
+        clock: how many elements exist when; None for a value without a time axis.
+        pooled: names of the reductions over time that the value depends on, through which it
+            has one element per step.
+        guessed: behind a blocker: the timeline was made up to go on looking for more.
+        table: of a value that the model makes from the number of frames: it has no clock, and is
+            made anew in each step where it is used.
+        of_length: calculated from the number of frames of the video T, and no table:
+            ``full((2,), T)``.
+    """
+
+    layout: Layout | None
+    clock: Clock | None = None
+    pooled: frozenset[str] = frozenset()
+    guessed: bool = False
+    table: Table | None = None
+    of_length: bool = False
+
+    @property
+    def timed(self) -> bool:
+        return self.clock is not None
+
+
+@dataclass
+class Operation:
+    """What the analysis found of one node.
+
+    Attributes:
+        outcome: what the rule answered.
+        value: timeline of the result; a list for several results.
+        joins: operands with time whose clocks differ: each gets an aligner.
+        place: where in the user's model.
+        tables: operands that are tables.
+        pairs: those of them that have an axis of keys, made at the positions of a step.
+        clock: of the operands in common.
+    """
+
+    node: fx.Node
+    outcome: Outcome
+    value: Value | list[Value]
+    place: Place
+    joins: tuple[fx.Node, ...] = ()
+    joined: Clock | None = None
+    tables: tuple[fx.Node, ...] = ()
+    pairs: dict[fx.Node, PairTable] = field(default_factory=dict)
+    clock: Clock | None = None
+
+
+@dataclass
+class Analysis:
+    """Timelines of all values, operations in order, and the model's outputs.
+
+    Attributes:
+        values: node name -> timeline (a list for several results).
+        operations: node name -> operation, for nodes with at least one operand that has time.
+        outputs: nodes (or constants) that the model returns, flat.
+        lengths: of the whole videos for which the graph is the model.
+        apart: nodes that take the first frame to put it in front of a stream.
+    """
+
+    captured: Captured
+    spec: ClipSpec
+    future: str
+    values: dict[str, Value | list[Value]] = field(default_factory=dict)
+    operations: dict[str, Operation] = field(default_factory=dict)
+    outputs: list[Any] = field(default_factory=list)
+    lengths: Lengths = field(default_factory=Lengths)
+    apart: set[str] = field(default_factory=set)
+
+    def value(self, node: fx.Node) -> Value:
+        """Timeline of a node with a single result."""
+        found = self.values[node.name]
+        if isinstance(found, list):
+            raise Refusal("several results are used as one")
+        return found
+
+    def timed(self, node: fx.Node) -> bool:
+        """Whether a node has a time axis, in one of its results at least."""
+        found = self.values[node.name]
+        return any(v.timed for v in (found if isinstance(found, list) else [found]))
+
+    def streams(self, node: fx.Node) -> list[fx.Node]:
+        """Operands with time."""
+        return [n for n in node.all_input_nodes if self.timed(n)]
+
+    def axis(self, node: fx.Node) -> Axis:
+        layout = self.value(node).layout
+        if layout is None:
+            raise LayoutError("no tensor")
+        return axis_of(layout)

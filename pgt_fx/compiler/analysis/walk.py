@@ -1,0 +1,508 @@
+"""Analysis: one forward walk over the graph gives each value its timeline and each operator a
+verdict. No tensor is computed.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from pgt_fx.capture.export import Captured
+from pgt_fx.capture.observe.module_calls import place
+from pgt_fx.capture.passes.find_attention import NOTE
+from pgt_fx.capture.schema import schema_name
+from pgt_fx.compiler.analysis.length_tables import (
+    PairTable,
+    Table,
+    pair_table,
+    read_table,
+    table_graph,
+)
+from pgt_fx.compiler.analysis.outputs import check_outputs
+from pgt_fx.compiler.analysis.timed_graph import Analysis, Operation, Value
+from pgt_fx.compiler.analysis.video_lengths import not_empty, part_of, whole_groups, within_table
+from pgt_fx.core.clip import ClipSpec
+from pgt_fx.core.clock_equality import covers, same, samples
+from pgt_fx.core.errors import BlockedError, Blocker
+from pgt_fx.core.laws import Clock, ConcatClock, InputClock, JoinClock, LawClock
+from pgt_fx.core.layout import Factor, Layout, LayoutError, open_sizes, plain, time_dims
+from pgt_fx.rules import (
+    RULES,
+    Concatenated,
+    Local,
+    OpView,
+    Outcome,
+    Reduced,
+    Refusal,
+    Scanned,
+    StepOnly,
+    Windowed,
+)
+from pgt_fx.rules.pointwise import CLIP_TABLE, LENGTH_TABLE
+from pgt_fx.rules.registry import MergedTime, SizeAtHand, hint
+
+__all__ = ["Analysis", "Operation", "Value", "analyze_graph", "walk_graph"]
+
+
+def analyze_graph(captured: Captured, spec: ClipSpec, future: str) -> Analysis:
+    """Walk the graph.
+
+    Raises:
+        BlockedError: listing every operator that mixes time and has no rule.
+    """
+    analysis, blockers = walk_graph(captured, spec, future)
+    if blockers:
+        raise BlockedError(list(blockers.values()))
+    return analysis
+
+
+def walk_graph(
+    captured: Captured, spec: ClipSpec, future: str
+) -> tuple[Analysis, dict[str, Blocker]]:
+    """Walk the graph to its end, blockers or not.
+
+    Returns:
+        the analysis, whose timelines behind a blocker are guessed, and the blockers by node name.
+    """
+    walk = _Walk(Analysis(captured, spec, future))
+    for memory in captured.memories:
+        walk.blockers[memory.name] = Blocker(memory.place, LEFT_BEHIND, PASS_IT)
+    for where in captured.seeded:
+        walk.blockers[str(where)] = Blocker(where, SEEDED, "draw outside the model, or unseeded")
+    for node in captured.graph.nodes:
+        walk.visit(node)
+    return walk.analysis, walk.blockers
+
+
+LEFT_BEHIND = (
+    "forward leaves a value in an attribute, or in a variable, for its next call to read, and the "
+    "calls of a stream are the steps of one video"
+)
+PASS_IT = (
+    "compute it anew in each call, or from the video with operators along time, or pass it as an "
+    "input"
+)
+SEEDED = "seeds torch's random numbers in forward, where each step would draw the same once more"
+REMEDY = "replace it by an operator with a finite window, or leave it outside the model"
+#: Operator of torch's that runs a part of the model as a block -> what to do about it.
+_OF_BLOCKS = {
+    "wrap_with_autocast": "switch autocast around the model, not in forward",
+    "flex_attention": "use scaled_dot_product_attention, with a mask of the frames",
+    "cond": "choose with torch.where, which computes both sides",
+    "scan": "write it as a layer that the steps know: cumsum, nn.GRU, nn.LSTM",
+    "while_loop": "write the turns out, or leave the loop outside the model",
+}
+OF_LENGTH = "calculates with the number of frames of the video, which a step doesn't know"
+
+
+class _Walk:
+    def __init__(self, analysis: Analysis) -> None:
+        self.analysis = analysis
+        self.blockers: dict[str, Blocker] = {}
+        self.paths = {leaf: k for k, leaf in enumerate(analysis.spec.paths)}
+        self.ratio = analysis.spec.ratio
+        self.analysis.lengths = analysis.captured.lengths
+
+    def visit(self, node: fx.Node) -> None:
+        if node.op == "placeholder":
+            self.analysis.values[node.name] = self._input(node)
+        elif node.op == "output":
+            self.blockers |= check_outputs(self.analysis, node)
+        elif node.op == "get_attr":  # the graph of a block, which is refused where it is run
+            self.analysis.values[node.name] = Value(None)
+        elif node.op == "call_function":
+            try:
+                self._call(node)
+            except (Refusal, LayoutError) as refusal:
+                remedy = getattr(refusal, "remedy", "") or REMEDY
+                if isinstance(refusal, Refusal) or not self._behind_a_blocker(node):
+                    self.blockers[node.name] = Blocker(place(node), str(refusal), remedy)
+                self.analysis.values[node.name] = self._after_refusal(node)
+
+    def _input(self, node: fx.Node) -> Value:
+        value = node.meta.get("val")
+        if not isinstance(value, Tensor):
+            return Value(None)
+        layout = plain([hint(s) for s in value.shape])
+        leaf = self.analysis.captured.inputs.get(node.name)
+        at = None if leaf is None else self.analysis.spec.times[leaf]
+        if leaf is None or at is None:
+            return Value(layout)
+        dims = list(layout)
+        for d, s in enumerate(value.shape):
+            dims[d] = (Factor(hint(s), not isinstance(s, int), int(d == at), d == 0 != at),)
+        return Value(tuple(dims), InputClock(self.analysis.future, self.paths[leaf]))
+
+    def _call(self, node: fx.Node) -> None:
+        operands = list(node.all_input_nodes)
+        values = [self.analysis.values[n.name] for n in operands]
+        flat = [v for value in values for v in (value if isinstance(value, list) else [value])]
+        pooled = frozenset().union(*(v.pooled for v in flat)) if flat else frozenset()
+        if not isinstance(node.target, torch._ops.OpOverload) or not _has_tensor(node):
+            if isinstance(node.target, torch._ops.HigherOrderOperator):
+                raise Refusal(
+                    "runs a part of the model as a block of its own, which is not looked into",
+                    _OF_BLOCKS.get(
+                        node.target.name(), "spell it without torch's operator for such blocks"
+                    ),
+                )
+            self._builtin(node, pooled)
+            return
+        if node.kwargs.get("generator") is not None:
+            raise Refusal(
+                "draws random numbers with a generator of its own, which a graph can't hold",
+                "draw them without generator=, or outside the model",
+            )
+        if "pgt_written" in node.meta and self._written_to_time(node):
+            raise node.meta["pgt_written"]
+        if not any(v.timed for v in flat):
+            self._timeless(node, pooled)
+            return
+        rule = RULES.get(node.target._schema.name)
+        if rule is None:
+            raise Refusal(
+                "there is no rule for this operator, and it is given a tensor with a time axis",
+                "register one with pgt_fx.rules.rule, or move the operator out of the model",
+            )
+        # A table of a clip's rows is read anew in each step, and said so.
+        if any(v.of_length for v in flat) and schema_name(node) != "pgt_fx::clip_table":
+            raise Refusal(OF_LENGTH, "leave the number of frames out of it")
+        known = self.analysis.captured.sizes.of(self.analysis.lengths.numbers)
+        pairs = self._pairs(node)
+        layouts = {n: found.layout for n, found in pairs.items()}
+        view = OpView(node, lambda n: layouts.get(n) or self._layout(n), known)
+        try:
+            outcome = rule(view)
+        except MergedTime as merged:
+            self._set_apart(node, merged)
+            self._call(node)
+            return
+        if isinstance(outcome, Concatenated):
+            self._concatenation(node, outcome)
+            return
+        tables = tuple(n for n in dict.fromkeys(view.tensors) if self._table(n))
+        outcome = self._beside_tables(outcome, tables, pairs)
+        self._sizes_without_time(node, outcome)
+        joins, clock = self._join(node, view, outcome)
+        operation = Operation(
+            node, outcome, Value(None), place(node), tables=tables, pairs=pairs, clock=clock
+        )
+        if joins:
+            operation.joins, operation.joined = joins, clock
+        if isinstance(outcome, Windowed) and outcome.groups:
+            self.analysis.lengths = whole_groups(self.analysis, operation, outcome.groups)
+        if isinstance(outcome, Windowed) and outcome.pads:
+            self.analysis.lengths = not_empty(self.analysis, operation)
+        for table in pairs.values():
+            self.analysis.lengths = within_table(self.analysis, operation, table)
+        operation.value = self._result(node, outcome, clock, pooled)
+        if any(v.guessed for v in flat):
+            for v in operation.value if isinstance(operation.value, list) else [operation.value]:
+                v.guessed = True
+        self.analysis.values[node.name] = operation.value
+        self.analysis.operations[node.name] = operation
+        self._check(node, operation.value)
+
+    def _set_apart(self, node: fx.Node, merged: MergedTime) -> None:
+        """Write the elements merged with time as elements of time, in front of the operator."""
+        operand, dim = merged.operand, merged.dim
+        graph, value = self.analysis.captured.graph, operand.meta["val"]
+        with graph.inserting_before(node):
+            parts = graph.call_function(
+                torch.ops.aten.unflatten.int, (operand, dim, [-1, merged.entries])
+            )
+            whole = graph.call_function(torch.ops.pgt_fx.interleave.default, (parts, dim))
+        count = value.shape[dim] // merged.entries
+        parts.meta = {**node.meta, "val": value.unflatten(dim, (count, merged.entries))}
+        whole.meta = {**node.meta, "val": value}
+        node.replace_input_with(operand, whole)
+        self.visit(parts)
+        self.visit(whole)
+
+    def _concatenation(self, node: fx.Node, outcome: Concatenated) -> None:
+        """Parts of known length, then a stream: a clock of its own, and nothing to align."""
+        parts = tuple(
+            part_of(self.analysis, n, k)
+            for n, k in zip(outcome.parts, outcome.lengths, strict=True)
+        )
+        if any(part.first for part in parts[1:]):
+            # Its turn may come in a later step, when the frame is gone.
+            raise Refusal("puts a frame taken by its number behind others", "slice it: x[:, :, :1]")
+        clock = ConcatClock(parts)
+        streams = [self.analysis.value(n) for n in outcome.parts]
+        pooled = frozenset().union(*(v.pooled for v in streams if v.timed))
+        value = Value(outcome.layout, clock, pooled)
+        self.analysis.values[node.name] = value
+        self.analysis.operations[node.name] = Operation(
+            node, outcome, value, place(node), clock=clock
+        )
+        self._check(node, value)
+
+    def _table(self, node: fx.Node) -> Table | None:
+        found = self.analysis.values[node.name]
+        return None if isinstance(found, list) else found.table
+
+    def _pairs(self, node: fx.Node) -> dict[fx.Node, PairTable]:
+        """The tables with an axis of keys among an operator's operands."""
+        tensors = [n for n in node.all_input_nodes if isinstance(n.meta.get("val"), Tensor)]
+        others = [
+            (n.meta["val"], layout)
+            for n in tensors
+            if not self._table(n) and (layout := self._layout(n)) and time_dims(layout)
+        ]
+        out: dict[fx.Node, PairTable] = {}
+        for n in tensors:
+            layout = self._layout(n)
+            if self._table(n) is not None and layout is not None:
+                found = pair_table(self.analysis.captured, n, layout, node, others)
+                out |= {} if found is None else {n: found}
+        return out
+
+    def _beside_tables(
+        self, outcome: Outcome, tables: tuple[fx.Node, ...], pairs: dict[fx.Node, PairTable]
+    ) -> Outcome:
+        """What an operator with a table among its operands does from step to step."""
+        known = {n: found for n in tables if (found := self._table(n)) is not None}
+        kinds = {found.kind for n, found in known.items() if n not in pairs}
+        for n, found in known.items():
+            if n not in pairs:
+                table_graph(self.analysis.captured, n, found)  # refuses what a step can't make
+        if known and not isinstance(outcome, (Local, Scanned, StepOnly)):
+            raise Refusal(
+                "a table made from the number of frames stands where a weight or the video should",
+                "combine it with the video by an elementwise operator",
+            )
+        if kinds & {"clip", "prefix"} and isinstance(outcome, (Local, Scanned)):
+            keys = outcome.keys if isinstance(outcome, Scanned) else ()
+            restarts = isinstance(outcome, Local) and "clip" not in kinds
+            reason = LENGTH_TABLE if "clip" in kinds else CLIP_TABLE
+            outcome = StepOnly(
+                outcome.layout, reason, args=outcome.args, keys=keys, restarts=restarts
+            )
+        return outcome
+
+    def _written_to_time(self, node: fx.Node) -> bool:
+        """Whether an operator that writes in place was found to be one that no step can run."""
+        found: Any = node.meta["pgt_written"]
+        return isinstance(found, Refusal)
+
+    def _layout(self, node: fx.Node) -> Layout | None:
+        value = self.analysis.values[node.name]
+        return None if isinstance(value, list) else value.layout
+
+    def _builtin(self, node: fx.Node, pooled: frozenset[str]) -> None:
+        """``getitem`` on several results; arithmetic on sizes."""
+        source = node.args[0] if node.args else None
+        if isinstance(source, fx.Node) and isinstance(self.analysis.values[source.name], list):
+            found = self.analysis.values[source.name]
+            self.analysis.values[node.name] = found[int(node.args[1])]  # type: ignore[index,arg-type]
+            return
+        of_length = any(
+            v.of_length
+            for n in node.all_input_nodes
+            if not isinstance(v := self.analysis.values[n.name], list)
+        )
+        self.analysis.values[node.name] = Value(None, None, pooled, of_length=of_length)
+
+    def _timeless(self, node: fx.Node, pooled: frozenset[str]) -> None:
+        """No operand has time: any operator runs as it is, unless it makes a table of T rows."""
+        result = node.meta.get("val")
+        known = [self.analysis.values[n.name] for n in node.all_input_nodes]
+        flat = [v for one in known for v in (one if isinstance(one, list) else [one])]
+        made = any(v.of_length for v in flat)
+        of_length = made or any(n.meta.get("pgt_time") for n in node.all_input_nodes)
+        if pooled and of_length:
+            raise Refusal(OF_LENGTH, "use a mean over time in place of a sum and a division")
+        tensors = list(result) if isinstance(result, (list, tuple)) else [result]
+        behind = self._behind_a_blocker(node)  # told where it was made
+        timed = any(
+            self.analysis.captured.has_time(s)
+            for t in tensors
+            if isinstance(t, Tensor)
+            for s in t.shape
+        )
+        tables = [t for n in node.all_input_nodes if (t := self._table(n)) is not None]
+        if timed and not behind:
+            if pooled:
+                raise Refusal(
+                    "makes a tensor with one entry per frame from a value pooled over time"
+                )
+            layout, table = read_table(
+                self.analysis.captured, node, tables, self._layout, of_length=made
+            )
+            self.analysis.values[node.name] = Value(layout, table=table)
+            return
+        if tables and not behind:
+            raise Refusal(
+                "takes all entries of a table with one per frame together: what comes out depends "
+                "on the length of the video",
+                "keep one entry per frame",
+            )
+        size = _guess if behind else hint
+        values = [
+            Value(plain(map(size, t.shape)), None, pooled, guessed=behind, of_length=of_length)
+            if isinstance(t, Tensor)
+            else Value(None, None, pooled)
+            for t in tensors
+        ]
+        several = isinstance(result, (list, tuple))
+        self.analysis.values[node.name] = values if several else values[0]
+
+    def _sizes_without_time(self, node: fx.Node, outcome: Outcome) -> None:
+        """Arguments computed from the length of the video must have been re-derived."""
+        if isinstance(outcome, Reduced):
+            return
+        schema = node.target._schema  # type: ignore[union-attr]
+        for position, argument in enumerate(schema.arguments):
+            if argument.name in outcome.args:
+                given = outcome.args[argument.name]
+            elif position < len(node.args) and not argument.kwarg_only:
+                given = node.args[position]
+            else:
+                given = node.kwargs.get(argument.name)
+            items = given if isinstance(given, (list, tuple)) else [given]
+            for item in items:
+                if isinstance(item, fx.Node) and item.meta.get("pgt_time"):
+                    at = self._keys_at_hand(node, outcome, item)
+                    if at is not None and given is item:
+                        outcome.args[argument.name] = SizeAtHand((at,))
+                        continue
+                    raise Refusal(
+                        f"its argument {argument.name} is computed from the length of the video",
+                        "derive it from the shape of the tensor at hand, or use a reduction",
+                    )
+
+    def _keys_at_hand(self, node: fx.Node, outcome: Outcome, item: fx.Node) -> int | None:
+        """The dimension of an attention map whose number of keys a size is (a mean over them)."""
+        layout = getattr(outcome, "layout", None)
+        size, value = item.meta["val"], node.meta["val"]
+        if not isinstance(layout, tuple) or not isinstance(value, Tensor):
+            return None
+        found = node.meta.get(NOTE)
+        product = found and self.analysis.operations.get(found.product.name)
+        if product and isinstance(product.outcome, Scanned):
+            return None  # of a causal one the keys at hand are those so far, not the video's
+        for d in time_dims(layout, 2):
+            if isinstance(size, torch.SymInt) and str(value.shape[d]) == str(size):
+                return d
+        return None
+
+    def _join(
+        self, node: fx.Node, view: OpView, outcome: Outcome
+    ) -> tuple[tuple[fx.Node, ...], Clock]:
+        """Operands that need an aligner, and the clock of their common prefix."""
+        operands = [n for n in view.tensors if self.analysis.value(n).timed]
+        clocks = [self.analysis.value(n).clock for n in operands]
+        found = [c for c in clocks if c is not None]
+        distinct: list[Clock] = []
+        for clock in found:
+            if not any(same(clock, other, self.ratio) for other in distinct):
+                distinct.append(clock)
+        if len(distinct) > 1 and any(time_dims(self._layout(n) or (), 2) for n in operands):
+            raise Refusal(
+                "the values of an attention are later than its queries and keys",
+                "compute all three from one tensor without convolutions along time between them",
+            )
+        rows = view.arg.get(outcome.source) if isinstance(outcome, Scanned) else None
+        if len(distinct) > 1 and isinstance(rows, fx.Node):
+            query = self.analysis.value(rows).clock
+            if query is not None and not all(covers(c, query, self.ratio) for c in distinct):
+                raise Refusal(
+                    "its queries are more than its keys or values: the last ones see all of time",
+                    "let each query have a key of its own frame",
+                )
+        commits = isinstance(outcome, (Reduced, Scanned, StepOnly))
+        commit = commits and self._provisional(found[0])
+        if len(distinct) == 1 and not commit:
+            return (), found[0]
+        return tuple(operands), JoinClock(tuple(distinct), commit=commit)
+
+    def _provisional(self, clock: Clock) -> bool:
+        if clock.firm:
+            return False
+        (one,), times = samples(self.ratio, clock)
+        counts = [one.at(frames, False) for frames in times]
+        return not counts or any(c.sure != c.total for c in counts)
+
+    def _result(
+        self, node: fx.Node, outcome: Outcome, clock: Clock, pooled: frozenset[str]
+    ) -> Value | list[Value]:
+        if isinstance(outcome, Reduced):
+            return Value(outcome.layout, None, pooled | {node.name})
+        if isinstance(outcome, Windowed):
+            return Value(outcome.layout, LawClock(outcome.law, clock), pooled)
+        layouts = outcome.layout if isinstance(outcome.layout, list) else [outcome.layout]
+        values = []
+        for layout in layouts:
+            timed = layout is not None and bool(time_dims(layout, 1))
+            extra = pooled
+            if layout is not None and not timed and isinstance(outcome, (Scanned, StepOnly)):
+                extra = pooled | {node.name}
+            values.append(Value(layout, clock if timed else None, extra))
+        return values if isinstance(outcome.layout, list) else values[0]
+
+    def _check(self, node: fx.Node, value: Value | list[Value]) -> None:
+        """The layout and the captured sizes must agree on where time is."""
+        values = value if isinstance(value, list) else [value]
+        results = node.meta["val"]
+        results = list(results) if isinstance(results, (list, tuple)) else [results]
+        for one, result in zip(values, results, strict=False):
+            if one.layout is None or not isinstance(result, Tensor):
+                continue
+            if len(one.layout) != result.dim():
+                raise LayoutError(
+                    f"internal: the rule gave {len(one.layout)} axes, there are {result.dim()}"
+                )
+            timed = set(time_dims(one.layout))
+            for d, s in enumerate(result.shape):
+                if self.analysis.captured.has_time(s) and d not in timed:
+                    raise LayoutError(
+                        f"dimension {d} of the result depends on the length of the video and the "
+                        "operator's rule does not say how"
+                    )
+            one.layout = open_sizes(one.layout, result.shape)
+
+    def _behind_a_blocker(self, node: fx.Node) -> bool:
+        """Layouts that don't fit together behind a blocker say nothing about the model."""
+        found = (self.analysis.values[n.name] for n in node.all_input_nodes)
+        flat = (v for one in found for v in (one if isinstance(one, list) else [one]))
+        return any(v.guessed for v in flat)
+
+    def _after_refusal(self, node: fx.Node) -> Value | list[Value]:
+        """Go on behind a blocker as if it were local, so that all blockers are found at once."""
+        operands = [
+            v
+            for n in node.all_input_nodes
+            if not isinstance(v := self.analysis.values[n.name], list) and v.timed
+        ]
+        result = node.meta.get("val")
+        tensors = list(result) if isinstance(result, (list, tuple)) else [result]
+        values = []
+        for tensor in tensors:
+            if not isinstance(tensor, Tensor):
+                values.append(Value(None))
+                continue
+            at = [d for d, s in enumerate(tensor.shape) if self.analysis.captured.has_time(s)]
+            dims = tuple(
+                (Factor(_guess(s), True, min(2, 1 + at.index(d)) if d in at else 0),)
+                for d, s in enumerate(tensor.shape)
+            )
+            timed = operands and len(time_dims(dims, 1)) == 1
+            values.append(Value(dims, operands[0].clock if timed else None, guessed=True))
+        return values if isinstance(result, (list, tuple)) else values[0]
+
+
+def _guess(size: Any) -> int:
+    """A size behind a blocker, which may depend on the data."""
+    try:
+        return hint(size)
+    except Refusal:
+        return 2
+
+
+def _has_tensor(node: fx.Node) -> bool:
+    value = node.meta.get("val")
+    values = value if isinstance(value, (list, tuple)) else [value]
+    return any(isinstance(v, Tensor) for v in values)

@@ -1,0 +1,102 @@
+"""Arguments of a captured call: read by name, changed, and made a template for a step."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+import torch
+from torch import fx
+
+from pgt_fx.capture.export import Captured
+from pgt_fx.runtime.markov.template import Hole, Template
+
+
+def listed(*values: Any) -> list[Any]:
+    """The arguments themselves: a template's call that only fills them in."""
+    return list(values)
+
+
+def template(call: Any, args: Any, kwargs: Any, source: fx.Node) -> tuple[Template, list[fx.Node]]:
+    """The operator with holes for its operands, and the operands besides ``source``."""
+    others: list[fx.Node] = []
+
+    def hole(n: fx.Node) -> Any:
+        if n is source:
+            return Hole(0)
+        if n not in others:
+            others.append(n)
+        return Hole(others.index(n) + 1)
+
+    filled = fx.map_arg(tuple(args), hole)
+    named = fx.map_arg(kwargs, hole)
+    return Template(call, tuple(filled), tuple(named.items())), others
+
+
+_NEEDED: Any = object()
+
+
+def argument(node: fx.Node, name: str, default: Any = _NEEDED) -> Any:
+    """An argument of a call, by its name in the schema; ``default`` where it isn't given."""
+    for position, argument in enumerate(node.target._schema.arguments):  # type: ignore[union-attr]
+        if argument.name == name:
+            if position < len(node.args) and not argument.kwarg_only:
+                return node.args[position]
+            return node.kwargs.get(name, None if default is _NEEDED else default)
+    if default is _NEEDED:
+        raise KeyError(name)
+    return default
+
+
+def arguments(node: fx.Node, changes: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
+    """Arguments of a call with some changed, positional as far as the schema allows."""
+    args: list[Any] = list(node.args)
+    kwargs = dict(node.kwargs)
+    for position, argument in enumerate(node.target._schema.arguments):  # type: ignore[union-attr]
+        if argument.name not in changes:
+            continue
+        value = changes[argument.name]
+        if argument.kwarg_only or argument.name in kwargs:
+            kwargs[argument.name] = value
+            continue
+        while len(args) <= position:
+            args.append(node.target._schema.arguments[len(args)].default_value)  # type: ignore[union-attr]
+        args[position] = value
+    return args, kwargs
+
+
+def with_memories(node: fx.Node, args: list[Any], memories: dict[fx.Node, fx.Node]) -> list[Any]:
+    """Arguments of one product of an attention with its keys or values remembered.
+
+    Place by place: an operand may be the queries as well, which are those of the step alone.
+    """
+    out = list(args)
+    name = node.target._schema.name  # type: ignore[union-attr]
+    if name == "aten::einsum":
+        terms, result = str(args[0]).replace(" ", "").split("->")
+        twice = args[1].count(args[1][0]) > 1  # then the keys are those that make the columns
+        out[1] = [
+            n if twice and result[-1] not in term else memories.get(n, n)
+            for term, n in zip(terms.split(","), args[1], strict=True)
+        ]
+        return out
+    for place in (1, 2) if name == "aten::scaled_dot_product_attention" else (1,):
+        out[place] = memories.get(out[place], out[place])
+    return out
+
+
+def size_of_clip(
+    node: fx.Node, captured: Captured, inputs: Collection[fx.Node]
+) -> tuple[fx.Node, int] | None:
+    """The input and its dimension that a size is as large as at any time: a step always has it,
+    where the value that the model asks for its shape may have no elements yet."""
+    size = node.meta.get("val")
+    if node.target is not torch.ops.aten.sym_size.int or node.args[0] in inputs:
+        return None
+    if not isinstance(size, torch.SymInt) or captured.has_time(size):
+        return None
+    for one in inputs:
+        for dim, other in enumerate(getattr(one.meta["val"], "shape", ())):
+            if isinstance(other, torch.SymInt) and str(other) == str(size):
+                return one, dim
+    return None

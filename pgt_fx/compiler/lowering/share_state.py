@@ -1,0 +1,85 @@
+"""One tail for several: operators that read the same value carry its elements once.
+
+What waits at a join are the last elements of a value, and so is what a window carries. Where the
+one always has as many as the other needs, the other reads it and carries nothing. A residual
+connection around a convolution costs no state then: the convolution carries the frames that wait.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+from pgt_fx.core.clock_equality import samples
+from pgt_fx.core.laws import Clock, JoinClock, LawClock
+from pgt_fx.runtime.markov.align import MarkovAlign
+from pgt_fx.runtime.markov.window import MarkovWindow
+from pgt_fx.runtime.plan import AlignItem, WindowItem
+from pgt_fx.runtime.step_graph import Emitted
+from pgt_fx.runtime.work import held as held_of
+
+Carrier = MarkovWindow | MarkovAlign
+
+
+def share(emitted: Emitted, ratio: tuple[int, ...]) -> None:
+    """Let operators read the tail of another one where they can."""
+    readers: defaultdict[tuple[str, Clock], list[Carrier]] = defaultdict(list)
+    live = {node.slot for node in emitted.schedulable.nodes}
+    for module in emitted.markov.values():
+        if not isinstance(module, Carrier) or module.slot not in live:
+            continue
+        item = emitted.schedulable.items[module.slot]
+        whole = not isinstance(module, MarkovWindow) or (
+            module.markov.exact and module.mode == "constant"
+        )
+        if isinstance(item, (AlignItem, WindowItem)) and whole and not module.axis.merged:
+            readers[emitted.origin[module.slot].name, item.source].append(module)
+    for (_, source), modules in readers.items():
+        held = _carried(emitted, source, modules, ratio)
+        if not any(held.values()):
+            continue
+        # The one that carries most owns the tail; the first of several that carry the same.
+        for module in sorted(modules, key=lambda m: -sum(held[m.slot])):
+            owner = next((o for o in modules if _serves(o, module, held)), None)
+            if owner is not None and max(held[module.slot], default=0) > 0:
+                module.tail = owner.slot
+                emitted.shared[module.slot] = owner.slot
+
+
+def _serves(owner: Carrier, reader: Carrier, held: dict[str, list[int]]) -> bool:
+    """Whether ``owner`` always carries the elements that ``reader`` needs, and itself."""
+    if owner is reader or owner.tail != owner.slot:
+        return False
+    # A window's tail begins with padding at the start of a video, and so must its owner's.
+    alike = isinstance(owner, MarkovWindow) and owner.fill == getattr(reader, "fill", None)
+    if isinstance(reader, MarkovWindow) and not alike:
+        return False
+    pairs = list(zip(held[owner.slot], held[reader.slot], strict=True))
+    more = any(a > b for a, b in pairs)
+    first = list(held).index(owner.slot) < list(held).index(reader.slot)
+    return all(a >= b for a, b in pairs) and (more or first)
+
+
+def _carried(
+    emitted: Emitted, source: Clock, modules: list[Carrier], ratio: tuple[int, ...]
+) -> dict[str, list[int]]:
+    """How many elements each operator carries at moments that tell them apart; none where several
+    paths fed unevenly may differ."""
+    items = [emitted.schedulable.items[m.slot] for m in modules]
+    outs = [item.out for item in items if isinstance(item, (AlignItem, WindowItem))]
+    laws = [item.law if isinstance(item, WindowItem) else None for item in items]
+    if not all(_follows(out, source) for out in outs):
+        return {}
+    (seen, *made), times = samples(ratio, source, *outs)
+    return {
+        m.slot: [held_of(seen.at(t, False).sure, out.at(t, False).sure, law) for t in times]
+        for m, out, law in zip(modules, made, laws, strict=True)
+    }
+
+
+def _follows(clock: Clock, source: Clock) -> bool:
+    """Whether a clock is a function of the count of ``source`` alone."""
+    if clock is source or (len(clock.paths) == 1 and clock.paths == source.paths):
+        return True
+    if isinstance(clock, JoinClock):
+        return all(_follows(part, source) for part in clock.sources)
+    return isinstance(clock, LawClock) and _follows(clock.source, source)

@@ -1,0 +1,370 @@
+"""A program and its model on the same random videos, whole and in steps: the first difference."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from torch import Tensor, fx
+
+from pgt_fx.compiler.selfcheck.copies import Trial, all_exact
+from pgt_fx.compiler.selfcheck.measure import (
+    assembled,
+    error,
+    error_per_element,
+    leaves,
+    parts,
+    random_chunks,
+    shapes,
+    unlike,
+)
+from pgt_fx.compiler.selfcheck.recursion import recursion
+from pgt_fx.compiler.selfcheck.videos import Video, first_line
+from pgt_fx.core.counts import counted
+from pgt_fx.core.errors import PgtError
+from pgt_fx.runtime.progressive import Progressive
+
+INF = float("inf")
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One answer that is not the model's.
+
+    Attributes:
+        chunks: the steps; none for the whole video in one.
+        gap: how far it is off; infinite where nothing can be compared.
+        words: what was seen.
+        certain: no rounding explains it: shapes, types, an error.
+        reason: what the program raised.
+    """
+
+    trial: Trial
+    prog: Progressive
+    video: Video
+    chunks: tuple[int, ...]
+    gap: float
+    words: str
+    certain: bool = False
+    reason: Exception | None = None
+
+
+@dataclass
+class Found:
+    """What a comparison came to.
+
+    Attributes:
+        lengths: of the videos that were compared.
+        untaken: lengths that the model itself does not take.
+        difference: the first one, or None.
+    """
+
+    lengths: list[int] = field(default_factory=list)
+    untaken: list[int] = field(default_factory=list)
+    difference: Difference | None = None
+
+
+def compare(trial: Trial, *, steps: bool = True) -> Found:
+    """Run a program beside its model.
+
+    Args:
+        steps: videos in steps as well, not only whole.
+
+    Raises:
+        Unfit: when the model fails on its clip.
+    """
+    found, wanted = Found(), {trial.length: trial.answer}
+    for n in trial.lengths:
+        if n != trial.length:
+            try:
+                wanted[n] = trial.alone(partial(trial.plain, trial.first(n)))
+            except Exception:
+                found.untaken.append(n)
+    if trial.pooled:  # at other lengths the pool over the clip is one over all of time
+        wanted = {trial.length: trial.answer}
+    # Under "wait" the steps are compared with the model's answer themselves.
+    alone = steps and all_exact(trial.prog)
+    for n in sorted(wanted):
+        if alone and n > trial.length:
+            continue
+        found.difference = _whole(trial, n, wanted[n])
+        if found.difference is not None:
+            return found
+    if steps and trial.pooled and trial.lengths[-1] > trial.length:
+        n = trial.lengths[-1]
+        whole = _tried(trial, trial.prog, n, (), lambda: trial.full(trial.prog, trial.first(n)))
+        if not isinstance(whole, Difference) and whole is not None:
+            wanted[n] = whole
+    found.lengths = sorted(wanted)
+    for prog in trial.programs if steps else ():
+        run = _waiting if all_exact(prog) else _claiming
+        found.difference = run(trial, prog, wanted)
+        if found.difference is not None:
+            break
+    return found
+
+
+def _whole(trial: Trial, frames: int, wanted: Any) -> Difference | None:
+    """The whole video in one step beside the model's answer."""
+    prog, video = trial.prog, trial.first(frames)
+    ran = _tried(trial, prog, frames, (), lambda: [trial.full(prog, video)])
+    if isinstance(ran, Difference):
+        return ran
+    if ran is None:  # it says what stands in the way
+        return None
+    (whole,) = ran
+    if whole is None and all(_empty(x) or _of_nothing(x) for x in leaves(wanted)):
+        return None
+    gap = error(whole, wanted)
+    if gap > trial.bound:
+        return _off(trial, prog, frames, (), gap, whole, wanted)
+    if words := unlike(whole, wanted):
+        return _certain(trial, prog, frames, (), words)
+    if frames == trial.length and (left := trial.leaves_otherwise(prog, video)):
+        return Difference(trial, prog, video, (), *left)
+    return None
+
+
+def _waiting(trial: Trial, prog: Progressive, wanted: dict[int, Any]) -> Difference | None:
+    """All outputs of a waiting program: of the clip in short steps, ended by a flush; of the
+    longest video, which goes on from there in place of the flush; and of that in two long steps."""
+    t, most = trial.length, max(wanted)
+    if prog is not trial.prog and 1 in wanted and t > 1:
+        one = _tried(trial, prog, 1, (1,), lambda: [trial.full(prog, trial.first(1))])
+        if isinstance(one, Difference):
+            return one
+        if one is not None and not _same(trial, prog, 1, (1,), one, wanted[1]):
+            return _apart(trial, prog, 1, (1,), one, wanted[1])
+    rest = most - t
+    ways = [(_short(trial, t), _two(rest)[::-1]), ((), (t, rest) if rest else (t,))]
+    for head, tail in ways:
+        ran = _tried(trial, prog, most, (*head, *tail), partial(_run, trial, prog, head, tail))
+        if isinstance(ran, Difference) or ran is None:
+            return ran
+        early, end, late = ran
+        answers = [(t, (*head, 0), [*early, end])] if head else []
+        answers += [(most, (*head, *tail), [*early, *late])] if rest or not head else []
+        for n, chunks, outputs in answers:
+            if n not in wanted:
+                continue
+            if not _same(trial, prog, n, chunks, outputs, wanted[n]):
+                return _apart(trial, prog, n, chunks, outputs, wanted[n])
+            if words := _unlike_any(outputs, wanted[n]):
+                return _certain(trial, prog, n, chunks, words)
+    return None
+
+
+def _run(
+    trial: Trial, prog: Progressive, head: Sequence[int], tail: Sequence[int]
+) -> tuple[list[Any], Any, list[Any]]:
+    """What the steps of the clip gave, its flush, and what the steps after it gave; without steps
+    of the clip those of the whole video."""
+    pieces = trial.cut(trial.first(trial.lengths[-1]), [*head, *tail, 0])
+    prog.reset()
+    early = [trial.feed(prog, piece, False) for piece in pieces[: len(head)]]
+    args, kwargs = trial.args(pieces[-1])
+    end = prog.step(prog.state, *args, last=True, **kwargs)[0] if head else None
+    rest = pieces[len(head) : -1]
+    late = [trial.feed(prog, piece, number == len(rest)) for number, piece in enumerate(rest, 1)]
+    return early, end, late
+
+
+def _claiming(trial: Trial, prog: Progressive, wanted: dict[int, Any]) -> Difference | None:
+    """The outputs that ``exact_frames`` names, and how many there are in all."""
+    timed = dims_of(prog, wanted[trial.length])[:1] not in ([], [None])
+    summed = prog.options.future == "zero" and not prog.options.markov.exact
+    for n in sorted(wanted):
+        if n == 1:
+            continue
+        head = trial.length if n > trial.length else n - 1
+        for chunks in (_short(trial, n), (head, n - head)):
+            try:
+                flags = flags_of(prog, chunks)
+            except Exception as reason:
+                words = f"exact_frames raises {type(reason).__name__}: {first_line(reason)}"
+                return _certain(trial, prog, n, chunks, words, reason)
+            # Where none is named their number is all that is claimed: of one video that will do.
+            once = n == trial.length and chunks == (head, n - head) and (timed or summed)
+            if not any(flags) and not once:
+                continue
+            with recursion(prog) as past:
+                run = partial(trial.run, prog, trial.first(n), chunks)
+                ran = _tried(trial, prog, n, chunks, run)
+            if summed and past.worst > trial.bound:
+                words = f"hands on another past than the paper's, by {past.worst:.0e}, {past.where}"
+                return Difference(trial, prog, trial.first(n), chunks, past.worst, words)
+            if ran is None:
+                continue
+            found = ran if isinstance(ran, Difference) else None
+            found = found or _named(trial, prog, n, chunks, ran, flags, wanted[n])
+            if found is not None:
+                return found
+            if words := _unlike_any(ran, wanted[n]):
+                return _certain(trial, prog, n, chunks, words)
+    return None
+
+
+def _named(
+    trial: Trial,
+    prog: Progressive,
+    frames: int,
+    chunks: tuple[int, ...],
+    outputs: list[Any],
+    flags: list[bool],
+    wanted: Any,
+) -> Difference | None:
+    dims = dims_of(prog, wanted)
+    if not dims:
+        return None
+    first, right, dim = assembled(outputs, dims)[0], leaves(wanted)[0], dims[0]
+    if first is None or right is None or (dim is None and not any(flags)):
+        return None
+    if first.shape != right.shape:
+        return _off(trial, prog, frames, chunks, INF, first, right)
+    if dim is None:
+        errors = [error(first, right)]
+    else:
+        errors = error_per_element(first, right, dim)
+        inner = len(errors) // max(len(flags), 1)  # time may be merged with what is within a frame
+        if inner > 1 and inner * len(flags) == len(errors):
+            errors = [max(errors[i : i + inner]) for i in range(0, len(errors), inner)]
+    if len(errors) != len(flags):
+        words = f"names {counted(len(flags), 'output')} as exact or not, and gives {len(errors)}"
+        return _certain(trial, prog, frames, chunks, words)
+    named = [i for i, flag in enumerate(flags) if flag]
+    worst = max(named, key=lambda i: errors[i], default=None)
+    if worst is None or errors[worst] <= trial.bound:
+        return None
+    words = f"is off by {errors[worst]:.0e} in output {worst}, which exact_frames names"
+    return Difference(trial, prog, trial.first(frames), chunks, errors[worst], words)
+
+
+def _tried(
+    trial: Trial,
+    prog: Progressive,
+    frames: int,
+    chunks: tuple[int, ...],
+    run: Callable[[], Any],
+) -> Any:
+    """What a run gives; None where the program refuses it in words, or under ``future="zero"`` a
+    module of the model refuses a step so short. A program that is all exact refuses no steps."""
+    exact = bool(chunks) and all_exact(prog)
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):  # fx prints what a graph raises
+            return trial.alone(run)
+    except Exception as reason:
+        if not exact and (isinstance(reason, PgtError) or (chunks and _short_steps(prog))):
+            return None
+        words = f"raises {type(reason).__name__}: {first_line(reason)}"
+        return _certain(trial, prog, frames, chunks, words, reason)
+
+
+def _short_steps(prog: Progressive) -> bool:
+    return prog.options.future == "zero"
+
+
+def _same(
+    trial: Trial,
+    prog: Progressive,
+    frames: int,
+    chunks: tuple[int, ...],
+    outputs: list[Any],
+    wanted: Any,
+) -> bool:
+    got, right = assembled(outputs, dims_of(prog, wanted)), leaves(wanted)
+    # An answer without elements is none.
+    pairs = [(g, r) for g, r in zip(got, right, strict=True) if not (g is None and _empty(r))]
+    return not pairs or error([g for g, _ in pairs], [r for _, r in pairs]) <= trial.bound
+
+
+def _unlike_any(outputs: list[Any], wanted: Any) -> str:
+    found = (unlike(out, wanted) for out in outputs if out is not None)
+    return next(filter(None, found), "")
+
+
+def _of_nothing(x: Any) -> bool:
+    """Whether an answer is a mean over no element, which the steps never have."""
+    return isinstance(x, Tensor) and x.is_floating_point() and bool(x.isnan().all())
+
+
+def _empty(x: Any) -> bool:
+    return x is None or not x.numel()
+
+
+def _apart(
+    trial: Trial,
+    prog: Progressive,
+    frames: int,
+    chunks: tuple[int, ...],
+    outputs: list[Any],
+    wanted: Any,
+) -> Difference:
+    got = assembled(outputs, dims_of(prog, wanted))
+    return _off(trial, prog, frames, chunks, error(got, leaves(wanted)), got, wanted)
+
+
+def _certain(
+    trial: Trial,
+    prog: Progressive,
+    frames: int,
+    chunks: tuple[int, ...],
+    words: str,
+    reason: Exception | None = None,
+) -> Difference:
+    return Difference(trial, prog, trial.first(frames), chunks, INF, words, True, reason)
+
+
+def _off(
+    trial: Trial,
+    prog: Progressive,
+    frames: int,
+    chunks: tuple[int, ...],
+    gap: float,
+    got: Any,
+    wanted: Any,
+) -> Difference:
+    words, given, right = f"is off by {gap:.0e}", shapes(got), shapes(wanted)
+    if gap == INF:
+        words = "gives NaN or infinity where the model does not, or the other way round"
+        if given != right:
+            words = f"gives {given}, and the model {right}"
+    return Difference(trial, prog, trial.first(frames), chunks, gap, words, given != right)
+
+
+# -- what is claimed -----------------------------------------------------------------------------
+
+
+def flags_of(prog: Progressive, chunks: Sequence[int]) -> list[bool]:
+    """Which outputs are claimed to be the model's; none for a model that returns no tensor."""
+    tensors = any(isinstance(o, fx.Node) for o in prog._analysis().outputs)
+    return prog.exact_frames(list(chunks)) if tensors else []
+
+
+def dims_of(prog: Progressive, wanted: Any) -> list[int | None]:
+    """Time dimension of each tensor of an answer, as
+    :func:`pgt_fx.compiler.selfcheck.measure.leaves` has them: a model may return plain numbers as
+    well."""
+    if wanted is None:
+        return []
+    times = iter(prog.time_dims)
+    pairs = [(x, next(times) if own else None) for x, own in parts(wanted)]
+    return [dim for x, dim in pairs if x is None or isinstance(x, Tensor)]
+
+
+def _short(trial: Trial, frames: int) -> tuple[int, ...]:
+    """Short steps at the start, and the rest."""
+    if frames < 9:
+        return tuple(random_chunks(frames, 3, trial.rng(frames)))
+    return (1, 2, 3, frames - 6)
+
+
+def _two(frames: int) -> tuple[int, ...]:
+    """A short step and a long one."""
+    if frames <= 2:
+        return (frames,) if frames else ()
+    first = min(3, frames - 1)
+    return first, frames - first

@@ -1,0 +1,321 @@
+"""The user's model, and what has been captured of it."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Sequence
+from itertools import chain
+from operator import attrgetter, methodcaller
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pgt_fx.capture.export import Captured, capture
+from pgt_fx.capture.observe.failing_line import GRADIENTS, LAYOUTS, TYPES, raised_at
+from pgt_fx.capture.observe.module_attributes import PythonState
+from pgt_fx.capture.observe.surroundings import answers, as_outside, gradients_as_outside
+from pgt_fx.capture.observe.value_contents import same
+from pgt_fx.capture.passes.find_attention import note_attention
+from pgt_fx.capture.passes.length_constants import TensorsOf
+from pgt_fx.capture.passes.pipeline import clean
+from pgt_fx.capture.probe.meta_run import probe
+from pgt_fx.core.clip import ClipSpec
+from pgt_fx.core.errors import ClipError, OtherClipError
+from pgt_fx.runtime.hooks import Hooks, hooked, hooks_of, paths_of, without_backward
+from pgt_fx.runtime.markov.buffer import dense
+
+#: The modes of all modules: frozen norms are in eval while the model trains, and a model or a hook
+#: may ask a convolution for its mode.
+Modes = tuple[bool, ...]
+#: Under which modes, hooks and answers of its surroundings a model was captured.
+Key = tuple[Modes, Hooks, tuple[Any, ...]]
+#: How many children each parent has, and all of them in order.
+Children = tuple[list[int], list[nn.Module | None]]
+#: Graphs kept of a model: hooks come and go, as those of a tool that looks into it.
+MOST_CAPTURED = 8
+_training, _values = attrgetter("training"), methodcaller("values")
+
+
+class Source:
+    """The user's model with what has been captured of it: one graph for the modes of its modules
+    and the hooks on them, when first needed.
+
+    Attributes:
+        model: the user's module, unchanged.
+        spec: structure of a clip.
+        leaves: tensors of the example clip, as shapes (meta tensors).
+        pools: the ``clip_pools`` option.
+    """
+
+    def __init__(self, model: nn.Module, spec: ClipSpec, leaves: Sequence[Any], pools: str) -> None:
+        self.model, self.spec, self.pools = model, spec, pools
+        self.leaves = list(leaves)
+        self._tensors = spec.tensors
+        self._written = [(i, x) for i, x in enumerate(leaves) if i not in self._tensors]
+        self._captured: dict[Key, Captured] = {}
+        self._asked: frozenset[str] = frozenset()
+        self._attributes: PythonState | None = None
+        self._parents: list[dict[str, nn.Module | None]] = []
+        self._children: Children | None = None
+        self._childless: list[dict[str, nn.Module | None]] = []
+        self._hooked: list[dict[int, Any]] = []
+        self._paths: dict[int, str] = {}
+        self._modules: list[nn.Module] = []
+        self._dtype = _dtype(model)
+        taken = set(model._modules) | set(model._parameters) | set(model._buffers)
+        self.markov_name = "markov"
+        while self.markov_name in taken:
+            self.markov_name += "_"
+
+    @property
+    def modes(self) -> Modes:
+        """``F.dropout(x, 0.5, self.training)`` is captured as it is in the mode of its module."""
+        if any(self._childless) or _children(self._parents) != self._children:
+            self._look()
+        return tuple(map(_training, self._modules))
+
+    def _look(self) -> None:
+        """At first, and when a child was replaced (a new head): what was captured is of another."""
+        modules = list(self.model.modules())
+        self._parents = [m._modules for m in modules if m._modules or m is self.model]
+        self._children = _children(self._parents)
+        # A parametrization is a first child.
+        self._childless = [m._modules for m in modules if not m._modules and m is not self.model]
+        self._hooked = hooked(modules)
+        self._modules = modules
+        self._captured.clear()
+
+    def captured(self, *, anew: bool = False) -> Captured:
+        """The graph of the model as it is now; another one where a module has changed its mode, or
+        a type is written in it and the model was moved.
+
+        Where hooks were added or removed since, it is the same but for ``rehooked``: hooks of a
+        module that is called whole are called with it. Whether all of them are such is known once
+        steps have been made of the graph; with ``anew`` it is captured with its hooks.
+
+        Raises:
+            CaptureError: when it can't be captured.
+        """
+        key = self._key()
+        known = self._captured.get(key)
+        if known is None and not anew:
+            known = self._rehooked(key)
+        if known is None or anew or (known.typed and known.dtype != _dtype(self.model)):
+            leaves = self._example()
+            if self._changes(known):
+                self._captured.clear()
+            self._attributes = PythonState(self.model)
+            found = self._capture(leaves)
+            if GRADIENTS in found.surroundings - self._asked:
+                self._asked |= {GRADIENTS}
+                found = self._capture(leaves)
+            with torch.inference_mode(False):
+                known = clean(found, min(self.spec.lengths))
+                known.dtype = _dtype(self.model)
+                note_attention(known, TensorsOf(self.model))
+            if not known.surroundings <= self._asked:
+                self._asked |= known.surroundings
+                self._captured.clear()  # graphs of other answers can't be told apart
+                key = self._key()
+            self._keep(key, known)
+        return known
+
+    def _capture(self, leaves: Sequence[Any]) -> Captured:
+        # Tensors made under inference_mode could not be used in training later.
+        with (
+            as_outside(),
+            torch.inference_mode(False),
+            gradients_as_outside(self._asked),
+            without_backward(self.model),
+        ):
+            return capture(self.model, self.spec, leaves, self.pools)
+
+    def _key(self) -> Key:
+        return self.modes, hooks_of(self._hooked), answers(self.model, self._asked)
+
+    def renew(self) -> None:
+        """Before a video: forget what was captured of a model that has changed since."""
+        known = self._captured.get(self._key())
+        if known is not None and self._changes(known):
+            self._captured.clear()
+
+    def _changes(self, known: Captured | None) -> bool:
+        """Whether attributes of modules, or what the analysis has read from parameters and buffers,
+        are others than when the model was captured; what forward itself keeps is not meant."""
+        names = () if self._attributes is None else self._attributes.changes()
+        kept = frozenset() if known is None else known.kept
+        if any(name not in kept for name in names):
+            return True
+        values = None if known is None else known.values
+        return values is not None and bool(values.changed(TensorsOf(self.model)))
+
+    def _example(self) -> list[Any]:
+        """A clip like the example, where the model's weights are; what is in it is not defined."""
+        device = next((p.device for p in self.model.parameters()), torch.device("cpu"))
+        leaves = list(self.leaves)
+        for i in self.spec.paths:
+            dtype = self._cast(leaves[i].dtype)
+            leaves[i] = torch.empty_like(leaves[i], device=device, dtype=dtype)
+        return leaves
+
+    def check_types(self, leaves: Sequence[Any]) -> None:
+        """Make sure that a clip is of the example's types where the model asks for them, and lies
+        in memory as that where it asks for this.
+
+        Raises:
+            OtherClipError: when its types are others.
+            ClipError: when it lies otherwise, or needs a gradient and the model asks for that.
+        """
+        for i in self.spec.paths if TYPES in self._asked else ():
+            expected, seen = self._cast(self.leaves[i].dtype), leaves[i].dtype
+            if seen != expected:
+                raise OtherClipError(
+                    f"a clip of {seen}, and the model, which was captured with {expected}, asks "
+                    "for the type of its tensors"
+                )
+        for i in self.spec.paths:
+            if LAYOUTS in self._asked and not _in_order(leaves[i]):
+                raise ClipError(
+                    "the model asks how its tensors lie in memory, and this clip's axes lie there "
+                    f"in another order (sizes {tuple(leaves[i].shape)}, strides "
+                    f"{leaves[i].stride()}): pass clip.contiguous()"
+                )
+            if GRADIENTS in self._asked and leaves[i].requires_grad:
+                raise ClipError(
+                    "the model asks which of its tensors need a gradient, and this clip does: pass "
+                    "clip.detach()"
+                )
+
+    def like(self, leaves: Sequence[Any]) -> Source:
+        """The same model with an example of the batch, the space and the types of this clip.
+
+        Raises:
+            ClipError: when the model does not run on such a clip.
+        """
+        given = list(self.leaves)
+        for i in self.spec.paths:
+            sizes, time = list(leaves[i].shape), self.spec.times[i] or 0
+            sizes[time] = self.leaves[i].shape[time]
+            given[i] = self.leaves[i].new_empty(sizes, dtype=leaves[i].dtype)
+        for i in set(self.spec.tensors) - set(self.spec.paths):
+            given[i] = leaves[i]  # it may have one entry per video
+        shapes = tuple(tuple(x.shape) if isinstance(x, Tensor) else None for x in given)
+        dtypes = tuple(x.dtype if isinstance(x, Tensor) else None for x in given)
+        spec = dataclasses.replace(self.spec, shapes=shapes, dtypes=dtypes)
+        other = Source(self.model, spec, given, self.pools)
+        run = probe(self.model, self.spec.spec, other._example())
+        if run.error is not None:
+            raise ClipError(
+                f"the model does not run on it: {type(run.error).__name__}: "
+                f"{' '.join(str(run.error).split())[:300]} ({raised_at(run.error)})"
+            )
+        return other
+
+    def _rehooked(self, key: Key) -> Captured | None:
+        """What was captured under the hooks most like these, all else being the same."""
+        numbers = set(chain.from_iterable(key[1]))
+        self._paths |= paths_of(self.model)
+        others = [
+            (numbers ^ set(chain.from_iterable(hooks)), captured)
+            for (modes, hooks, around), captured in self._captured.items()
+            if (modes, around) == (key[0], key[2]) and not captured.rehooked
+        ]
+        if not others:
+            return None
+        changed, known = min(others, key=lambda other: len(other[0]))
+        rehooked = frozenset(self._paths.get(number, "") for number in changed)
+        known = dataclasses.replace(known, rehooked=rehooked)
+        self._keep(key, known)
+        return known
+
+    def _keep(self, key: Key, captured: Captured) -> None:
+        others = [other for other in self._captured if other[1] not in (key[1], ())]
+        if len(self._captured) >= MOST_CAPTURED and others:
+            del self._captured[others[0]]
+        self._captured[key] = captured
+
+    def knows(self, captured: Captured) -> bool:
+        """Whether it is one of the graphs in use."""
+        return any(captured is known for known in self._captured.values())
+
+    def clip(self, leaves: Sequence[Any]) -> list[Any]:
+        """The tensors of a clip. A chunk is often a slice of a video; a model that asks for views
+        of its clip needs one that is laid out as such.
+
+        Raises:
+            ClipError: when what is no tensor isn't the example's: the graph has that in it.
+        """
+        for i, ours in self._written:
+            if not same(given := leaves[i], ours):
+                raise ClipError(
+                    f"input {i} is {given!r}, and the model was captured with {ours!r}: what is no "
+                    f"tensor decides what the model does; transform it anew with {given!r}"
+                )
+        times = self.spec.times
+        tensors = [(leaves[i], times[i]) for i in self._tensors]
+        return [x if time is None else dense(x, x) for x, time in tensors]
+
+    def without_frames(self, sizes: Sequence[int], device: torch.device | None) -> list[Any]:
+        """Leaves of a clip without frames.
+
+        Args:
+            sizes: of all paths, one after the other; -1 for their time.
+            device: where the video is; None: where the model is.
+
+        Raises:
+            ClipError: when a clip has tensors that are no videos.
+        """
+        others = [i for i in self._tensors if i not in self.spec.paths]
+        if others:
+            raise ClipError(
+                f"input {others[0]} of this model has no time axis, and a last step needs it as "
+                "any other does: end the video with an empty chunk and that input, "
+                "prog(video[:, :, :0], boxes, last=True)"
+            )
+        if device is None:
+            device = next((p.device for p in self.model.parameters()), torch.device("cpu"))
+        leaves, rest = list(self.leaves), [max(n, 0) for n in sizes]
+        for i in self.spec.paths:
+            rank = leaves[i].dim()
+            dtype = self._cast(leaves[i].dtype)
+            leaves[i] = torch.empty(rest[:rank], dtype=dtype, device=device)
+            rest = rest[rank:]
+        return leaves
+
+    def _cast(self, dtype: torch.dtype) -> torch.dtype:
+        """The dtype of a video once the model was moved to another (``prog.double()``)."""
+        now = _dtype(self.model)
+        return now if now is not None and dtype == self._dtype else dtype
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Source:
+        _ = self.modes  # forgets the graphs of a child that was replaced since
+        other = Source(copy.deepcopy(self.model, memo), self.spec, self.leaves, self.pools)
+        _ = other.modes  # has looked at its model before it is given the graphs of this one
+        self.renew()
+        if self._attributes is not None:
+            other._attributes = PythonState(other.model)
+        other._captured = dict(self._captured)
+        other._dtype, other._asked = self._dtype, self._asked
+        other._paths = dict(self._paths)
+        return other
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Graphs hold functions of their own and can't be pickled: they are captured again.
+        return {**self.__dict__, "_captured": {}, "_attributes": None}
+
+
+def _children(parents: Sequence[dict[str, nn.Module | None]]) -> Children:
+    """Looked at in every step, and so without a loop of Python's."""
+    return list(map(len, parents)), list(chain.from_iterable(map(_values, parents)))
+
+
+def _in_order(x: Tensor) -> bool:
+    """Whether an axis lies inside of those before it, as in a slice of a contiguous tensor."""
+    strides = [s for s, n in zip(x.stride(), x.shape, strict=True) if n > 1]
+    return strides == sorted(strides, reverse=True)
+
+
+def _dtype(model: nn.Module) -> torch.dtype | None:
+    return next((p.dtype for p in model.parameters() if p.is_floating_point()), None)

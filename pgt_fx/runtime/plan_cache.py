@@ -1,0 +1,126 @@
+"""Plans of a steady stream: a step that looks like an earlier one is not planned again.
+
+Behind a video's start all clocks are linear with a period, and what is due is said relative to the
+data at hand; so a plan depends on where the step stands within the period alone. To plan anew
+would take half a millisecond of Python in each step, which shows beside the operators of a small
+model or on a fast device.
+"""
+
+from __future__ import annotations
+
+import math
+
+from pgt_fx.core.laws import Clock, InputClock, JoinClock, Law, LawClock, Transposed, Window
+from pgt_fx.runtime.plan import AlignItem, Plan, PoolItem, ScanItem, Schedulable, WindowItem, plan
+
+#: Plans kept at most; chunks of odd lengths make many.
+MOST = 1024
+#: Frames within which a model must have settled, else each step is planned.
+LATEST = 1 << 14
+
+Frames = tuple[int, ...]
+
+
+class SteadyPlans:
+    """:func:`pgt_fx.runtime.plan.plan`, remembered.
+
+    Args:
+        graph: what is planned.
+        ratio: frames of each input path for one of the path with the fewest.
+
+    Attributes:
+        period: frames, of the path with the fewest, after which plans are the same again; 0 where
+            they are not.
+        settled: the same, from which on that is so.
+    """
+
+    def __init__(self, graph: Schedulable, ratio: Frames) -> None:
+        self.graph, self.ratio = graph, ratio
+        self._known: dict[tuple[Frames, Frames], Plan] = {}
+        clocks = _clocks(graph)
+        self.period = math.lcm(*(c.stride for c in clocks or ()))
+        self.settled = 0 if clocks is None else _settled(clocks, ratio)
+        if clocks is None or self.settled > LATEST:
+            self.period = 0
+
+    def plan(self, before: Frames, after: Frames, last: bool) -> Plan:
+        """As :func:`pgt_fx.runtime.plan.plan`."""
+        periods = -1
+        if self.period and not last:
+            seen = min(f // r for f, r in zip(before, self.ratio, strict=True))
+            periods = (seen - self.settled) // self.period
+        if periods < 0:
+            return plan(self.graph, before, after, last)
+        shift = periods * self.period
+        then = tuple(f - shift * r for f, r in zip(before, self.ratio, strict=True))
+        now = tuple(f - shift * r for f, r in zip(after, self.ratio, strict=True))
+        if (then, now) not in self._known:
+            if len(self._known) >= MOST:
+                self._known.clear()
+            self._known[then, now] = plan(self.graph, then, now, False)
+        return self._known[then, now]
+
+
+def _clocks(graph: Schedulable) -> list[Clock] | None:
+    """The clocks that plans are made from; None where plans depend on more than the phase.
+
+    A memory of all that was, a table over positions and a constant in front of a stream ask how
+    far the video has come.
+    """
+    out: list[Clock] = []
+    for item in graph.items.values():
+        if isinstance(item, (WindowItem, AlignItem)):
+            out += [item.source, item.out]
+        elif isinstance(item, (PoolItem, ScanItem)):
+            out += [item.source]
+        else:
+            return None
+    return out
+
+
+def _settled(clocks: list[Clock], ratio: Frames) -> int:
+    """Frames behind which no clock feels the start of the video any more."""
+    low, high = 0, 1
+    while high <= LATEST and not _behind(clocks, tuple(high * r for r in ratio)):
+        low, high = high, 2 * high
+    while high - low > 1 and high <= LATEST:
+        middle = (low + high) // 2
+        if _behind(clocks, tuple(middle * r for r in ratio)):
+            high = middle
+        else:
+            low = middle
+    return high
+
+
+def _behind(clocks: list[Clock], frames: Frames) -> bool:
+    known: dict[int, bool] = {}
+
+    def linear(clock: Clock) -> bool:
+        """Whether the clock is linear, up to its period, from these frames on."""
+        if id(clock) not in known:
+            known[id(clock)] = found(clock)
+        return known[id(clock)]
+
+    def found(clock: Clock) -> bool:
+        if isinstance(clock, LawClock):
+            enough = clock.source.at(frames, False).sure >= edge(clock.law)
+            return enough and linear(clock.source)
+        if isinstance(clock, JoinClock):
+            return all(linear(source) for source in clock.sources)
+        return isinstance(clock, InputClock)
+
+    return all(c.at(frames, False).sure > 0 and linear(c) for c in clocks)
+
+
+def edge(law: Law) -> int:
+    """Elements of its input behind which an operator does not feel where they begin.
+
+    Its outputs, what it carries and the past that it hands on are then the same for any shift by
+    its stride: no window reaches padding in front, and none is cut off.
+    """
+    if isinstance(law, Window):
+        around = law.span + abs(law.left) + abs(law.right) + law.minimum
+        return 2 * around + law.stride + (law.limit or 0) * law.stride
+    if isinstance(law, Transposed):
+        return 2 * (law.kernel * law.dilation + law.padding + law.extra)
+    return 2

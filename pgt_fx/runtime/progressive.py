@@ -1,0 +1,425 @@
+"""The emitted module: a video model that is fed in successive steps."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NoReturn, Unpack
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from pgt_fx.capture.guards.length_guard import Lengths
+from pgt_fx.compiler.analysis.exact_frames import exact_frames, lengths_per_path
+from pgt_fx.compiler.guards import Guard, guards_of
+from pgt_fx.compiler.programs import SHARED, Graphs, State
+from pgt_fx.compiler.specialize import Source
+from pgt_fx.core.errors import ClipError, OtherClipError, StateError
+from pgt_fx.core.options import Changes, Options
+from pgt_fx.core.schedule import Schedule, check_lengths
+from pgt_fx.runtime.chunks import CLOCK, check_ratio, cut, lengths_of, moment
+from pgt_fx.runtime.module_call import stepped
+from pgt_fx.runtime.print_code import listing
+from pgt_fx.runtime.state_origin import Origin
+from pgt_fx.runtime.tracing import refuse_tracing, refused
+
+
+def _clock(frames: Sequence[int], sizes: Sequence[int], ended: bool) -> State:
+    """How far the video has come. Read by the host in each step, so it stays there, whatever
+    ``torch.set_default_device`` says."""
+    return {
+        "clock.frames": torch.tensor(frames, dtype=torch.long, device="cpu"),
+        "clock.sizes": torch.tensor(sizes, dtype=torch.long, device="cpu"),
+        "clock.ended": torch.tensor(ended, device="cpu"),
+    }
+
+
+def _begun(state: Mapping[str, Tensor]) -> bool:
+    """Whether a state is of a video of which frames were shown."""
+    frames = state.get("clock.frames") if isinstance(state, Mapping) else None
+    return isinstance(frames, Tensor) and bool(frames.any())
+
+
+def _differentiable(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """The state, as autograd can read it: of ``torch.inference_mode`` it takes copies alone."""
+    if torch.compiler.is_compiling() or not torch.is_grad_enabled():
+        return state
+    return {k: v.clone() if v.is_inference() else v for k, v in state.items()}
+
+
+class Progressive(Graphs):
+    """A video model that is fed a long video in successive steps; made by ``pgt_fx.transform``.
+
+    Its parameters, buffers and ``state_dict`` keys are the original model's: they are shared.
+    ``prog(*clip)`` is one step; the state is kept inside. The contract is in the project's
+    design document: under ``future="wait"`` the outputs of all steps, put one after the other,
+    are the original's; under ``future="zero"`` each step answers at once, and
+    :meth:`exact_frames` says which outputs are the original's.
+    """
+
+    _state: State
+    _origin: Origin | None
+    _lent: bool | None
+
+    def __init__(self, source: Source, options: Options) -> None:
+        super().__init__(source, options)
+        self.__dict__["_state"] = {}
+        self.__dict__["_origin"] = None
+        self.__dict__["_lent"] = None
+
+    # -- one step ------------------------------------------------------------------------------
+
+    if TYPE_CHECKING:
+        # nn.Module says Any: nobody would be told that an answer may be None.
+        def __call__(self, *clip: Any, last: bool = False, **named: Any) -> Any | None: ...
+
+    def forward(self, *clip: Any, last: bool = False, **named: Any) -> Any | None:
+        """One progressive step; the state is kept inside.
+
+        Args:
+            clip: new frames, as the model takes a clip; any number of them, and with ``last`` none.
+            last: whether the video ends with them.
+
+        Returns:
+            what the model returns, for the output elements that are due; None when none is.
+
+        Raises:
+            ClipError: for an empty chunk, or one unlike the example or the video so far; for a
+                video that ends with paths of other lengths to one another than the example's.
+            StateError: after the last step, until :meth:`reset`.
+            TracedError: while an exporter or a tracer writes down what is done.
+
+        Warns:
+            StreamWarning: when a video goes on though the parameters or the mode have changed
+                since its first step: probably :meth:`reset` was forgotten. Once for a stream.
+        """
+        refuse_tracing(clip, named)
+        if self._lent is None and not torch.compiler.is_compiling():
+            if self._origin is None or not self._state:
+                self.__dict__["_origin"] = Origin(self._source.model)
+            else:
+                self._origin.check(self._source.model)
+        detach = self._lent is not False
+        out, state = self.step(self._state, *clip, last=last, detach=detach, **named)
+        self.__dict__["_state"] = state
+        return out
+
+    def step(
+        self,
+        state: Mapping[str, Tensor],
+        /,
+        *clip: Any,
+        last: bool = False,
+        detach: bool = True,
+        **named: Any,
+    ) -> tuple[Any | None, State]:
+        """One step as a pure function: ``(output, next state)``; see :meth:`forward`.
+
+        Args:
+            state: as returned by the last step, or by :meth:`init_state`; not written.
+            detach: cut the next state from the autograd graph (truncated gradients).
+        """
+        refuse_tracing(clip, named)
+        spec = self._source.spec
+        leaves = spec.flatten(clip, named)
+        if not _begun(state):
+            self._source.renew()
+        mode = self._mode()
+        program, captured = self._promised(mode), mode.analysis.captured
+        try:
+            before, after, sizes = moment(spec, captured.fixed, state, leaves, last)
+            self._source.check_types(leaves)
+            if captured.branches is not None:
+                captured.branches.check(sizes)
+        except OtherClipError as error:
+            other = self._like(leaves, error)
+            return other.step(state, *clip, last=last, detach=detach, **named)
+        if bool(state.get("clock.ended", False)):
+            raise StateError("the video has ended (last=True); call reset() before the next one")
+        if last:
+            check_ratio(spec.ratio, after)
+        mode.analysis.lengths.check(min(after), last)
+        work = program.plan(before, after, last)
+        tensors, state = self._source.clip(leaves), _differentiable(state)
+        if mode.watch is not None and (mode.watch.awaited or mode.watch.changed):
+            flat, carried = mode.watch.run(lambda: program.run(state, tensors, work, eager=True))
+            if mode.watch.changed:
+                self._source.captured(anew=True)
+                return self.step(state, *clip, last=last, detach=detach, **named)
+        else:
+            flat, carried = program.run(state, tensors, work)
+        following = {
+            **_clock(after, sizes, last),
+            **({k: v.detach() for k, v in carried.items()} if detach else carried),
+        }
+        if all(item is None for item in flat):
+            return None, following
+        return pytree.tree_unflatten(flat, captured.out_spec), following
+
+    def flush(self) -> Any:
+        """End the video without new frames, as a live one ends: what is still due.
+
+        The same as a last step with an empty chunk, ``prog(video[:, :, :0], last=True)``, which a
+        model with inputs beside its videos (boxes) needs, and ``step`` takes as well. Under
+        ``future="wait"`` the outputs of all steps and this one are those of the model for the whole
+        video; under ``future="zero"`` there is seldom anything left.
+
+        Returns:
+            what the model returns, for the output elements that are due; None when none is.
+
+        Raises:
+            StateError: when there was no frame, or the video has ended.
+            ClipError: when the model takes no video of this length, or has other inputs.
+
+        Example:
+            >>> outputs = [prog(frames) for frames in camera]
+            >>> outputs.append(prog.flush())
+            >>> prog.reset()
+        """
+        sizes = self._state.get("clock.sizes", torch.empty(0)).tolist()
+        if not sizes:
+            raise StateError("no frame has come since reset(): there is nothing to flush")
+        carried = next((x for name, x in self._state.items() if name not in CLOCK), None)
+        leaves = self._source.without_frames(sizes, None if carried is None else carried.device)
+        args, kwargs = pytree.tree_unflatten(leaves, self._source.spec.spec)
+        return self(*args, last=True, **kwargs)
+
+    # -- state ---------------------------------------------------------------------------------
+
+    @property
+    def state(self) -> State:
+        """The state kept by :meth:`forward`: named tensors. Empty before the first step."""
+        return dict(self._state)
+
+    @state.setter
+    def state(self, value: Mapping[str, Tensor]) -> None:
+        if not isinstance(value, Mapping):
+            raise StateError(
+                f"a state is a dictionary of named tensors, got {type(value).__name__}; call "
+                "reset() to forget the video"
+            )
+        for name, entry in value.items():
+            if not isinstance(entry, Tensor):
+                kind = type(entry).__name__
+                raise StateError(f"state entry {name!r}: expected a tensor, got {kind}")
+        self.__dict__["_state"], self.__dict__["_origin"] = dict(value), None
+
+    def init_state(self, *clip: Any, **named: Any) -> State:
+        """The state before a video's first step, for clips of the sizes of ``clip``.
+
+        The padding at the start of the video is made by the first step, so it holds the clock
+        alone.
+
+        Raises:
+            ClipError: when ``clip`` is unlike the example.
+        """
+        if not clip and not named:
+            return _clock([0] * len(self._source.spec.paths), (), False)
+        leaves = self._source.spec.flatten(clip, named)
+        before, _, known = moment(self._source.spec, self._captured().fixed, {}, leaves)
+        return _clock(before, known, False)
+
+    def reset(self) -> None:
+        """Forget the video: the next step is the first of another one."""
+        self.__dict__["_state"] = {}
+
+    # -- whole videos --------------------------------------------------------------------------
+
+    def full(self, *video: Any, **named: Any) -> Any:
+        """The whole video in one step (the paper's original long view); the state is untouched."""
+        return stepped(self, None, {}, *video, last=True, **named)[0]
+
+    def run(
+        self, *video: Any, schedule: Schedule | Sequence[int] | None = None, **named: Any
+    ) -> list[Any | None]:
+        """The whole video in the steps of a schedule (progressive long view).
+
+        Args:
+            video: as the model takes it; an input without time (boxes) may be one for each step,
+                :class:`~pgt_fx.PerStep`.
+            schedule: a :class:`~pgt_fx.Schedule`, or lengths of chunks in frames of the path with
+                the fewest; None: steps of the example's length, overlapping by one frame.
+
+        Returns:
+            the output of each step, None where none was due. The state is untouched.
+        """
+        outs, state = [], self.init_state()
+        pieces = self.chunks(*video, schedule=schedule, **named)
+        for number, (args, kwargs) in enumerate(pieces):
+            last = number == len(pieces) - 1
+            out, state = stepped(self, None, state, *args, last=last, **kwargs)
+            outs.append(out)
+        return outs
+
+    def chunks(
+        self, *video: Any, schedule: Schedule | Sequence[int] | None = None, **named: Any
+    ) -> list[tuple[tuple[Any, ...], dict[str, Any]]]:
+        """A video cut along time: one ``(args, kwargs)`` per step, views of the video.
+
+        Raises:
+            ClipError: when the lengths don't add up to the video, or its paths don't have the
+                example's lengths to one another.
+        """
+        return cut(self._source.spec, video, named, schedule)
+
+    def lengths(self, *video: Any, **named: Any) -> tuple[int, ...]:
+        """Frames of each input path of a video or clip."""
+        return lengths_of(self._source.spec, self._source.spec.flatten(video, named))
+
+    # -- policies and what is known of them ----------------------------------------------------
+
+    def replace(self, **changes: Unpack[Changes]) -> Progressive:
+        """The same weights under other options (``operator``, ``future``, ``pooling``, ``strict``).
+
+        Raises:
+            OptionError: for an unknown option or value.
+            ExactnessError: when strict exactness is asked for and impossible.
+        """
+        other = Progressive(self._source, self._options.replace(**changes))
+        other._promised()
+        return other
+
+    def answers(self, chunks: Sequence[int], *, last: bool = True) -> list[bool]:
+        """Which steps of a video cut into these chunks give an output; nothing is run.
+
+        Args:
+            chunks: frames per step, of the path with the fewest frames.
+            last: whether the video ends with them.
+        """
+        ratio, program = self._source.spec.ratio, self._program()
+        out, seen = [], 0
+        lengths = check_lengths("chunks", chunks)
+        if min(lengths, default=1) < 1:
+            raise ClipError(f"chunks: expected lengths of at least one frame, got {lengths}")
+        for number, n in enumerate(lengths):
+            before, after = (tuple(m * r for r in ratio) for m in (seen, seen + n))
+            work = program.plan(before, after, last and number == len(lengths) - 1)
+            out.append(program.answers(work))
+            seen += n
+        return out
+
+    @property
+    def smallest_clip(self) -> int | None:
+        """Fewest frames at which a first step answers (of the path with the fewest); None: none
+        up to 1024 does. Under ``future="wait"`` it is the latency of the first answer."""
+        return next((n for n in range(1, 1025) if self.answers([n], last=False)[0]), None)
+
+    @property
+    def clip_ratio(self) -> tuple[int, ...]:
+        """Frames of each input path for one frame of the path with the fewest: (1, 4)."""
+        return self._source.spec.ratio
+
+    @property
+    def video_lengths(self) -> Lengths:
+        """Frames that a whole video may have (of the path with the fewest): models with a first
+        frame apart take 4n + 1, one that branches on a long video at most 300. Chunks may be of any
+        length; a step is refused when the video can no longer end at such a number."""
+        return self._analysis().lengths
+
+    @property
+    def guards(self) -> tuple[Guard, ...]:
+        """The conditions under which this is the model, each with the lines that asked for it and
+        what happens where it does not hold."""
+        return guards_of(self._analysis())
+
+    @property
+    def time_dims(self) -> tuple[int | None, ...]:
+        """Time dimension of each tensor that the model returns; None where it has none."""
+        return tuple(self._program().emitted.outputs)
+
+    @property
+    def options(self) -> Options:
+        return self._options
+
+    @property
+    def code(self) -> str:
+        """The generated Python of one step, each temporal operator with its source line."""
+        return listing(self._program())
+
+    def exact_frames(self, chunks: Sequence[int] | Sequence[Sequence[int]]) -> list[bool]:
+        """Which outputs equal the original model's, for a video cut into these chunks.
+
+        Computed from the arithmetic alone; nothing is run.
+
+        Args:
+            chunks: frames per step; for several input paths of the path with the fewest frames,
+                or one length per path.
+
+        Returns:
+            one flag per output element along time of the whole video; one flag in all for a
+            model whose output has no time axis.
+        """
+        ratio = self._source.spec.ratio
+        lengths = lengths_per_path(chunks, ratio)
+        return exact_frames(self._analysis(), self._options, lengths)
+
+    # -- nn.Module -----------------------------------------------------------------------------
+
+    @property
+    def training(self) -> bool:
+        """The model's own mode."""
+        return self._source.model.training
+
+    @training.setter
+    def training(self, mode: bool) -> None:
+        if "_source" in self.__dict__:  # nn.Module sets it before there is a model
+            self._source.model.training = mode
+
+    def train(self, mode: bool = True) -> Progressive:
+        """As the model's own: it may keep norms frozen (``norm_eval``)."""
+        self._source.model.train(mode)
+        return self
+
+    def _save_to_state_dict(self, *args: Any) -> None:
+        self._source.model._save_to_state_dict(*args)
+
+    def _load_from_state_dict(self, *args: Any) -> None:
+        # The model may know names of older checkpoints.
+        self._source.model._load_from_state_dict(*args)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Progressive:
+        if self._state.keys() - CLOCK and self._sums is None:
+            self._program()  # a state was given before there was a step
+        super()._apply(fn, recurse)
+        state = {k: v if k in CLOCK else fn(v) for k, v in self._state.items()}
+        for name, kind in (self._sums or {}).items():
+            new = state.get(name)
+            if new is not None and new.dtype in (torch.float16, torch.bfloat16):
+                # Half precision has no room for what a long video adds up to.
+                state[name] = self._state[name].to(new.device, torch.float32)
+                state[kind] = new.new_empty(0)
+        self.__dict__["_state"], self.__dict__["_origin"] = state, None
+        return self
+
+    def _replicate_for_data_parallel(self) -> Progressive:
+        raise StateError(
+            "nn.DataParallel copies the model for each call, and the state of a step is lost with "
+            "the copy; use torch.nn.parallel.DistributedDataParallel"
+        )
+
+    def __prepare_scriptable__(self) -> NoReturn:
+        # torch.jit.script asks every module, before it looks at its code.
+        refused("torch.jit.script")
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Progressive:
+        other = Progressive(copy.deepcopy(self._source, memo), self._options)
+        memo[id(self)] = other
+        not_own = {"_source", "_options", "_modes", "_compile", "_resized", "_origin", *SHARED}
+        own = self.__dict__.keys() - not_own
+        other.__dict__.update({name: copy.deepcopy(self.__dict__[name], memo) for name in own})
+        other._adopt(self)
+        return other
+
+    def __getstate__(self) -> dict[str, Any]:
+        # What was made of the graphs is made again; as of a copy, steps are compiled when asked.
+        made: dict[str, Any] = {"_modes": {}, "_resized": {}, "_compile": None, "_origin": None}
+        return {**self.__dict__, **made}
+
+    def __repr__(self) -> str:
+        o = self._options
+        name = type(self._source.model).__name__
+        return (
+            f"Progressive({name}, operator={o.operator!r}, future={o.future!r}, "
+            f"pooling={o.pooling!r})"
+        )
