@@ -16,7 +16,8 @@ import pgt_fx
 from pgt_fx.core.errors import OptionError
 from pgt_fx.testing import assert_causal
 from pgt_fx.testing.verify.causal import verify_causal
-from pgt_fx.testing.verify.certificate import CertificateError, _digest, load
+from pgt_fx.testing.verify.certificate import CertificateError, load
+from pgt_fx.testing.verify.certificate_file import digest_of
 from pgt_fx.testing.verify.in_time import worse
 from pgt_fx.testing.verify.required import requirements
 
@@ -90,7 +91,7 @@ def edited(path: Path, change: Any, *, signed: bool = False) -> Path:
     data = json.loads(path.read_text())
     change(data)
     if signed:
-        data["digest"] = _digest(data)
+        data["digest"] = digest_of(data)
     path.write_text(json.dumps(data))
     return path
 
@@ -126,7 +127,7 @@ def test_a_changed_one_is_refused(written: Path, change: Any) -> None:
         (lambda d: d.pop("versions"), "versions: expected dict"),
     ],
 )
-def test_one_that_contradicts_itself_is_refused_whatever_its_digest(
+def test_one_that_contradicts_itself_is_refused_whatever_itsdigest_of(
     written: Path, change: Any, why: str
 ) -> None:
     with pytest.raises(CertificateError, match=why):

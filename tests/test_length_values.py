@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 import pgt_fx
-from pgt_fx.capture.export import Captured
+from pgt_fx.capture.captured import Captured
 from pgt_fx.compiler.analysis.walk import walk_graph
 from pgt_fx.core.clip import ClipSpec
 from pgt_fx.core.errors import BlockedError, ClipError, ExactnessError, PgtError

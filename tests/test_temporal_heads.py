@@ -17,7 +17,7 @@ from torch import Tensor, nn
 import pgt_fx
 from pgt_fx import zoo
 from pgt_fx.core.errors import BlockedError, ClipError, ExactnessError
-from pgt_fx.zoo.survey import survey
+from pgt_fx.testing.zoo_survey import survey
 
 timm = pytest.importorskip("timm")
 

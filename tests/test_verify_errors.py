@@ -268,8 +268,8 @@ def test_the_table_of_the_zoo_takes_no_row_with_errors(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from pgt_fx.cli import zoo as command
-    from pgt_fx.zoo.survey import Row
-    from pgt_fx.zoo.table import read_table
+    from pgt_fx.testing.zoo_survey import Row
+    from pgt_fx.testing.zoo_table import read_table
 
     row = Row("tsn_r50", "here", "exact", promises={"reset": None}, errors=["reset: KeyError: 'x'"])
     row.clip = [[1, 3, 8, 32, 32]]
@@ -286,7 +286,7 @@ def test_the_table_of_the_zoo_takes_no_row_with_errors(
 def test_the_survey_tells_errors_from_violations(monkeypatch: pytest.MonkeyPatch) -> None:
     from pgt_fx.compiler import transform as compiler
     from pgt_fx.compiler.selfcheck.check import self_check
-    from pgt_fx.zoo import survey
+    from pgt_fx.testing import zoo_survey as survey
 
     monkeypatch.setattr(compiler, "self_check", self_check)
     monkeypatch.setattr(survey, "build", lambda *a, **k: Dense().eval())

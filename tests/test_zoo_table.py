@@ -15,8 +15,8 @@ from typer.testing import CliRunner
 
 from pgt_fx import zoo
 from pgt_fx.cli import app
-from pgt_fx.zoo.survey import Row, survey
-from pgt_fx.zoo.table import MARK, read_table, summary, to_markdown, write_table
+from pgt_fx.testing.zoo_survey import Row, survey
+from pgt_fx.testing.zoo_table import MARK, read_table, summary, to_markdown, write_table
 
 pytest.importorskip("pytorchvideo")
 pytest.importorskip("diffusers")

@@ -7,29 +7,22 @@ rules and checks against these sizes.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import sympy
 import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
+from pgt_fx.capture.captured import Captured
 from pgt_fx.capture.guards.length_guard import (
     Condition,
     Lengths,
     OtherBranch,
     allowed_lengths,
-    known_sizes,
 )
 from pgt_fx.capture.guards.size_guard import Branches, unlike_clip, without_time
-from pgt_fx.capture.guards.symbolic_sizes import SYMBOLIC, Sizes
-from pgt_fx.capture.guards.view_lengths import lengths_of_views
 from pgt_fx.capture.observe.call_overrides import TooComplicated
-from pgt_fx.capture.observe.custom_gradients import ByHand
-from pgt_fx.capture.observe.module_attributes import Memory
-from pgt_fx.capture.observe.module_calls import ModuleCall
-from pgt_fx.capture.observe.python_random import Drawn
 from pgt_fx.capture.observe.size_questions import squeezed
 from pgt_fx.capture.observe.uncalled_layers import find_idle
 from pgt_fx.capture.probe.frame_loops import check_caches, check_loops
@@ -43,11 +36,8 @@ from pgt_fx.capture.probe.sample_sizes import (
 )
 from pgt_fx.capture.torch_export import Exported, clip_nodes, export, is_fixed
 from pgt_fx.core.clip import ClipSpec
-from pgt_fx.core.errors import CaptureError, LoopError, Place
+from pgt_fx.core.errors import CaptureError, LoopError
 from pgt_fx.core.lengths.sets import ANY_LENGTH, LengthSet
-
-if TYPE_CHECKING:
-    from pgt_fx.capture.passes.length_constants import Constants
 
 #: Operations in the expression of a size at which the capture goes on without symbolic space. Those
 #: of convolutional backbones have up to 5; a shifted-window transformer comes to hundreds, and to
@@ -57,112 +47,6 @@ LONGEST_SIZE = 40
 ATTEMPTS = 4
 #: Short videos, for which torch answers what it asks of sizes without a word.
 SHORT = (1, 2, 3)
-
-
-@dataclass
-class Captured:
-    """The captured graph of a model whose modules are in certain modes (train or eval).
-
-    Attributes:
-        graph: fx graph of ATen operators; every node's ``meta["val"]`` has symbolic sizes.
-        tensors: placeholder name -> attribute path in the model, for parameters and buffers.
-        constants: placeholder name -> tensor made in forward and lifted by the capture.
-        inputs: placeholder name -> leaf of the clip.
-        out_spec: pytree of the model's output.
-        calls: key of the module stack -> what a hook saw of that call.
-        time_symbols: the symbols in the sizes of the inputs' time axes.
-        global_pools: numbers of the pools that were taken to mean "pool the clip".
-        training: the mode.
-        fixed: input path -> dimension -> size that the capture fixed (channels; sometimes space).
-        lengths: of the whole videos for which the graph is the model.
-        branches: what the model's Python asked of its sizes.
-        typed: whether a floating-point type is written in the graph or in its constants, as that of
-            the weights may be.
-        dtype: of the weights when it was captured.
-        by_hand: calls that say what a gradient is to be, which the graph doesn't hold.
-        drawn: modules that drew random numbers of Python's, of which it holds one.
-        kept: attributes of modules that forward changes.
-        memories: those among them that the next call reads.
-        moving: buffers that each call in train mode writes before the answer is computed from them.
-        surroundings: what the model's Python asked of them (gradients, autocast, types).
-        seeded: lines on which it seeds torch's random numbers.
-        values: evaluates what depends on sizes, parameters and buffers alone.
-        idle: layers that have no part in what the model computes, though the module around them is
-            called.
-        rehooked: modules of which a hook was added or removed since it was captured.
-    """
-
-    graph: fx.Graph
-    tensors: dict[str, str]
-    constants: dict[str, Tensor]
-    inputs: dict[str, int]
-    out_spec: Any
-    calls: dict[str, ModuleCall]
-    time_symbols: frozenset[sympy.Symbol]
-    global_pools: tuple[int, ...]
-    training: bool
-    fixed: dict[int, dict[int, int]] = field(default_factory=dict)
-    lengths: Lengths = field(default_factory=Lengths)
-    branches: Branches | None = None
-    typed: bool = False
-    dtype: torch.dtype | None = None
-    by_hand: list[ByHand] = field(default_factory=list)
-    drawn: list[Drawn] = field(default_factory=list)
-    kept: frozenset[str] = frozenset()
-    memories: list[Memory] = field(default_factory=list)
-    moving: list[Memory] = field(default_factory=list)
-    surroundings: frozenset[str] = frozenset()
-    seeded: list[Place] = field(default_factory=list)
-    values: Constants | None = field(default=None, repr=False)
-    idle: tuple[str, ...] = ()
-    rehooked: frozenset[str] = frozenset()
-    _timed: dict[Any, bool] = field(default_factory=dict, repr=False)
-    _sizes: Sizes | None = field(default=None, repr=False)
-    _valid: LengthSet | None = field(default=None, repr=False)
-
-    @property
-    def rows(self) -> int | None:
-        """Videos in a batch, where the graph is the model for some numbers alone: the example's."""
-        fixed = next((f[0] for f in self.fixed.values() if 0 in f), None)
-        return fixed if fixed is not None or self.branches is None else self.branches.rows
-
-    def has_time(self, size: Any) -> bool:
-        """Whether a size of a tensor depends on the length of the video. ``T // (T // 2)``, the
-        last one of ``x.view(N, C, T // 2, 2)``, does not: no other video has such a view."""
-        if not isinstance(size, SYMBOLIC):
-            return False
-        expr: Any = size.node.expr
-        if expr not in self._timed:
-            sizes = self.sizes
-            self._timed[expr] = bool(expr.free_symbols & self.time_symbols) and (
-                sizes.grows(size) or (sizes.varies(size) and self._where_it_holds().varies(size))
-            )
-        return self._timed[expr]
-
-    def varies(self, size: torch.SymInt | torch.SymFloat | torch.SymBool) -> bool:
-        """Whether a number differs between two videos that the model takes."""
-        return self.sizes.varies(size)
-
-    @property
-    def sizes(self) -> Sizes:
-        """Sizes as functions of the number of frames, of the videos that the model takes."""
-        if self._sizes is None:
-            self._sizes = Sizes(known_sizes(self._size()), self.time_symbols)
-        return self._sizes.of(self.lengths.numbers)
-
-    def _where_it_holds(self) -> Sizes:
-        """Those for the videos of which the model can make its views."""
-        sizes = self.sizes
-        if self._valid is None:
-            self._valid = lengths_of_views(self.graph, sizes)
-        both = self._valid & sizes.lengths
-        one = both.least is None or both.next(both.least + 1) is None
-        return sizes if one else sizes.of(both)
-
-    def _size(self) -> torch.SymInt:
-        values = [n.meta.get("val") for n in self.graph.nodes if n.op == "placeholder"]
-        shapes: list[Any] = [s for v in values if isinstance(v, Tensor) for s in v.shape]
-        return next(s for s in shapes if isinstance(s, torch.SymInt))
 
 
 def capture(

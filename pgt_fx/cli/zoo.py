@@ -25,7 +25,7 @@ from pgt_fx.cli.talk import (
 from pgt_fx.core.text_tables import Fitted
 
 if TYPE_CHECKING:
-    from pgt_fx.zoo.survey import Row
+    from pgt_fx.testing.zoo_survey import Row
 
 
 def zoo(
@@ -57,7 +57,7 @@ def zoo(
     if not check:
         _list(names, json_)
         return
-    from pgt_fx.zoo.table import summary, write_table
+    from pgt_fx.testing.zoo_table import summary, write_table
 
     rows: list[Row] = []
     with spinner("converting") as step:
@@ -102,7 +102,7 @@ def _chosen(wanted: Sequence[str]) -> list[str]:
 
 def _surveyed(names: Sequence[str], jobs: int) -> Iterator[Row]:
     """Each model in a process of its own: what it used is given back."""
-    from pgt_fx.zoo.survey import survey
+    from pgt_fx.testing.zoo_survey import survey
 
     context = get_context("spawn")
     with ProcessPoolExecutor(jobs, context, _begin, max_tasks_per_child=1) as pool:

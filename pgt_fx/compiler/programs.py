@@ -10,7 +10,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from pgt_fx.capture.export import Captured
+from pgt_fx.capture.captured import Captured
 from pgt_fx.compiler.analysis.walk import Analysis, analyze_graph
 from pgt_fx.compiler.lowering.emit import emit
 from pgt_fx.compiler.report import Report, make_report

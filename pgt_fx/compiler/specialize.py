@@ -12,12 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pgt_fx.capture.export import Captured, capture
+from pgt_fx.capture.attention.find_attention import note_attention
+from pgt_fx.capture.captured import Captured
+from pgt_fx.capture.export import capture
 from pgt_fx.capture.observe.failing_line import GRADIENTS, LAYOUTS, TYPES, raised_at
 from pgt_fx.capture.observe.module_attributes import PythonState
 from pgt_fx.capture.observe.surroundings import answers, as_outside, gradients_as_outside
 from pgt_fx.capture.observe.value_contents import same
-from pgt_fx.capture.passes.find_attention import note_attention
 from pgt_fx.capture.passes.length_constants import TensorsOf
 from pgt_fx.capture.passes.pipeline import clean
 from pgt_fx.capture.probe.meta_run import probe

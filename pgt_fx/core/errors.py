@@ -127,6 +127,20 @@ def out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
 
 
+class Refusal(Exception):
+    """Raised by an operator's rule, or a pass, that knows the operator and can't make it
+    progressive; the walk makes a :class:`Blocker` of it, which names the line.
+
+    Attributes:
+        reason: why, as the end of a sentence whose subject is the operator.
+        remedy: what to do; "" where nothing is known to help.
+    """
+
+    def __init__(self, reason: str, remedy: str = "") -> None:
+        super().__init__(reason)
+        self.reason, self.remedy = reason, remedy
+
+
 @dataclass(frozen=True)
 class Place:
     """Where in the user's model an operator stands.

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from html import escape
-from typing import TYPE_CHECKING
 
 from pgt_fx.compiler.report import size
+from pgt_fx.doctor.findings import Findings
 from pgt_fx.doctor.picture import VERDICTS, Box, Picture
-
-if TYPE_CHECKING:
-    from pgt_fx.doctor.diagnosis import Diagnosis
 
 #: Verdict -> fill and stroke; readable on a light and on a dark page.
 COLOURS = {
@@ -41,7 +38,7 @@ svg path { fill: none; stroke: #9ca3af; stroke-width: 1.4; }
 """
 
 
-def page(found: Diagnosis) -> str:
+def page(found: Findings) -> str:
     """The whole page."""
     clip = ", ".join("×".join(map(str, s)) for s in found.clip)
     parts = [
@@ -69,7 +66,7 @@ def _code(source: str, line: str) -> str:
     return f"<code>{escape(source)}</code><br><code>{escape(line)}</code>" if source else ""
 
 
-def _mixing(found: Diagnosis) -> str:
+def _mixing(found: Findings) -> str:
     if not found.mixing:
         return ""
     rows = [
@@ -82,7 +79,7 @@ def _mixing(found: Diagnosis) -> str:
     return f"<h2>Needs all of time, or can't be converted</h2>{_table(head, rows)}"
 
 
-def _ahead(found: Diagnosis) -> str:
+def _ahead(found: Findings) -> str:
     if not found.ahead:
         return ""
     rows = [
@@ -95,7 +92,7 @@ def _ahead(found: Diagnosis) -> str:
     return f"<h2>Looks into the future</h2>{_table(head, rows)}"
 
 
-def _changes(found: Diagnosis) -> str:
+def _changes(found: Findings) -> str:
     items = []
     for change, names in found.changes.items():
         told = ", ".join(f"<code>{escape(n)}</code>" for n in names)

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from torch import fx
 
+from pgt_fx.capture.attention.find_attention import NOTE, Attention, Band
 from pgt_fx.capture.observe.module_calls import place
-from pgt_fx.capture.passes.find_attention import NOTE, Attention, Band
 from pgt_fx.core.layout import Dim, Factor, Layout, axis_of, broadcast, has_time, time_dims
 from pgt_fx.rules.registry import Local, OpView, Outcome, Refusal, Scanned, StepOnly, rule
 

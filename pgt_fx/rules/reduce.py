@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pgt_fx.capture.passes.find_attention import NOTE
+from pgt_fx.capture.attention.find_attention import NOTE
 from pgt_fx.core.layout import Dim, Layout, has_time, plain, time_dims
 from pgt_fx.rules.attention import seen_band
 from pgt_fx.rules.registry import (

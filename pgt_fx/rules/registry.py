@@ -18,16 +18,9 @@ from torch import fx
 
 from pgt_fx.capture.guards.symbolic_sizes import Sizes
 from pgt_fx.core.counts import counted
+from pgt_fx.core.errors import Refusal
 from pgt_fx.core.laws import Law, Window
 from pgt_fx.core.layout import Factor, Layout, size
-
-
-class Refusal(Exception):
-    """Raised by a rule that knows the operator and can't make it progressive."""
-
-    def __init__(self, reason: str, remedy: str = "") -> None:
-        super().__init__(reason)
-        self.reason, self.remedy = reason, remedy
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, fx, nn
 
-from pgt_fx.capture.export import Captured
+from pgt_fx.capture.captured import Captured
 from pgt_fx.capture.observe.module_calls import Whole, module_path, place
 from pgt_fx.runtime.chunks import CLOCK
 from pgt_fx.runtime.plan import Schedulable

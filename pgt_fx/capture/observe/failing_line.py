@@ -23,15 +23,15 @@ from torch.fx.experimental.sym_node import SymNode
 from torch.overrides import TorchFunctionMode, resolve_name
 from torch.utils import _pytree as pytree
 
-import pgt_fx
 from pgt_fx.capture.observe.active_modules import on_inside
 from pgt_fx.capture.observe.statements import caught, handed_on, only_said
 from pgt_fx.core.errors import Place
 
-_PACKAGES = tuple(os.path.dirname(f) + os.sep for f in (torch.__file__, pgt_fx.__file__))
+_OURS = os.path.dirname(os.path.dirname(os.path.dirname(__file__)))
+_PACKAGES = (os.path.dirname(torch.__file__) + os.sep, _OURS + os.sep)
 #: Of this package's files those in which models are written: the zoo, and the random graphs.
 _MODELS = tuple(
-    os.path.join(os.path.dirname(pgt_fx.__file__), *path)
+    os.path.join(_OURS, *path)
     for path in (("zoo", ""), ("testing", "fuzz", "modules.py"), ("testing", "fuzz", "graphs.py"))
 )
 _INSTALLED = re.compile(r".*[/\\](?:site|dist)-packages[/\\]([^/\\]+)")

@@ -215,7 +215,7 @@ def _told_as_eager(function: types.FunctionType) -> Iterator[None]:
 
 _TOLD = """
 def told():
-    from pgt_fx.capture.context import told_on
+    from pgt_fx.capture.observe.surroundings import told_on
     return told_on({name!r}, {module!r})
 """
 _PLAIN: dict[tuple[str, str], Callable[[], bool]] = {}

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 from torch import fx
 
-from pgt_fx.capture.export import Captured
+from pgt_fx.capture.captured import Captured
 from pgt_fx.capture.observe.module_attributes import Memory
 from pgt_fx.capture.observe.module_calls import place
 from pgt_fx.capture.passes.alias_analysis import Aliases, written_by
-from pgt_fx.core.errors import Place
-from pgt_fx.rules.registry import Refusal
+from pgt_fx.core.errors import Place, Refusal
 
 
 def refuse_kept(captured: Captured, aliases: Aliases) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from pgt_fx.capture.export import Captured
+from pgt_fx.capture.captured import Captured
 from pgt_fx.capture.guards.length_guard import Condition
 from pgt_fx.capture.observe.module_calls import place
 from pgt_fx.capture.schema import schema_name

@@ -11,7 +11,7 @@ import sympy
 import torch
 from torch import Tensor, fx
 
-from pgt_fx.capture.export import Captured
+from pgt_fx.capture.captured import Captured
 from pgt_fx.capture.guards.length_guard import Condition
 from pgt_fx.capture.observe.module_calls import place
 from pgt_fx.core.lengths.questions import at_most

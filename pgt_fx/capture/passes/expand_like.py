@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, fx
 
-from pgt_fx.capture.export import Captured
+from pgt_fx.capture.captured import Captured
 from pgt_fx.capture.schema import schema_name
 
 GROWING = ("aten::expand", "aten::repeat", "aten::broadcast_to")

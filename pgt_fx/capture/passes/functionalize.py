@@ -16,12 +16,12 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from pgt_fx.capture.export import Captured
+from pgt_fx.capture.captured import Captured
 from pgt_fx.capture.passes.alias_analysis import PARTS, Aliases, shows_all, written_by
 from pgt_fx.capture.passes.buffer_writes import refuse_kept
 from pgt_fx.capture.passes.conditional_copies import hold_to_copies
 from pgt_fx.capture.schema import schema_name
-from pgt_fx.rules.registry import Refusal
+from pgt_fx.core.errors import Refusal
 
 aten = torch.ops.aten
 #: ``meta`` of a node that is not to be run inside a call of its module, which would write. Where

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from pgt_fx.capture.export import Captured
+from pgt_fx.capture.captured import Captured
 from pgt_fx.capture.passes.cat_to_pad import cat_as_padding
 from pgt_fx.capture.passes.drop_like_operands import lent_types
 from pgt_fx.capture.passes.expand_like import rows_at_hand

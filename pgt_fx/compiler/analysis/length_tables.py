@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from pgt_fx.capture.export import Captured
-from pgt_fx.capture.pairs.positions import COLUMN, ELEMENTWISE, ROW, NotPairs, Pairs, Roles
-from pgt_fx.capture.pairs.step_entries import PairGraph, pair_graph
+from pgt_fx.capture.attention.positions import COLUMN, ELEMENTWISE, ROW, NotPairs, Pairs, Roles
+from pgt_fx.capture.attention.step_entries import PairGraph, pair_graph
+from pgt_fx.capture.captured import Captured
 from pgt_fx.capture.schema import named, schema_name
 from pgt_fx.core.devices import elsewhere, in_any_layout
 from pgt_fx.core.layout import Factor, Layout, LayoutError, plain

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import fx
 
-from pgt_fx.capture.export import Captured
+from pgt_fx.capture.captured import Captured
 from pgt_fx.capture.guards.length_guard import Lengths
 from pgt_fx.compiler.analysis.length_tables import PairTable, Table
 from pgt_fx.core.clip import ClipSpec

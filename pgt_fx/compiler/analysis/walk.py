@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from pgt_fx.capture.export import Captured
+from pgt_fx.capture.attention.find_attention import NOTE
+from pgt_fx.capture.captured import Captured
 from pgt_fx.capture.observe.module_calls import place
-from pgt_fx.capture.passes.find_attention import NOTE
 from pgt_fx.capture.schema import schema_name
 from pgt_fx.compiler.analysis.length_tables import (
     PairTable,

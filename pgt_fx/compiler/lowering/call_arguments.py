@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from pgt_fx.capture.export import Captured
+from pgt_fx.capture.captured import Captured
 from pgt_fx.runtime.markov.template import Hole, Template
 
 

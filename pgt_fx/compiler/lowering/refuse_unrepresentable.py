@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from torch import fx
 from torch.utils.checkpoint import CheckpointFunction
 
-from pgt_fx.capture.export import Captured
+from pgt_fx.capture.captured import Captured
 from pgt_fx.capture.observe.custom_gradients import ByHand
 from pgt_fx.capture.observe.module_calls import call_stack
 from pgt_fx.capture.observe.python_random import Drawn

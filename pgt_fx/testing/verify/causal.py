@@ -27,7 +27,7 @@ from pgt_fx.testing.verify.demanded import furthest, unanswered
 from pgt_fx.testing.verify.outcome import unmade
 from pgt_fx.testing.verify.promises import check_names
 from pgt_fx.testing.verify.record import record_of_causal
-from pgt_fx.testing.verify.required import CAUSAL_WORDS, requirements
+from pgt_fx.testing.verify.required import CAUSAL_WORDS, PLAIN_CHECKS, requirements
 from pgt_fx.testing.verify.result import Check, Verification
 
 #: Successive frames from which on others are put in: a leak that comes back every so many frames,
@@ -342,15 +342,12 @@ def _list(cuts: list[int]) -> str:
 
 Measure = Callable[[Check, _Causal], Check]
 
-CHECKS: tuple[tuple[str, str, Measure], ...] = (
-    (
-        "time-sensitive",
-        "shuffling the frames changes the model's output (else nothing below could show a fault)",
-        _time_sensitive,
-    ),
-    ("no-future", "no output that is due depends, to the last bit, on later frames", _no_future),
-    ("prefix", "the first frames alone give the first outputs", _prefix),
-)
+_MEASURES: dict[str, Measure] = {
+    "time-sensitive": _time_sensitive,
+    "no-future": _no_future,
+    "prefix": _prefix,
+}
+CHECKS = tuple((name, promise, _MEASURES[name]) for name, promise in PLAIN_CHECKS.items())
 
 
 def _asked(check: Check, must: Collection[str]) -> Check:

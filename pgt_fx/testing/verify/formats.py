@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from xml.etree import ElementTree
 
-from pgt_fx.testing.verify.result import Check, Verification, figure
+from pgt_fx.testing.verify.checks import Check, Findings, figure
 
 
-def to_markdown(found: Verification) -> str:
+def to_markdown(found: Findings) -> str:
     """A heading, a table with one row for each check, and what to look at."""
     lines = [
         f"### {found.model}: {found.summary}",
@@ -35,7 +35,7 @@ def _text(c: Check) -> str:
     return "; ".join(x for x in (c.detail, f"look at {c.where}" if c.where else "") if x)
 
 
-def to_junit(found: Verification) -> str:
+def to_junit(found: Findings) -> str:
     """One test suite for the model; a violated check is a failure, one that ended in an error an
     error, and one that says nothing is skipped.
 

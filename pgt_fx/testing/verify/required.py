@@ -28,6 +28,14 @@ WORDS: Mapping[str, tuple[str, ...]] = {
     "one-way": ("one-way-forward", "one-way-backward"),
     "gradients": ("gradients-equal-model", "exact-gradients"),
 }
+#: Id -> promise, of a model that is measured as it is (:mod:`pgt_fx.testing.verify.causal`).
+PLAIN_CHECKS: Mapping[str, str] = {
+    "time-sensitive": (
+        "shuffling the frames changes the model's output (else nothing below could show a fault)"
+    ),
+    "no-future": "no output that is due depends, to the last bit, on later frames",
+    "prefix": "the first frames alone give the first outputs",
+}
 #: The same for a model that is measured as it is.
 CAUSAL_WORDS: Mapping[str, tuple[str, ...]] = {"causal": ("no-future", "prefix")}
 #: What ``future="wait"`` with ``strict`` promises, without being asked.
@@ -141,9 +149,7 @@ def known_words(plain: bool) -> list[str]:
     """All that can be required by a word: of a model that is measured as it is, or of a progressive
     one."""
     if plain:
-        from pgt_fx.testing.verify.causal import CHECKS as OF_PLAIN
-
-        return [*CAUSAL_WORDS, *(name for name, *_ in OF_PLAIN)]
+        return [*CAUSAL_WORDS, *PLAIN_CHECKS]
     from pgt_fx.testing.verify.promises import CHECKS
 
     return [*WORDS, *(name for name, *_ in CHECKS)]

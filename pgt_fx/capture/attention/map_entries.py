@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from pgt_fx.capture.pairs.attention_map import Band, Map
-from pgt_fx.capture.pairs.entry_operators import held, operate
-from pgt_fx.capture.pairs.positions import COLUMN, ROW, NotPairs, Pairs, Roles
+from pgt_fx.capture.attention.attention_map import Band, Map
+from pgt_fx.capture.attention.entry_operators import held, operate
+from pgt_fx.capture.attention.positions import COLUMN, ROW, NotPairs, Pairs, Roles
 from pgt_fx.capture.passes.length_constants import Constants, NotConstant
 from pgt_fx.capture.schema import named, schema_name
 from pgt_fx.core.entries.cases import (

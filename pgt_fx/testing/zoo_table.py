@@ -7,9 +7,9 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from .cost import VIEW, view_space
-from .registry import get, names
-from .survey import KINDS, REFUSED, Row
+from pgt_fx.testing.zoo_survey import KINDS, REFUSED, Row
+from pgt_fx.zoo.cost import VIEW, view_space
+from pgt_fx.zoo.registry import get, names
 
 #: Steps and views in the GFLOPs column, in the paper's notation: P = 5, three spatial crops.
 STEPS, VIEWS = 5, 3

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from pgt_fx.capture.export import Captured
-from pgt_fx.capture.pairs.mask_reach import Band, Map, read_band, vanishes
+from pgt_fx.capture.attention.mask_reach import Band, Map, read_band, vanishes
+from pgt_fx.capture.captured import Captured
 from pgt_fx.capture.passes.length_constants import Constants, NotConstant
 from pgt_fx.capture.schema import named, schema_name
 from pgt_fx.core.entries.cases import LEAST
@@ -63,7 +63,7 @@ class Attention:
     constants: Constants | None = field(default=None, repr=False, compare=False)
 
     def band(self, rows: int, columns: int, *, normalised: bool = False) -> Band:
-        """What the mask lets through, proven (:mod:`pgt_fx.capture.pairs.mask_reach`).
+        """What the mask lets through, proven (:mod:`pgt_fx.capture.attention.mask_reach`).
 
         Args:
             rows, columns: entries per frame along both sides of the map.

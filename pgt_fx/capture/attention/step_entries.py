@@ -10,7 +10,16 @@ from typing import Any
 import torch
 from torch import fx
 
-from pgt_fx.capture.pairs.positions import COLUMN, ROW, SPREAD, VIEWS, Entry, NotPairs, Pairs, Roles
+from pgt_fx.capture.attention.positions import (
+    COLUMN,
+    ROW,
+    SPREAD,
+    VIEWS,
+    Entry,
+    NotPairs,
+    Pairs,
+    Roles,
+)
 from pgt_fx.capture.schema import named, schema_name
 from pgt_fx.core.devices import elsewhere
 

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from pgt_fx.capture.export import Captured
+from pgt_fx.capture.captured import Captured
 from pgt_fx.capture.guards.symbolic_sizes import SYMBOLIC
 from pgt_fx.capture.schema import named, schema_name
 

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, fx
 
-from pgt_fx.capture.pairs.attention_map import Band
-from pgt_fx.capture.pairs.map_entries import Reader
-from pgt_fx.capture.pairs.positions import COLUMN, ROW, Roles
-from pgt_fx.capture.pairs.step_entries import pair_graph
+from pgt_fx.capture.attention.attention_map import Band
+from pgt_fx.capture.attention.map_entries import Reader
+from pgt_fx.capture.attention.positions import COLUMN, ROW, Roles
+from pgt_fx.capture.attention.step_entries import pair_graph
 from pgt_fx.capture.passes.length_constants import NotConstant
 from pgt_fx.capture.schema import named
 from pgt_fx.core.entries.cases import (

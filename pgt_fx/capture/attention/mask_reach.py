@@ -1,7 +1,7 @@
 """What a mask lets through, proven: how far back a query looks, and that it never looks ahead.
 
 First for videos of any length, by inequalities in the positions
-(:mod:`pgt_fx.capture.pairs.map_entries`); where these give no bound and the mask is cut from a
+(:mod:`pgt_fx.capture.attention.map_entries`); where these give no bound and the mask is cut from a
 table, entry by entry.
 """
 
@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from torch import Tensor, fx
 
-from pgt_fx.capture.pairs.attention_map import Band, Map
-from pgt_fx.capture.pairs.bounded_tables import WholeTables
-from pgt_fx.capture.pairs.map_entries import Reader
-from pgt_fx.capture.pairs.positions import COLUMN, ROW, NotPairs, Pairs
+from pgt_fx.capture.attention.attention_map import Band, Map
+from pgt_fx.capture.attention.bounded_tables import WholeTables
+from pgt_fx.capture.attention.map_entries import Reader
+from pgt_fx.capture.attention.positions import COLUMN, ROW, NotPairs, Pairs
 from pgt_fx.capture.passes.length_constants import Constants, NotConstant
 from pgt_fx.core.entries.cases import FALSE
 

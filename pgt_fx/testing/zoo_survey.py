@@ -1,6 +1,6 @@
 """What becomes of a backbone when it is converted: measured, one row of the zoo's table.
 
->>> from pgt_fx.zoo.survey import survey
+>>> from pgt_fx.testing.zoo_survey import survey
 >>> survey("r3d_18", space=32).kind
 'exact'
 """
@@ -22,10 +22,9 @@ from pgt_fx.core.errors import BlockedError, CaptureError, ExactnessError, PgtEr
 from pgt_fx.runtime.progressive import Progressive
 from pgt_fx.testing.verify.contract import verify
 from pgt_fx.testing.verify.outcome import in_words
-
-from .clips import SPATIAL_STRIDE
-from .cost import gflops, view_space
-from .registry import build, clip, features, get
+from pgt_fx.zoo.clips import SPATIAL_STRIDE
+from pgt_fx.zoo.cost import gflops, view_space
+from pgt_fx.zoo.registry import build, clip, features, get
 
 #: The promises that are measured for the table; ``pgt-fx verify`` measures all of them.
 PROMISES = (
