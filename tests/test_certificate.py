@@ -16,8 +16,8 @@ import pgt_fx
 from pgt_fx.core.errors import OptionError
 from pgt_fx.testing import assert_causal
 from pgt_fx.testing.verify.causal import verify_causal
-from pgt_fx.testing.verify.certificate import CertificateError, load
-from pgt_fx.testing.verify.certificate_file import digest_of
+from pgt_fx.testing.verify.certificate import load
+from pgt_fx.testing.verify.certificate_file import CertificateError, digest_of
 from pgt_fx.testing.verify.in_time import worse
 from pgt_fx.testing.verify.required import requirements
 

@@ -151,7 +151,7 @@ def test_verify_could_not_check(here: str) -> None:
         ("xyzzy", "pgt-fx zoo lists them"),
         ("some.module", "with a colon"),
         ("no_such_package:model", "no module 'no_such_package'"),
-        ("pgt_fx.demmo:run", "did you mean demo"),
+        ("pgt_fx.trainning:run", "did you mean training"),
     ],
 )
 def test_an_unknown_name_is_explained(model: str, hint: str) -> None:

@@ -22,7 +22,8 @@ from pgt_fx.runtime.progressive import Progressive
 from pgt_fx.testing import assert_progressive
 from pgt_fx.testing.verify import causal, equality
 from pgt_fx.testing.verify.causal import verify_causal
-from pgt_fx.testing.verify.certificate import CertificateError, load
+from pgt_fx.testing.verify.certificate import load
+from pgt_fx.testing.verify.certificate_file import CertificateError
 
 pytest_plugins = ("pytester",)
 CLIP = (1, 3, 8)
