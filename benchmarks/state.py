@@ -66,8 +66,8 @@ def measure(name: str) -> dict[str, Any]:
     try:
         model, example = zoo.build(name), zoo.clip(name)
         prog = pgt_fx.transform(model, example, future="wait", pooling="running", strict=False)
-        report, analysis = prog.report, prog._analysis()
-        emitted = prog._program().emitted
+        report, analysis = prog.report, prog.inspect.analysis
+        emitted = prog.inspect.program.emitted
     except Exception as error:  # each package has its own errors; none may end the survey
         return {"model": name, "refused": told(error)}
     by_row = {row.name: row.state_bytes for row in report.rows if row.state_bytes}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -12,6 +13,9 @@ from hypothesis import HealthCheck, settings
 from pgt_fx.compiler import transform as compiler
 
 sys.path.insert(0, str(Path(__file__).parent))  # `import oracles` under any import mode
+
+# Graphs are checked between the stages of the compiler, in the processes of the tests too.
+os.environ.setdefault("PGT_FX_CHECK_STAGES", "1")
 
 # Workers share the cores: more threads each would only make them wait.
 torch.set_num_threads(1)

@@ -421,7 +421,7 @@ def test_state_is_counted_against_what_windows_must_hold() -> None:
             return self.wide(x) + self.narrow(x)
 
     prog = pgt_fx.transform(Joined(), torch.randn(1, 3, 8, 6, 6), future="wait")
-    analysis, frame = prog._analysis(), 6 * 6 * 4
+    analysis, frame = prog.inspect.analysis, 6 * 6 * 4
     # Both windows read the video: the tail of the wider one could serve both.
     assert state.lower_bound(analysis) == 4 * 3 * frame
     # The narrow branch comes one element early, of 4 channels.

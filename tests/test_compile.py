@@ -265,5 +265,5 @@ def test_many_sizes_are_many_functions(monkeypatch: pytest.MonkeyPatch) -> None:
             pairs = zip(*(p.run(x, schedule=[4] * 4) for p in (prog, plain)), strict=True)
             assert all(relative_error(a, b) <= 1e-6 for a, b in pairs)
     assert backend.graphs == len(sizes)
-    program = prog._program()
+    program = prog.inspect.program
     assert program.compiled is not None and len(program.compiled._compiled) <= 10

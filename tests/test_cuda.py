@@ -245,7 +245,7 @@ def test_gradients_of_compiled_steps() -> None:
 def test_a_steady_step_can_be_recorded_by_hand(future: str) -> None:
     """``torch.cuda.graph`` refuses a step that waits, or that allocates outside its pool."""
     prog, _ = small("slow_r50", torch.float32, future=future)
-    program, clip = prog._program(), long_video(prog, 8, torch.float32)
+    program, clip = prog.inspect.program, long_video(prog, 8, torch.float32)
     with torch.inference_mode():
         state = prog.init_state(clip)
         for _ in range(4):
@@ -275,7 +275,7 @@ def test_a_steady_step_can_be_recorded_by_hand(future: str) -> None:
 def test_exact_gradients_there(dropout: float) -> None:
     """The second forward of a step draws what its first drew, of the device's own generator."""
     prog = progressive(Net(dropout=dropout).double()).to(DEVICE).train()
-    prog._source.model.norm.eval()  # of one batch per step, they are another test's
+    prog.inspect.model.norm.eval()  # of one batch per step, they are another test's
     x, labels = of_classes().to(DEVICE), LABELS.to(DEVICE)
     torch.manual_seed(7)
     expected = together(prog, x, labels, schedule=CHUNKS)

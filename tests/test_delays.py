@@ -248,7 +248,7 @@ def test_a_context_is_no_tail(options: dict[str, str]) -> None:
     model, video = build("residual")
     prog = pgt_fx.transform(model, video[:, :, :9], future="wait", strict=False, **options)  # type: ignore[arg-type]
     prog(video[:, :, :8])
-    assert not prog._program().emitted.shared
+    assert not prog.inspect.program.emitted.shared
     assert set(held_bytes(dict(prog.state))) == {"conv", "add.held"}
 
 
@@ -277,7 +277,7 @@ def test_paths_fed_unevenly() -> None:
         outs.append(prog(pieces, last=n == len(cuts) - 1))
     whole = model([slow, fast])
     assert relative_error(stitch([o for o in outs if o is not None]), whole) <= 1e-13
-    assert prog._program().emitted.shared == {"block.add.held#2": "block.conv"}
+    assert prog.inspect.program.emitted.shared == {"block.add.held#2": "block.conv"}
 
 
 def random_network(rng: random.Random) -> tuple[_Network, set[fx.Node]]:

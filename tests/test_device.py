@@ -57,7 +57,7 @@ def on_the_host(prog: pgt_fx.Progressive, x: Tensor, time: int = 2) -> list[str]
 
     The clock, which never leaves the host, is not part of what is run here.
     """
-    program, seen = prog._program(), OnTheHost()
+    program, seen = prog.inspect.program, OnTheHost()
     n, clip = x.shape[time], torch.empty_like(x, device=DEVICE)
     first = program.plan((0,), (n,), False)
     program.run({}, [clip], first)  # brings the model's constants there, once

@@ -19,7 +19,7 @@ from pgt_fx import zoo
 from pgt_fx.cli import app
 from pgt_fx.compiler.analysis.receptive_field import reaches
 from pgt_fx.compiler.analysis.walk import walk_graph
-from pgt_fx.compiler.transform import capture_source
+from pgt_fx.compiler.transform import read_model
 from pgt_fx.doctor import Diagnosis, examine
 from pgt_fx.doctor.delay import delay, look_aheads
 from pgt_fx.doctor.picture import VERDICTS
@@ -50,7 +50,7 @@ def found(model: nn.Module) -> Diagnosis:
 def test_look_aheads_add_up_to_the_latency(name: str) -> None:
     """Found operator by operator, and by the clocks: two ways to the same number."""
     model, clip = zoo.build(name, space=32), zoo.clip(name, space=32)
-    source = capture_source(model.eval(), clip, None, "auto")
+    source = read_model(model.eval(), clip, None, "auto")
     analysis, blockers = walk_graph(source.captured(), source.spec, "wait")
     assert not blockers
     looks = look_aheads(analysis, reaches(analysis))

@@ -149,7 +149,7 @@ def test_truncated_gradients_are_the_sum_over_steps_that_know_their_past_as_cons
 def test_dropout_is_replayed() -> None:
     prog = progressive(Net(dropout=0.5).double())
     prog.train()
-    prog._source.model.norm.eval()  # batch statistics are another test's
+    prog.inspect.model.norm.eval()  # batch statistics are another test's
     how = {"schedule": CHUNKS}
     torch.manual_seed(7)
     expected = together(prog, video(), LABELS, **how)

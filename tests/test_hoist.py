@@ -51,8 +51,8 @@ def whole(prog: pgt_fx.Progressive, video: Tensor) -> Tensor:
 
 def test_every_module_is_reached_once() -> None:
     _, prog, video = made()
-    assert torch.allclose(whole(prog, video), prog._source.model(video), atol=1e-6)
-    code = prog._program().module().code
+    assert torch.allclose(whole(prog, video), prog.inspect.model(video), atol=1e-6)
+    code = prog.inspect.program.module().code
     walks = re.findall(r"self\.(\w+)", code)
     assert sorted(walks) == sorted({"stages", "in_stages", "in_stages_0", "markov"}), code
     assert code.count('"0")') <= 4, "stage 0, its block 0, the block of stage 1, in_stages"

@@ -116,14 +116,14 @@ def test_what_was_captured_without_a_hook_is_kept() -> None:
     """A tool that looks into the model and leaves costs two captures at most, not one per visit."""
     model = net()
     prog = transformed(model)
-    known = prog._captured()
+    known = prog.inspect.captured
     for _ in range(20):
         HOOKS["forward"](model[1]).remove()
         with_hook = HOOKS["forward"](model[2])
         prog.full(video())
         with_hook.remove()
-        assert prog._captured() is known
-    assert len(prog._source._captured) <= 8
+        assert prog.inspect.captured is known
+    assert len(prog._programs.source._captured) <= 8
 
 
 def test_a_hook_that_only_looks_is_called_in_each_step_and_by_steps_alone() -> None:
@@ -194,7 +194,7 @@ def test_hooks_go_with_a_copy() -> None:
     prog = transformed(model)
     HOOKS["forward"](model[0])
     for other in (copy.deepcopy(prog), copy.deepcopy(prog)):
-        check(other._source.model, other)
+        check(other.inspect.model, other)
         check(model, prog)
 
 
@@ -289,6 +289,6 @@ def test_pruned_for_good() -> None:
 def test_looking_for_hooks_costs_next_to_nothing() -> None:
     blocks = [nn.Sequential(conv(kernel=1), nn.ReLU(), nn.ReLU()) for _ in range(75)]
     prog = pgt_fx.transform(nn.Sequential(conv(2), *blocks), torch.zeros(1, 2, 8))
-    look = prog._source.captured
+    look = prog._programs.source.captured
     # 0.02 ms where nothing else runs.
     assert min(timeit.repeat(look, number=20, repeat=50)) / 20 < 2e-4

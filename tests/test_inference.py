@@ -338,7 +338,7 @@ def test_time_before_channels() -> None:
 
 def test_views_of_two_paths_show_the_same_moments(two: pgt_fx.Progressive) -> None:
     slow, fast = video(9, 4, 6), video(36, 4, 6)
-    model = two._source.model
+    model = two.inspect.model
     assert same(predict(two, [slow, fast], view="original").scores, model([slow, fast]).softmax(1))
     views = [
         [slow[:, :, s : s + 4, :, c : c + 4], fast[:, :, 4 * s : 4 * s + 16, :, c : c + 4]]
@@ -379,7 +379,7 @@ def test_keyword_arguments_as_a_dict_and_a_tensor_without_time() -> None:
 def test_outputs_per_frame_are_reduced(framed: pgt_fx.Progressive, how: Any) -> None:
     x = video(10)
     over = (lambda y: y.mean(1)) if how == "mean" else (lambda y: y.amax(1))
-    whole = framed._source.model(x)
+    whole = framed.inspect.model(x)
     options: dict[str, Any] = {"over_frames": how, "activation": "softmax"}
     found = predict(framed, x, view="original", **options)
     assert same(found.scores, over(whole.softmax(2)))
@@ -395,7 +395,7 @@ def test_outputs_per_frame_are_reduced(framed: pgt_fx.Progressive, how: Any) -> 
 
 def test_outputs_per_frame_are_kept(framed: pgt_fx.Progressive) -> None:
     x = video(10)
-    whole = framed._source.model(x)
+    whole = framed.inspect.model(x)
     found = predict(framed, x, view="original", over_frames=None)
     assert same(found.scores, whole)
     streamed = predict(framed, x, view="stream", over_frames=None, schedule=[1] * 10)
@@ -406,7 +406,7 @@ def test_outputs_per_frame_are_kept(framed: pgt_fx.Progressive) -> None:
     assert all(same(a, b) for a, b in zip(found.steps, answers, strict=True))
     # crops show the same moments, and are averaged
     found = predict(framed, x, view="original", over_frames=None, spatial=3)
-    crops = [framed._source.model(x[..., c : c + 4]) for c in (0, 1, 2)]
+    crops = [framed.inspect.model(x[..., c : c + 4]) for c in (0, 1, 2)]
     assert same(found.scores, torch.stack(crops).mean(0))
 
 
@@ -606,7 +606,7 @@ def test_views_that_are_the_same_are_run_and_billed_once(
             found = predict(prog, x, **options)
     else:
         found = predict(prog, x, **options)
-    side, model = crop or min(height, width), prog._source.model
+    side, model = crop or min(height, width), prog.inspect.model
     places = (
         [(0, 0)] if crops == 1 else [(0, 0), (0, 1)] if crops == 2 else [(1, c) for c in range(3)]
     )
@@ -621,7 +621,7 @@ def test_views_that_are_the_same_are_run_and_billed_once(
 def test_clips_that_are_the_same_are_run_and_billed_once(
     prog: pgt_fx.Progressive, frames: int, clips: int
 ) -> None:
-    x, model = video(frames), prog._source.model
+    x, model = video(frames), prog.inspect.model
     options: dict[str, Any] = {"view": "original", "frames": 8, "temporal": 4}
     if clips < 4:
         with pytest.warns(UserWarning, match=rf"temporal=4, but .*{clips} of 4 views differ"):
@@ -649,7 +649,7 @@ def test_videos_unlike_the_example(prog: pgt_fx.Progressive, two: pgt_fx.Progres
 
 
 def test_a_sequence_without_space_has_no_crops() -> None:
-    spec = pgt_fx.transform(nn.Conv1d(3, 4, 3), torch.randn(2, 3, 8))._source.spec
+    spec = pgt_fx.transform(nn.Conv1d(3, 4, 3), torch.randn(2, 3, 8)).inspect.clip
     with pytest.raises(ClipError, match="a crop needs videos"):
         Views(1, 3).cut(spec, [torch.randn(2, 3, 8)], 8)
 

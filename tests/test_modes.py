@@ -212,7 +212,7 @@ def test_it_is_pickled_as_the_model_is() -> None:
     prog.reset()
     prog(clip())
     other = pickle.loads(pickle.dumps(prog))
-    assert other._source.model.conv is other.conv and other.options == prog.options
+    assert other.inspect.model.conv is other.conv and other.options == prog.options
     assert torch.equal(other(clip(1)), second)
     other.reset()
     assert torch.equal(other(clip()), first)

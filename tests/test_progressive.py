@@ -214,9 +214,9 @@ CHANGES: dict[str, Callable[[pgt_fx.Progressive], object]] = {
     "sgd": lambda prog: update(prog, torch.optim.SGD),
     "adam, foreach": lambda prog: update(prog, torch.optim.Adam, foreach=True),
     "load_state_dict": lambda prog: prog.load_state_dict(net(5).state_dict()),
-    "one parameter": lambda prog: nn.init.zeros_(prog._source.model.short.bias),
+    "one parameter": lambda prog: nn.init.zeros_(prog.inspect.model.short.bias),
     "train": lambda prog: prog.train(),
-    "train of the model": lambda prog: prog._source.model.train(),
+    "train of the model": lambda prog: prog.inspect.model.train(),
 }
 
 

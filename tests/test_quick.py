@@ -84,7 +84,7 @@ class Residual(nn.Module):
 def test_what_is_printed_keeps_the_operators() -> None:
     prog = pgt_fx.transform(Residual(), torch.randn(1, 3, 8))
     assert "aten.add.Tensor" in prog.code
-    code = prog._program().module().code
+    code = prog.inspect.program.module().code
     assert "torch.add(" in code and "aten.add" not in code
 
 

@@ -62,9 +62,9 @@ def check(prog: pgt_fx.Progressive, model: nn.Module, sizes: tuple[int, ...]) ->
 def captured_anew(prog: pgt_fx.Progressive, model: nn.Module, sizes: tuple[int, ...]) -> None:
     """Videos of these sizes take another branch: the model is captured anew for them."""
     check(prog, model, sizes)
-    assert len(prog._resized) == 1
+    assert len(prog._programs._resized) == 1
     check(prog, model, sizes)
-    assert len(prog._resized) == 1, "captured once"
+    assert len(prog._programs._resized) == 1, "captured once"
 
 
 # --------------------------------------------------------------- a module that looks at its frames
@@ -160,7 +160,7 @@ class LooksAtSpace(nn.Module):
 def test_a_module_that_does_not_look_at_time_is_called_whole() -> None:
     prog = streams(Stem(LooksAtSpace()))
     assert "self.block(" in prog.code
-    check(prog, prog._source.model, (3, 3, 8, 7, 6))
+    check(prog, prog.inspect.model, (3, 3, 8, 7, 6))
 
 
 # -------------------------------------------------------------------------------- batch and space
@@ -360,7 +360,7 @@ class SqueezedBatch(nn.Module):
 def test_a_batch_of_one_is_squeezed() -> None:
     prog = streams(SqueezedBatch(), (1, 3, 8, 4, 4))
     two = torch.randn(2, 3, 8, 4, 4).double()  # the squeeze does nothing to them
-    assert relative_error(prog.full(two), prog._source.model(two)) < EXACT
+    assert relative_error(prog.full(two), prog.inspect.model(two)) < EXACT
 
 
 class SqueezedIfOne(nn.Module):

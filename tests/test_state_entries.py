@@ -151,7 +151,7 @@ def test_a_mode_that_changes_no_operator_may_change() -> None:
     prog.train()
     prog.eval()
     got = prog(x[:, :, 6:], last=True)
-    assert relative_error(got, prog._source.model(x)) <= EXACT
+    assert relative_error(got, prog.inspect.model(x)) <= EXACT
 
 
 HOWS = ["mean", "sum", "amax", "amin", "var", "std", "prod", "any", "first"]
@@ -167,7 +167,7 @@ def test_a_state_of_steps_does_not_start_another_pooling(how: str) -> None:
         with pytest.raises(StateError, match=START):
             steps.replace(pooling=pooling).step(state, video()[:, :, 7:])
     running = steps.replace(pooling="running", future="wait")
-    whole = steps._source.model(video()).double()
+    whole = steps.inspect.model(video()).double()
     for chunks in CHUNKINGS:
         got = [y for y in running.run(video(), schedule=chunks) if y is not None][-1]
         assert relative_error(got.double(), whole) <= EXACT, chunks
@@ -232,7 +232,7 @@ def test_a_last_step_without_new_elements_misses_them_too(how: str) -> None:
     for chunks in ([1] * 8, [5, 3], [6, 1, 1]):
         given = [y for y in prog.run(x, schedule=chunks) if y is not None]
         got = stitch(given) if how == "cumsum" else given[-1]
-        assert relative_error(got, prog._source.model(x)) <= EXACT, chunks
+        assert relative_error(got, prog.inspect.model(x)) <= EXACT, chunks
     state = after(prog, 6)
     for name in [n for n in state if not n.startswith("clock")] if how != "cumsum" else []:
         if name == "conv":
@@ -256,7 +256,7 @@ def test_last_states_are_told_from_a_whole_state_alone(kind: type[nn.RNNBase]) -
 
     prog = progressive(Late(), future="wait")
     x = video()[:, :, :8]
-    whole = prog._source.model(x)
+    whole = prog.inspect.model(x)
     for chunks in ([1] * 8, [5, 3], [6, 1, 1]):
         got = [y for y in prog.run(x, schedule=chunks) if y is not None][-1]
         assert relative_error(got, whole) <= EXACT, chunks
@@ -273,7 +273,7 @@ def test_whole_states_are_taken_under_every_chunking(
     if isinstance(model, Attends):
         return  # not exact
     prog = progressive(copy.deepcopy(model), **{"future": "wait", "strict": False, **options})
-    whole = prog._source.model(video())
+    whole = prog.inspect.model(video())
     for chunks in CHUNKINGS:
         outputs = prog.run(video(), schedule=chunks)
         if isinstance(whole, tuple):
@@ -295,7 +295,7 @@ def test_a_token_in_front_of_the_frames_is_no_element_of_the_past() -> None:
     prog = progressive(Token(), future="wait")
     for chunks in CHUNKINGS:
         got = stitch(prog.run(video(), schedule=chunks))
-        assert relative_error(got, prog._source.model(video())) <= EXACT, chunks
+        assert relative_error(got, prog.inspect.model(video())) <= EXACT, chunks
 
 
 def test_no_element_is_left_out_of_a_pool() -> None:

@@ -16,7 +16,7 @@ from pgt_fx.testing.fuzz import strategies
 
 
 def plans_of(prog: pgt_fx.Progressive) -> SteadyPlans:
-    graph = prog._program().emitted.schedulable
+    graph = prog.inspect.program.emitted.schedulable
     return SteadyPlans(graph, prog.clip_ratio)
 
 

@@ -50,7 +50,7 @@ def test_no_tensor_is_read_on_the_host(name: str, policy: dict[str, Any]) -> Non
         before, after = state["clock.frames"].tolist(), state["clock.frames"].clone()
         leaves = then if isinstance(then, list) else [then]
         after += torch.tensor([t.shape[2] for t in leaves])
-        program = prog._program()
+        program = prog.inspect.program
         work = program.plan(tuple(before), tuple(after.tolist()), False)
         with FakeTensorMode(allow_non_fake_inputs=True) as fake:
             held = {k: fake.from_tensor(v) for k, v in state.items() if not k.startswith("clock.")}
@@ -108,7 +108,7 @@ def test_channels_last_stays(
         if out is not None and out.numel():
             seen[module.slot] = out.is_contiguous(memory_format=last)
 
-    hooks = [m.register_forward_hook(look) for m in prog._program().emitted.markov.values()]
+    hooks = [m.register_forward_hook(look) for m in prog.inspect.program.emitted.markov.values()]
     with torch.no_grad():
         for piece in video.split(8, 2):
             out = prog(piece.contiguous(memory_format=last))
@@ -211,7 +211,7 @@ def test_a_table_in_a_layout_that_the_capture_did_not_see() -> None:
             prog.to(memory_format=layout)
             prog.reset()
             found.append(torch.cat([prog(piece) for piece in video.split(4, 2)], 2))
-    assert not prog._source.model.positions.is_contiguous()
+    assert not prog.inspect.model.positions.is_contiguous()
     assert (found[0] - found[1]).abs().max() <= 1e-5
 
 

@@ -308,7 +308,7 @@ class PerFrame(nn.Module):
 
 def test_of_two_axes_that_look_alike_the_one_that_may_grow_is_time() -> None:
     clip = torch.zeros(1, 4, 3, 8, 8)
-    assert pgt_fx.transform(PerFrame(), clip)._source.spec.times == (1,)
+    assert pgt_fx.transform(PerFrame(), clip).inspect.clip.times == (1,)
     with pytest.raises(CaptureError, match=r"if it is axis 1, pass time_dim=1") as caught:
         pgt_fx.transform(PerFrame(), clip, time_dim=2)
     assert caught.value.place is not None and "self.conv" in caught.value.place.line

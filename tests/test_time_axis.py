@@ -64,7 +64,7 @@ def test_the_model_tells_which_axis_is_time(
 ) -> None:
     torch.manual_seed(0)
     prog = pgt_fx.transform(model.eval(), torch.randn(shape), future="wait")
-    assert prog._source.spec.times == (time,)
+    assert prog.inspect.clip.times == (time,)
     video = torch.randn(*shape[:time], 11, *shape[time + 1 :])
     outs = [out for out in prog.run(video, schedule=[4, 4, 3]) if out is not None]
     assert relative_error(torch.cat(outs, time), model(video)) < 1e-5

@@ -67,13 +67,13 @@ def test_a_mask_that_changed_after_the_transform_is_seen(
     prog.get_buffer("mask").copy_(band(64, 8))
     x = torch.randn(2, 4, 30)
     found = torch.cat(prog.run(x, schedule=[5] * 6), 2)
-    assert (found - prog._source.model(x)).abs().max() > 0.1  # it really is stale
+    assert (found - prog.inspect.model(x)).abs().max() > 0.1  # it really is stale
     verification = pgt_fx.verify(prog, checks=EQUAL)
     assert verification[broken].ok is False and not verification.ok, str(verification)
     assert "aten.matmul" in verification[broken].where
     copied = pgt_fx.verify(copy.deepcopy(prog), checks=EQUAL)  # a copy is as stale
     assert copied[broken].ok is False, str(copied)
-    anew = transformed(prog._source.model, future=future)
+    anew = transformed(prog.inspect.model, future=future)
     assert pgt_fx.verify(anew, checks=EQUAL).ok
 
 
@@ -85,12 +85,12 @@ def test_the_reference_is_the_model_as_it_is_now() -> None:
         model.first.weight.mul_(3)
     assert pgt_fx.verify(prog, checks=EQUAL).ok
     # A program with other weights than the model's: as if they had been written into it.
-    prog._program().model = copy.deepcopy(model)
-    emitted = prog._program().emitted
+    prog.inspect.program.model = copy.deepcopy(model)
+    emitted = prog.inspect.program.emitted
     for node in emitted.graph.nodes:
         if node.op == "get_attr" and node.target == "first.weight":
             node.target = "second.weight"
-    prog._program()._modules_by_work.clear()
+    prog.inspect.program._modules_by_work.clear()
     assert pgt_fx.verify(prog, checks=EQUAL)["full-equals-model"].ok is False
 
 

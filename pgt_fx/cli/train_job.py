@@ -243,7 +243,7 @@ def _build(settings: Config, name: str | None, training: VideoFolder) -> pgt_fx.
         raise ConfigError(
             f"[model] name = {s.model.name!r}, [data] size = {s.data.size}: {error}"
         ) from error
-    spec = prog._source.spec
+    spec = prog.inspect.clip
     beside = [i for i in spec.tensors if spec.times[i] is None]
     if beside:
         raise ConfigError(

@@ -1,34 +1,33 @@
-"""What has been made of a model's graphs: analysis, program and report, one for the modes of its
-modules and the hooks on them; and for clips of another kind, for which it is another graph."""
+"""The programs of a model: what was made of its graphs, one for the modes of its modules and the
+hooks on them; and for clips of another kind, for which it is another graph."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Self
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from pgt_fx.capture.captured import Captured
-from pgt_fx.compiler.analysis.walk import Analysis, analyze_graph
-from pgt_fx.compiler.lowering.emit import emit
+from pgt_fx.compiler import stages
+from pgt_fx.compiler.analysis.exact_frames import exact_frames, lengths_per_path
+from pgt_fx.compiler.analysis.walk import Analysis
+from pgt_fx.compiler.guards import Guard, guards_of
+from pgt_fx.compiler.inspect import Inspection
 from pgt_fx.compiler.report import Report, make_report
 from pgt_fx.compiler.specialize import MOST_CAPTURED, Source
+from pgt_fx.core.clip import ClipSpec
 from pgt_fx.core.errors import BlockedError, OtherClipError, PgtError
 from pgt_fx.core.options import Options
+from pgt_fx.core.trace import Trace, recorded
 from pgt_fx.runtime.chunks import sizes_of
-from pgt_fx.runtime.hooks import Watch, check_backward
+from pgt_fx.runtime.hooks import Watch
 from pgt_fx.runtime.program import Program
+from pgt_fx.runtime.programs import Current
 from pgt_fx.runtime.torch_compile import CompiledSteps, plain_numbers
-
-State = dict[str, Tensor]
-#: Dictionaries of ``nn.Module`` that are the model's own: parts, and hooks on their names.
-SHARED = (
-    *("_modules", "_parameters", "_buffers", "_non_persistent_buffers_set"),
-    *("_state_dict_hooks", "_state_dict_pre_hooks"),
-    *("_load_state_dict_pre_hooks", "_load_state_dict_post_hooks"),
-)
 
 
 @dataclass
@@ -37,6 +36,7 @@ class Made:
 
     Attributes:
         promised: whether the options are known to promise what they can keep.
+        current: what the progressive module is given of it.
     """
 
     analysis: Analysis
@@ -44,6 +44,7 @@ class Made:
     report: Report | None = None
     watch: Watch | None = None
     promised: bool = False
+    current: Current | None = None
 
     def bound_to(self, model: nn.Module) -> Made:
         """The same, not made anew, of a copy of the model."""
@@ -57,170 +58,226 @@ class Made:
         )
 
 
-class Graphs(nn.Module):
-    """A model with what has been made of it.
+class ModelPrograms:
+    """The programs of one model under one set of options; fulfils
+    :class:`pgt_fx.runtime.programs.Programs`.
 
     Args:
         source: the model, and what has been captured of it.
         options: under which steps are made.
     """
 
-    _source: Source
-    _options: Options
-    _modes: dict[int, Made]
-    _sums: dict[str, str] | None
-    _compile: dict[str, Any] | None
-    _resized: dict[tuple[Any, ...], Any]
-    _checked: str
-
     def __init__(self, source: Source, options: Options) -> None:
-        super().__init__()
-        # Not registered as a submodule: the model's own dictionaries are shared instead, so that
-        # names of parameters are the user's.
-        self.__dict__["_source"] = source
-        self.__dict__["_options"] = options
-        self.__dict__["_modes"] = {}
-        self.__dict__["_sums"] = None
-        self.__dict__["_compile"] = None
-        self.__dict__["_resized"] = {}
-        self.__dict__["_checked"] = "not checked by itself"
-        for name in SHARED:
-            self.__dict__[name] = source.model.__dict__[name]
-        self._version = source.model._version
+        self.source, self.options = source, options
+        self.sums: dict[str, str] | None = None
+        self.checked = "not checked by itself"
+        self._made: dict[int, Made] = {}
+        self._compile: dict[str, Any] | None = None
+        self._resized: dict[tuple[Any, ...], ModelPrograms] = {}
 
-    def _captured(self) -> Captured:
-        captured = self._source.captured()
-        return self._mode().analysis.captured if captured.rehooked else captured
+    @property
+    def model(self) -> nn.Module:
+        return self.source.model
 
-    def _mode(self) -> Made:
+    @property
+    def spec(self) -> ClipSpec:
+        return self.source.spec
+
+    @property
+    def example(self) -> list[Any]:
+        return list(self.source.leaves)
+
+    def cast(self, dtype: torch.dtype) -> torch.dtype:
+        return self.source.cast(dtype)
+
+    # -- the stages ----------------------------------------------------------------------------
+
+    def captured(self) -> Captured:
+        """The graph in use."""
+        captured = stages.capture(self.source)
+        return self.made().analysis.captured if captured.rehooked else captured
+
+    def made(self) -> Made:
         """What is known of the graph of the model as it is now."""
-        captured = self._source.captured()
-        known = self._modes.get(id(captured))
+        captured = stages.capture(self.source)
+        known = self._made.get(id(captured))
         if known is None and captured.rehooked and not self._holds(captured):
-            captured = self._source.captured(anew=True)
+            captured = self.source.captured(anew=True)
         if known is None:
-            known = Made(analyze_graph(captured, self._source.spec, self._options.future))
+            known = Made(stages.analyze(captured, self.source, self.options))
             if captured.rehooked:
-                known.watch = Watch(self._source.model, captured.rehooked)
-            for number, mode in list(self._modes.items()):
-                if not self._source.knows(mode.analysis.captured):  # captured anew
-                    del self._modes[number]
-            self._modes[id(captured)] = known
+                known.watch = Watch(self.model, captured.rehooked)
+            for number, made in list(self._made.items()):
+                if not self.source.knows(made.analysis.captured):  # captured anew
+                    del self._made[number]
+            self._made[id(captured)] = known
         return known
+
+    def add(self, analysis: Analysis, program: Program) -> None:
+        """Take what the stages have made of the graph in use."""
+        self._made[id(analysis.captured)] = Made(analysis, program)
+        self.sums = {**(self.sums or {}), **program.sums}
 
     def _holds(self, captured: Captured) -> bool:
         """Whether hooks were added to or removed from modules alone that are called whole."""
         try:
-            found = analyze_graph(captured, self._source.spec, self._options.future)
-            whole = emit(found, self._options, self._source.markov_name).whole
+            found = stages.analyze(captured, self.source, self.options)
+            whole = stages.lower(found, self.source, self.options).whole
         except BlockedError:  # perhaps by a hook that is gone
             return False
         return all(path in whole for path in captured.rehooked)
 
-    def _like(self, leaves: Sequence[Any], error: OtherClipError) -> Self:
-        """The same for clips of another batch, space or type, for which the model is another graph.
+    def analysis(self) -> Analysis:
+        """What the analysis found of the graph in use."""
+        return self.made().analysis
+
+    def program(self, made: Made | None = None) -> Program:
+        """The program of a graph; of the one in use, where none is given."""
+        made = made or self.made()
+        if made.program is None:
+            emitted = stages.lower(made.analysis, self.source, self.options)
+            made.program = stages.bind(emitted, self.source)
+            self.sums = {**(self.sums or {}), **made.program.sums}
+            if self._compile is not None:
+                made.program.compiled = CompiledSteps(self._compile)
+        return made.program
+
+    def promised(self, made: Made | None = None) -> Made:
+        """A graph whose options promise what they can keep. Each graph is looked at: the model may
+        do something else in another mode, with another hook, after a change.
+
+        Raises:
+            ExactnessError: when strict exactness is asked for and impossible.
+        """
+        made = made or self.made()
+        self.program(made)
+        if not made.promised:
+            if self.options.future == "wait" and self.options.strict:
+                self.report_of(made).check_strict()
+            made.promised = True
+        return made
+
+    # -- for the progressive module --------------------------------------------------------------
+
+    def current(self) -> Current:
+        """The program for the model as it is now, which keeps what its options promise."""
+        made = self.promised()
+        if made.current is None or made.current.program is not made.program:
+            analysis, program = made.analysis, self.program(made)
+            made.current = Current(program, analysis.captured, analysis.lengths, made.watch)
+        return made.current
+
+    def renew(self) -> None:
+        self.source.renew()
+
+    def capture_anew(self) -> None:
+        self.source.captured(anew=True)
+
+    def check_types(self, leaves: Sequence[Any]) -> None:
+        self.source.check_types(leaves)
+
+    def tensors(self, leaves: Sequence[Any]) -> list[Any]:
+        return self.source.clip(leaves)
+
+    def without_frames(self, sizes: Sequence[int], device: Any) -> list[Any]:
+        return self.source.without_frames(sizes, device)
+
+    def like(self, leaves: Sequence[Any], error: OtherClipError) -> ModelPrograms:
+        """Those for clips of another batch, space or type, for which the model is another graph.
 
         Raises:
             OtherClipError: the one given, where the model can't be captured with such a clip.
         """
-        spec = self._source.spec
+        spec = self.spec
         key = sizes_of(spec, leaves), tuple(leaves[i].dtype for i in spec.paths)
         known = self._resized.get(key)
         if known is None:
             try:
-                known = type(self)(self._source.like(leaves), self._options)
-                known._promised()
+                known = ModelPrograms(self.source.like(leaves), self.options)
+                known.promised()
             except PgtError as failed:
                 raise OtherClipError(
                     f"{error}\n    and it can't be captured for it: {failed}"
                 ) from failed
             if self._compile is not None:
-                known.compile(**self._compile)
+                known.compile(self._compile)
             self._resized[key] = known
             while len(self._resized) > MOST_CAPTURED:
                 del self._resized[next(iter(self._resized))]
         return known
 
-    def _analysis(self) -> Analysis:
-        return self._mode().analysis
-
-    def _program(self, mode: Made | None = None) -> Program:
-        mode = mode or self._mode()
-        if mode.program is None:
-            spec, name = self._source.spec, self._source.markov_name
-            with torch.inference_mode(False):  # as in a capture
-                emitted = emit(mode.analysis, self._options, name)
-                check_backward(self._source.model, emitted.whole)
-                mode.program = Program(emitted, self._source.model, name, spec.ratio)
-            self.__dict__["_sums"] = {**(self._sums or {}), **mode.program.sums}
-            if self._compile is not None:
-                mode.program.compiled = CompiledSteps(self._compile)
-        return mode.program
-
-    def _promised(self, mode: Made | None = None) -> Program:
-        """The program of a graph whose options promise what they can keep. Each graph is looked at:
-        the model may do something else in another mode, with another hook, after a change.
-
-        Raises:
-            ExactnessError: when strict exactness is asked for and impossible.
-        """
-        mode = mode or self._mode()
-        program = self._program(mode)
-        if not mode.promised:
-            if self._options.future == "wait" and self._options.strict:
-                self._report(mode).check_strict()
-            mode.promised = True
-        return program
-
-    def compile(self, **options: Any) -> None:
-        """Compile the steps in place, as ``nn.Module.compile`` does.
-
-        A step's plan is compiled when it recurs: the first steady step runs as it is, the second
-        is compiled, all later ones find it compiled. ``torch.compile(prog)`` would look into the
-        planning as well, and compile more often.
-
-        Args:
-            options: of ``torch.compile``; ``fullgraph=True, dynamic=False`` unless said otherwise
-                (``fullgraph=False`` for recurrent layers, which torch does not compile). Where
-                they record CUDA graphs (``mode="reduce-overhead"``), answers and state are copied
-                out of the graph's memory, which its next replay overwrites.
-
-        A step that is compiled raises ``CompileError`` where torch can't take an operation of the
-        model into its graph, with the line.
-        """
-        plain_numbers(self._source.model)
-        self.__dict__["_compile"] = dict(options)
+    def compile(self, options: dict[str, Any]) -> None:
+        plain_numbers(self.model)
+        self._compile = dict(options)
         self._resized.clear()
-        for mode in self._modes.values():
-            mode.program = None
+        for made in self._made.values():
+            made.program = None
 
-    def _note(self, checked: object) -> None:
-        """What a self-check has compared, for the report."""
-        self.__dict__["_checked"] = str(checked)
-        for mode in self._modes.values():
-            mode.report = mode.report and replace(mode.report, checked=self._checked)
+    def exact_frames(self, chunks: Any) -> list[bool]:
+        lengths = lengths_per_path(chunks, self.spec.ratio)
+        return exact_frames(self.made().analysis, self.options, lengths)
 
-    def _adopt(self, other: Graphs) -> None:
+    def under(self, options: Options) -> ModelPrograms:
+        other = ModelPrograms(self.source, options)
+        other._adopt(self)
+        other.promised()
+        return other
+
+    def copied(self, memo: dict[int, Any]) -> ModelPrograms:
+        other = ModelPrograms(copy.deepcopy(self.source, memo), self.options)
+        other.sums, other.checked = copy.copy(self.sums), self.checked
+        other._adopt(self)
+        return other
+
+    def _adopt(self, other: ModelPrograms) -> None:
         """Go on with what was made of another one's graphs: a copy does what the original does, and
         so does what differs in options alone, as far as they have no part in it."""
-        if self._options.future != other._options.future:
+        if self.options.future != other.options.future:
             return
-        same = self._options.replace(strict=other._options.strict) == other._options
-        for number, mode in other._modes.items():
-            mine = mode.bound_to(self._source.model)
+        same = self.options.replace(strict=other.options.strict) == other.options
+        for number, made in other._made.items():
+            mine = made.bound_to(self.model)
             program = mine.program if same else None
-            report = mine.report if self._options == other._options else None
-            promised = mine.promised and self._options == other._options
-            self._modes[number] = replace(mine, program=program, report=report, promised=promised)
-        self.__dict__["_sums"] = other._sums if same else None
+            report = mine.report if self.options == other.options else None
+            promised = mine.promised and self.options == other.options
+            self._made[number] = replace(mine, program=program, report=report, promised=promised)
+        self.sums = other.sums if same else None
+
+    def __getstate__(self) -> dict[str, Any]:
+        # What was made of the graphs is made again; as of a copy, steps are compiled when asked.
+        return {**self.__dict__, "_made": {}, "_resized": {}, "_compile": None}
+
+    # -- what is known of them -------------------------------------------------------------------
+
+    @property
+    def guards(self) -> tuple[Guard, ...]:
+        return guards_of(self.made().analysis)
 
     @property
     def report(self) -> Report:
-        """What the analysis found: timelines, verdicts, receptive field, state."""
-        return self._report(self._mode())
+        return self.report_of(self.made())
 
-    def _report(self, mode: Made) -> Report:
-        if mode.report is None:
-            emitted, name = self._program(mode).emitted, type(self._source.model).__name__
-            mode.report = make_report(mode.analysis, self._options, emitted, name, self._checked)
-        return mode.report
+    def report_of(self, made: Made) -> Report:
+        """What the analysis of a graph found."""
+        if made.report is None:
+            emitted, name = self.program(made).emitted, type(self.model).__name__
+            made.report = make_report(made.analysis, self.options, emitted, name, self.checked)
+        return made.report
+
+    def note(self, checked: object) -> None:
+        """Note what a self-check has compared, for the report."""
+        self.checked = str(checked)
+        for made in self._made.values():
+            made.report = made.report and replace(made.report, checked=self.checked)
+
+    @property
+    def inspect(self) -> Inspection:
+        return Inspection(self)
+
+    @property
+    def trace(self) -> Trace:
+        """The stages, run once more on the model as it is now, with the graph after each."""
+        source = Source(self.model, self.spec, self.source.leaves, self.source.pools)
+        with recorded() as trace:
+            ModelPrograms(source, self.options).program()
+        return trace

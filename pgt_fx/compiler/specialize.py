@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from pgt_fx.capture.attention.find_attention import note_attention
 from pgt_fx.capture.captured import Captured
 from pgt_fx.capture.export import capture
+from pgt_fx.capture.legality import check_captured, check_cleaned
 from pgt_fx.capture.observe.failing_line import GRADIENTS, LAYOUTS, TYPES, raised_at
 from pgt_fx.capture.observe.module_attributes import PythonState
 from pgt_fx.capture.observe.surroundings import answers, as_outside, gradients_as_outside
@@ -24,6 +25,7 @@ from pgt_fx.capture.passes.pipeline import clean
 from pgt_fx.capture.probe.meta_run import probe
 from pgt_fx.core.clip import ClipSpec
 from pgt_fx.core.errors import ClipError, OtherClipError
+from pgt_fx.core.trace import checks_stages, stage
 from pgt_fx.runtime.hooks import Hooks, hooked, hooks_of, paths_of, without_backward
 from pgt_fx.runtime.markov.buffer import dense
 
@@ -114,6 +116,8 @@ class Source:
                 found = self._capture(leaves)
             with torch.inference_mode(False):
                 known = clean(found, min(self.spec.lengths))
+                if checks_stages():
+                    check_cleaned(known)
                 known.dtype = _dtype(self.model)
                 note_attention(known, TensorsOf(self.model))
             if not known.surroundings <= self._asked:
@@ -125,13 +129,18 @@ class Source:
 
     def _capture(self, leaves: Sequence[Any]) -> Captured:
         # Tensors made under inference_mode could not be used in training later.
+        made: list[Captured] = []
         with (
             as_outside(),
             torch.inference_mode(False),
             gradients_as_outside(self._asked),
             without_backward(self.model),
+            stage("capture/torch.export", lambda: made[0].graph),
         ):
-            return capture(self.model, self.spec, leaves, self.pools)
+            made.append(capture(self.model, self.spec, leaves, self.pools))
+        if checks_stages():
+            check_captured(made[0])
+        return made[0]
 
     def _key(self) -> Key:
         return self.modes, hooks_of(self._hooked), answers(self.model, self._asked)
@@ -157,7 +166,7 @@ class Source:
         device = next((p.device for p in self.model.parameters()), torch.device("cpu"))
         leaves = list(self.leaves)
         for i in self.spec.paths:
-            dtype = self._cast(leaves[i].dtype)
+            dtype = self.cast(leaves[i].dtype)
             leaves[i] = torch.empty_like(leaves[i], device=device, dtype=dtype)
         return leaves
 
@@ -170,7 +179,7 @@ class Source:
             ClipError: when it lies otherwise, or needs a gradient and the model asks for that.
         """
         for i in self.spec.paths if TYPES in self._asked else ():
-            expected, seen = self._cast(self.leaves[i].dtype), leaves[i].dtype
+            expected, seen = self.cast(self.leaves[i].dtype), leaves[i].dtype
             if seen != expected:
                 raise OtherClipError(
                     f"a clip of {seen}, and the model, which was captured with {expected}, asks "
@@ -280,12 +289,12 @@ class Source:
         leaves, rest = list(self.leaves), [max(n, 0) for n in sizes]
         for i in self.spec.paths:
             rank = leaves[i].dim()
-            dtype = self._cast(leaves[i].dtype)
+            dtype = self.cast(leaves[i].dtype)
             leaves[i] = torch.empty(rest[:rank], dtype=dtype, device=device)
             rest = rest[rank:]
         return leaves
 
-    def _cast(self, dtype: torch.dtype) -> torch.dtype:
+    def cast(self, dtype: torch.dtype) -> torch.dtype:
         """The dtype of a video once the model was moved to another (``prog.double()``)."""
         now = _dtype(self.model)
         return now if now is not None and dtype == self._dtype else dtype

@@ -1,4 +1,4 @@
-"""The compiler: capture → analyze → rewrite → emit → verify, each stage called by name."""
+"""``transform``: the stages of the compiler, one after the other, and the self-check."""
 
 from __future__ import annotations
 
@@ -10,8 +10,11 @@ from torch import Tensor, nn
 from pgt_fx.capture.observe.uncalled_layers import warn_idle
 from pgt_fx.capture.probe.guess_example import guess_example
 from pgt_fx.capture.probe.time_axis import ask_for_time
+from pgt_fx.compiler import stages
+from pgt_fx.compiler.programs import ModelPrograms
 from pgt_fx.compiler.report import Report
 from pgt_fx.compiler.selfcheck.check import self_check
+from pgt_fx.compiler.specialize import Source
 from pgt_fx.core.clip import TimeDim, read_example
 from pgt_fx.core.errors import CaptureError, ClipError, OptionError, Place
 from pgt_fx.core.hints import hinted
@@ -26,7 +29,7 @@ from pgt_fx.core.options import (
     Pooling,
     check_clip_pools,
 )
-from pgt_fx.runtime.progressive import Progressive, Source
+from pgt_fx.runtime.progressive import Progressive
 
 
 def transform(
@@ -82,14 +85,17 @@ def transform(
     """
     options = Options(operator, future, pooling, strict, attention)
     with hinted(model):
-        source = capture_source(model, example, time_dim, clip_pools)
-        prog = Progressive(source, options)
-        captured = prog._captured()  # capture
-        prog._analysis()  # analyze
-        prog._program()  # rewrite and emit
-        prog._promised()  # verify what the options promise
+        source = read_model(model, example, time_dim, clip_pools)
+        captured = stages.capture(source)
+        analysis = stages.analyze(captured, source, options)
+        emitted = stages.lower(analysis, source, options)
+        program = stages.bind(emitted, source)
+        programs = ModelPrograms(source, options)
+        programs.add(analysis, program)
+        programs.promised()
+        prog = Progressive(programs)
         if check:
-            prog._note(self_check(prog))  # and that it is so
+            programs.note(self_check(prog))
     warn_idle(model, captured.idle, source.spec)
     return prog
 
@@ -103,13 +109,11 @@ def analyze(
 ) -> Report:
     """The report of a model, nothing rewritten; arguments and errors as :func:`transform`."""
     with hinted(model):
-        source = capture_source(model, example, time_dim, clip_pools)
-        return Progressive(source, Options(strict=False)).report
+        source = read_model(model, example, time_dim, clip_pools)
+        return ModelPrograms(source, Options(strict=False)).report
 
 
-def capture_source(
-    model: nn.Module, example: Any, time_dim: TimeDim, clip_pools: ClipPools
-) -> Source:
+def read_model(model: nn.Module, example: Any, time_dim: TimeDim, clip_pools: ClipPools) -> Source:
     """The model with the structure of its clip; the capture itself is made when needed."""
     if not isinstance(model, nn.Module):
         what = f"the class {model.__name__}" if isinstance(model, type) else type(model).__name__

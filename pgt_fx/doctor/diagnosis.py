@@ -19,8 +19,9 @@ from pgt_fx.capture.observe.uncalled_layers import warn_idle
 from pgt_fx.compiler.analysis.receptive_field import reaches
 from pgt_fx.compiler.analysis.walk import Analysis, Operation, Value, walk_graph
 from pgt_fx.compiler.lowering.state_bytes import state_bytes
+from pgt_fx.compiler.programs import ModelPrograms
 from pgt_fx.compiler.report import size
-from pgt_fx.compiler.transform import capture_source
+from pgt_fx.compiler.transform import read_model
 from pgt_fx.core.clip import TimeDim, read_example
 from pgt_fx.core.errors import CaptureError, Place
 from pgt_fx.core.hints import hinted
@@ -32,7 +33,6 @@ from pgt_fx.doctor.findings import Ahead, Findings, Mixing
 from pgt_fx.doctor.page import page
 from pgt_fx.doctor.picture import picture
 from pgt_fx.rules import Reduced, StepOnly
-from pgt_fx.runtime.progressive import Progressive
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ def examine(
         ClipError, OptionError: for bad arguments.
         CaptureError: the model itself fails on the example, so there is nothing to diagnose.
     """
-    source = capture_source(model, example, time_dim, clip_pools)
+    source = read_model(model, example, time_dim, clip_pools)
     clip = [tuple(s) for s in source.spec.shapes if s is not None]
     name = type(model).__name__
     modes = [(m, m.training) for m in model.modules()]
@@ -121,9 +121,9 @@ def examine(
         latency, total = None, None
         if not blockers:
             options = Options(future="wait", pooling="running", strict=False)
-            prog = Progressive(source, options)
-            state = state_bytes(prog._analysis(), prog._program().emitted)
-            latency, total = prog.report.latency, prog.report.state_bytes
+            programs = ModelPrograms(source, options)
+            state = state_bytes(programs.analysis(), programs.program().emitted)
+            latency, total = programs.report.latency, programs.report.state_bytes
     except CaptureError as error:
         if example is not None:
             _run(model, example, time_dim)

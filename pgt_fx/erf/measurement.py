@@ -72,14 +72,14 @@ def measure(
         )
     _check(steps, length, inputs, position)
     copied = copy.deepcopy(prog).eval().requires_grad_(False)
-    schedule = Schedule(length or max(2, min(copied._source.spec.lengths)), steps)
+    schedule = Schedule(length or max(2, min(copied.inspect.clip.lengths)), steps)
     videos = _Videos(copied, seed)
     target = Target(copied, schedule, output)
     redrawn = 0
     if redraw:
         clip = videos.draw(schedule.length, batch=2, salt=0)
         generator = torch.Generator().manual_seed(seed)
-        model = copied._source.model.eval()
+        model = copied.inspect.model.eval()
         redrawn = redraw_norms(model, generator, lambda: videos.call(model, clip))
     gradients = _Gradients(target, videos, position)
     sums = {kind: [[0.0] * (schedule.frames * r) for r in target.ratio] for kind in CURVES}
@@ -116,9 +116,9 @@ class _Videos:
     """Random videos like the example, as leaves of a clip."""
 
     def __init__(self, prog: Progressive, seed: int) -> None:
-        self.spec, self.seed = prog._source.spec, seed
-        self._leaves = prog._source.leaves
-        self._rows = prog._captured().rows
+        self.spec, self.seed = prog.inspect.clip, seed
+        self._leaves = prog.inspect.example
+        self._rows = prog.inspect.captured.rows
         weights = next((p for p in prog.parameters() if p.is_floating_point()), None)
         self._device = torch.device("cpu") if weights is None else weights.device
         self._dtype = None if weights is None else weights.dtype

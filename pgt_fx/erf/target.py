@@ -54,7 +54,7 @@ class Target:
         self.ratio = prog.clip_ratio
         self.chunks = schedule.chunks()
         self.cuts = [sum(self.chunks[:p]) for p in range(len(self.chunks) + 1)]
-        self._analysis = prog._analysis()
+        self._analysis = prog.inspect.analysis
         outputs = self._analysis.outputs
         self.number = next(k for k, o in enumerate(outputs) if isinstance(o, fx.Node))
         node: fx.Node = outputs[self.number]
@@ -194,7 +194,7 @@ class Target:
         none = Reach(Fraction(1), None, None, None)  # of an answer that is pooled over time
         fields = [none if self._clock is None else r for r in self._reach.values()]
         return Receptive(
-            model=type(self.prog._source.model).__name__,
+            model=type(self.prog.inspect.model).__name__,
             options={k: str(getattr(options, k)) for k in ("operator", "future", "pooling")},
             length=self.schedule.length,
             steps=len(self.chunks),

@@ -128,7 +128,7 @@ def predict(
     views = Views(temporal, spatial, crop)
     _check(view, schedule, frames, over_steps)
     _choice("short", short, ("repeat", "refuse"))
-    spec = prog._source.spec
+    spec = prog.inspect.clip
     leaves = read_video(spec, video)
     there = frames_of(spec, leaves)
     size = clip_frames(view, schedule, temporal, frames, spec, there, short)
@@ -233,7 +233,7 @@ def _for_view(scoring: Scoring, view: str, time: int | None, temporal: int) -> S
 @contextmanager
 def evaluating(prog: Progressive) -> Iterator[None]:
     """Eval mode; afterwards every module has the mode that it had (some may be frozen)."""
-    modes = [(m, m.training) for m in prog._source.model.modules()]
+    modes = [(m, m.training) for m in prog.inspect.model.modules()]
     prog.eval()
     try:
         yield

@@ -20,10 +20,10 @@ def rows_of_steps(prog: Progressive, leaves: Sequence[Any]) -> bool:
     """
     if not any(isinstance(x, PerStep | OverTime) for x in leaves):
         return False
-    spec, captured = prog._source.spec, prog._captured()
+    spec, captured = prog.inspect.clip, prog.inspect.captured
     inputs = [n for n in captured.graph.nodes if n.op == "placeholder"][-len(spec.tensors) :]
     video = inputs[spec.tensors.index(spec.paths[0])]
-    output = prog._analysis().outputs[0]
+    output = prog.inspect.analysis.outputs[0]
     if not isinstance(output, fx.Node) or not output.meta["val"].dim():
         return False
     return str(output.meta["val"].shape[0]) != str(video.meta["val"].shape[0])

@@ -7,48 +7,37 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn, Unpack
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from pgt_fx.capture.guards.length_guard import Lengths
-from pgt_fx.compiler.analysis.exact_frames import exact_frames, lengths_per_path
-from pgt_fx.compiler.guards import Guard, guards_of
-from pgt_fx.compiler.programs import SHARED, Graphs, State
-from pgt_fx.compiler.specialize import Source
-from pgt_fx.core.errors import ClipError, OtherClipError, StateError
+from pgt_fx.core.errors import ClipError, StateError
 from pgt_fx.core.options import Changes, Options
 from pgt_fx.core.schedule import Schedule, check_lengths
-from pgt_fx.runtime.chunks import CLOCK, check_ratio, cut, lengths_of, moment
+from pgt_fx.core.trace import Trace
+from pgt_fx.runtime.chunks import CLOCK, cut, lengths_of, moment
 from pgt_fx.runtime.module_call import stepped
+from pgt_fx.runtime.one_step import State, clock, run_step
 from pgt_fx.runtime.print_code import listing
+from pgt_fx.runtime.programs import Programs
 from pgt_fx.runtime.state_origin import Origin
 from pgt_fx.runtime.tracing import refuse_tracing, refused
 
-
-def _clock(frames: Sequence[int], sizes: Sequence[int], ended: bool) -> State:
-    """How far the video has come. Read by the host in each step, so it stays there, whatever
-    ``torch.set_default_device`` says."""
-    return {
-        "clock.frames": torch.tensor(frames, dtype=torch.long, device="cpu"),
-        "clock.sizes": torch.tensor(sizes, dtype=torch.long, device="cpu"),
-        "clock.ended": torch.tensor(ended, device="cpu"),
-    }
+if TYPE_CHECKING:
+    from pgt_fx.compiler.guards import Guard
+    from pgt_fx.compiler.inspect import Inspection
+    from pgt_fx.compiler.report import Report
 
 
-def _begun(state: Mapping[str, Tensor]) -> bool:
-    """Whether a state is of a video of which frames were shown."""
-    frames = state.get("clock.frames") if isinstance(state, Mapping) else None
-    return isinstance(frames, Tensor) and bool(frames.any())
+#: Dictionaries of ``nn.Module`` that are the model's own: parts, and hooks on their names.
+SHARED = (
+    *("_modules", "_parameters", "_buffers", "_non_persistent_buffers_set"),
+    *("_state_dict_hooks", "_state_dict_pre_hooks"),
+    *("_load_state_dict_pre_hooks", "_load_state_dict_post_hooks"),
+)
 
 
-def _differentiable(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    """The state, as autograd can read it: of ``torch.inference_mode`` it takes copies alone."""
-    if torch.compiler.is_compiling() or not torch.is_grad_enabled():
-        return state
-    return {k: v.clone() if v.is_inference() else v for k, v in state.items()}
-
-
-class Progressive(Graphs):
+class Progressive(nn.Module):
     """A video model that is fed a long video in successive steps; made by ``pgt_fx.transform``.
 
     Its parameters, buffers and ``state_dict`` keys are the original model's: they are shared.
@@ -58,12 +47,19 @@ class Progressive(Graphs):
     :meth:`exact_frames` says which outputs are the original's.
     """
 
+    _programs: Programs
     _state: State
     _origin: Origin | None
     _lent: bool | None
 
-    def __init__(self, source: Source, options: Options) -> None:
-        super().__init__(source, options)
+    def __init__(self, programs: Programs) -> None:
+        super().__init__()
+        self.__dict__["_programs"] = programs
+        # Not registered as a submodule: the model's own dictionaries are shared instead, so that
+        # names of parameters are the user's.
+        for name in SHARED:
+            self.__dict__[name] = programs.model.__dict__[name]
+        self._version = programs.model._version
         self.__dict__["_state"] = {}
         self.__dict__["_origin"] = None
         self.__dict__["_lent"] = None
@@ -97,9 +93,9 @@ class Progressive(Graphs):
         refuse_tracing(clip, named)
         if self._lent is None and not torch.compiler.is_compiling():
             if self._origin is None or not self._state:
-                self.__dict__["_origin"] = Origin(self._source.model)
+                self.__dict__["_origin"] = Origin(self._programs.model)
             else:
-                self._origin.check(self._source.model)
+                self._origin.check(self._programs.model)
         detach = self._lent is not False
         out, state = self.step(self._state, *clip, last=last, detach=detach, **named)
         self.__dict__["_state"] = state
@@ -121,41 +117,8 @@ class Progressive(Graphs):
             detach: cut the next state from the autograd graph (truncated gradients).
         """
         refuse_tracing(clip, named)
-        spec = self._source.spec
-        leaves = spec.flatten(clip, named)
-        if not _begun(state):
-            self._source.renew()
-        mode = self._mode()
-        program, captured = self._promised(mode), mode.analysis.captured
-        try:
-            before, after, sizes = moment(spec, captured.fixed, state, leaves, last)
-            self._source.check_types(leaves)
-            if captured.branches is not None:
-                captured.branches.check(sizes)
-        except OtherClipError as error:
-            other = self._like(leaves, error)
-            return other.step(state, *clip, last=last, detach=detach, **named)
-        if bool(state.get("clock.ended", False)):
-            raise StateError("the video has ended (last=True); call reset() before the next one")
-        if last:
-            check_ratio(spec.ratio, after)
-        mode.analysis.lengths.check(min(after), last)
-        work = program.plan(before, after, last)
-        tensors, state = self._source.clip(leaves), _differentiable(state)
-        if mode.watch is not None and (mode.watch.awaited or mode.watch.changed):
-            flat, carried = mode.watch.run(lambda: program.run(state, tensors, work, eager=True))
-            if mode.watch.changed:
-                self._source.captured(anew=True)
-                return self.step(state, *clip, last=last, detach=detach, **named)
-        else:
-            flat, carried = program.run(state, tensors, work)
-        following = {
-            **_clock(after, sizes, last),
-            **({k: v.detach() for k, v in carried.items()} if detach else carried),
-        }
-        if all(item is None for item in flat):
-            return None, following
-        return pytree.tree_unflatten(flat, captured.out_spec), following
+        leaves = self._programs.spec.flatten(clip, named)
+        return run_step(self._programs, state, leaves, last, detach)
 
     def flush(self) -> Any:
         """End the video without new frames, as a live one ends: what is still due.
@@ -181,8 +144,8 @@ class Progressive(Graphs):
         if not sizes:
             raise StateError("no frame has come since reset(): there is nothing to flush")
         carried = next((x for name, x in self._state.items() if name not in CLOCK), None)
-        leaves = self._source.without_frames(sizes, None if carried is None else carried.device)
-        args, kwargs = pytree.tree_unflatten(leaves, self._source.spec.spec)
+        leaves = self._programs.without_frames(sizes, None if carried is None else carried.device)
+        args, kwargs = pytree.tree_unflatten(leaves, self._programs.spec.spec)
         return self(*args, last=True, **kwargs)
 
     # -- state ---------------------------------------------------------------------------------
@@ -215,10 +178,12 @@ class Progressive(Graphs):
             ClipError: when ``clip`` is unlike the example.
         """
         if not clip and not named:
-            return _clock([0] * len(self._source.spec.paths), (), False)
-        leaves = self._source.spec.flatten(clip, named)
-        before, _, known = moment(self._source.spec, self._captured().fixed, {}, leaves)
-        return _clock(before, known, False)
+            return clock([0] * len(self._programs.spec.paths), (), False)
+        leaves = self._programs.spec.flatten(clip, named)
+        before, _, known = moment(
+            self._programs.spec, self._programs.current().captured.fixed, {}, leaves
+        )
+        return clock(before, known, False)
 
     def reset(self) -> None:
         """Forget the video: the next step is the first of another one."""
@@ -261,11 +226,11 @@ class Progressive(Graphs):
             ClipError: when the lengths don't add up to the video, or its paths don't have the
                 example's lengths to one another.
         """
-        return cut(self._source.spec, video, named, schedule)
+        return cut(self._programs.spec, video, named, schedule)
 
     def lengths(self, *video: Any, **named: Any) -> tuple[int, ...]:
         """Frames of each input path of a video or clip."""
-        return lengths_of(self._source.spec, self._source.spec.flatten(video, named))
+        return lengths_of(self._programs.spec, self._programs.spec.flatten(video, named))
 
     # -- policies and what is known of them ----------------------------------------------------
 
@@ -276,9 +241,7 @@ class Progressive(Graphs):
             OptionError: for an unknown option or value.
             ExactnessError: when strict exactness is asked for and impossible.
         """
-        other = Progressive(self._source, self._options.replace(**changes))
-        other._promised()
-        return other
+        return Progressive(self._programs.under(self.options.replace(**changes)))
 
     def answers(self, chunks: Sequence[int], *, last: bool = True) -> list[bool]:
         """Which steps of a video cut into these chunks give an output; nothing is run.
@@ -287,7 +250,7 @@ class Progressive(Graphs):
             chunks: frames per step, of the path with the fewest frames.
             last: whether the video ends with them.
         """
-        ratio, program = self._source.spec.ratio, self._program()
+        ratio, program = self._programs.spec.ratio, self._programs.current().program
         out, seen = [], 0
         lengths = check_lengths("chunks", chunks)
         if min(lengths, default=1) < 1:
@@ -308,34 +271,74 @@ class Progressive(Graphs):
     @property
     def clip_ratio(self) -> tuple[int, ...]:
         """Frames of each input path for one frame of the path with the fewest: (1, 4)."""
-        return self._source.spec.ratio
+        return self._programs.spec.ratio
 
     @property
     def video_lengths(self) -> Lengths:
         """Frames that a whole video may have (of the path with the fewest): models with a first
         frame apart take 4n + 1, one that branches on a long video at most 300. Chunks may be of any
         length; a step is refused when the video can no longer end at such a number."""
-        return self._analysis().lengths
+        return self._programs.current().lengths
 
     @property
     def guards(self) -> tuple[Guard, ...]:
         """The conditions under which this is the model, each with the lines that asked for it and
         what happens where it does not hold."""
-        return guards_of(self._analysis())
+        return self._programs.guards
 
     @property
     def time_dims(self) -> tuple[int | None, ...]:
         """Time dimension of each tensor that the model returns; None where it has none."""
-        return tuple(self._program().emitted.outputs)
+        return tuple(self._programs.current().program.emitted.outputs)
+
+    @property
+    def report(self) -> Report:
+        """What the analysis found: timelines, verdicts, receptive field, state."""
+        return self._programs.report
+
+    @property
+    def inspect(self) -> Inspection:
+        """What was made of the model, to look at: its graph, timelines, the graph of a step, plans,
+        and the layout of the state."""
+        return self._programs.inspect
+
+    @property
+    def trace(self) -> Trace:
+        """What the compiler does to the model: each stage and pass, its milliseconds, and the graph
+        after it. The stages are run once more for it, which takes as long as ``transform``.
+
+        Example:
+            >>> print(prog.trace.table())
+            >>> print(prog.trace["capture/functionalize"].graph)
+        """
+        return self._programs.trace
+
+    def compile(self, **options: Any) -> None:
+        """Compile the steps in place, as ``nn.Module.compile`` does.
+
+        A step's plan is compiled when it recurs: the first steady step runs as it is, the second
+        is compiled, all later ones find it compiled. ``torch.compile(prog)`` would look into the
+        planning as well, and compile more often.
+
+        Args:
+            options: of ``torch.compile``; ``fullgraph=True, dynamic=False`` unless said otherwise
+                (``fullgraph=False`` for recurrent layers, which torch does not compile). Where
+                they record CUDA graphs (``mode="reduce-overhead"``), answers and state are copied
+                out of the graph's memory, which its next replay overwrites.
+
+        A step that is compiled raises ``CompileError`` where torch can't take an operation of the
+        model into its graph, with the line.
+        """
+        self._programs.compile(options)
 
     @property
     def options(self) -> Options:
-        return self._options
+        return self._programs.options
 
     @property
     def code(self) -> str:
         """The generated Python of one step, each temporal operator with its source line."""
-        return listing(self._program())
+        return listing(self._programs.current().program)
 
     def exact_frames(self, chunks: Sequence[int] | Sequence[Sequence[int]]) -> list[bool]:
         """Which outputs equal the original model's, for a video cut into these chunks.
@@ -350,40 +353,38 @@ class Progressive(Graphs):
             one flag per output element along time of the whole video; one flag in all for a
             model whose output has no time axis.
         """
-        ratio = self._source.spec.ratio
-        lengths = lengths_per_path(chunks, ratio)
-        return exact_frames(self._analysis(), self._options, lengths)
+        return self._programs.exact_frames(chunks)
 
     # -- nn.Module -----------------------------------------------------------------------------
 
     @property
     def training(self) -> bool:
         """The model's own mode."""
-        return self._source.model.training
+        return self._programs.model.training
 
     @training.setter
     def training(self, mode: bool) -> None:
-        if "_source" in self.__dict__:  # nn.Module sets it before there is a model
-            self._source.model.training = mode
+        if "_programs" in self.__dict__:  # nn.Module sets it before there is a model
+            self._programs.model.training = mode
 
     def train(self, mode: bool = True) -> Progressive:
         """As the model's own: it may keep norms frozen (``norm_eval``)."""
-        self._source.model.train(mode)
+        self._programs.model.train(mode)
         return self
 
     def _save_to_state_dict(self, *args: Any) -> None:
-        self._source.model._save_to_state_dict(*args)
+        self._programs.model._save_to_state_dict(*args)
 
     def _load_from_state_dict(self, *args: Any) -> None:
         # The model may know names of older checkpoints.
-        self._source.model._load_from_state_dict(*args)
+        self._programs.model._load_from_state_dict(*args)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Progressive:
-        if self._state.keys() - CLOCK and self._sums is None:
-            self._program()  # a state was given before there was a step
+        if self._state.keys() - CLOCK and self._programs.sums is None:
+            self._programs.current()  # a state was given before there was a step
         super()._apply(fn, recurse)
         state = {k: v if k in CLOCK else fn(v) for k, v in self._state.items()}
-        for name, kind in (self._sums or {}).items():
+        for name, kind in (self._programs.sums or {}).items():
             new = state.get(name)
             if new is not None and new.dtype in (torch.float16, torch.bfloat16):
                 # Half precision has no room for what a long video adds up to.
@@ -403,22 +404,19 @@ class Progressive(Graphs):
         refused("torch.jit.script")
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Progressive:
-        other = Progressive(copy.deepcopy(self._source, memo), self._options)
+        other = Progressive(self._programs.copied(memo))
         memo[id(self)] = other
-        not_own = {"_source", "_options", "_modes", "_compile", "_resized", "_origin", *SHARED}
+        not_own = {"_programs", "_origin", *SHARED}
         own = self.__dict__.keys() - not_own
         other.__dict__.update({name: copy.deepcopy(self.__dict__[name], memo) for name in own})
-        other._adopt(self)
         return other
 
     def __getstate__(self) -> dict[str, Any]:
-        # What was made of the graphs is made again; as of a copy, steps are compiled when asked.
-        made: dict[str, Any] = {"_modes": {}, "_resized": {}, "_compile": None, "_origin": None}
-        return {**self.__dict__, **made}
+        return {**self.__dict__, "_origin": None}
 
     def __repr__(self) -> str:
-        o = self._options
-        name = type(self._source.model).__name__
+        o = self.options
+        name = type(self._programs.model).__name__
         return (
             f"Progressive({name}, operator={o.operator!r}, future={o.future!r}, "
             f"pooling={o.pooling!r})"

@@ -223,7 +223,7 @@ class Run:
         targets: list[Any] = []
         replays: list[Replay] = []
         end = len(self.chunks) - 1
-        compiled = self.prog._program().compiled
+        compiled = self.prog.inspect.program.compiled
         eager: list[bool] = []
         for number in range(end):
             replays.append(Replay(self.prog, replays[-1] if replays else None))
@@ -392,7 +392,7 @@ def _answered(prog: Progressive, chunks: list[Chunk]) -> int | None:
     """Outputs along time of the whole video; None where they have no time axis."""
     lengths = [prog.lengths(*args, **kwargs) for args, kwargs in chunks]
     frames = tuple(map(sum, zip(*lengths, strict=True)))
-    analysis = prog._analysis()
+    analysis = prog.inspect.analysis
     for item, dim in zip(analysis.outputs, prog.time_dims, strict=True):
         if dim is not None and (clock := analysis.value(item).clock) is not None:
             return clock.at(frames, True).total

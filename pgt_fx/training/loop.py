@@ -86,7 +86,7 @@ class Training:
             **identity.optimizer_of(self.optimizer, self.scheduler),
             **identity.precision_of(self.autocast, self.scaler),
             **identity.data_of(loader),
-            **identity.model_of(self.inner._source.model),
+            **identity.model_of(self.inner.inspect.model),
         }
         about = {"start": now, "now": now, "environment": identity.environment_of(self.device)}
         return of_rank_0(about)  # the others differ in their share of the data

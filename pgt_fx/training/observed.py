@@ -60,7 +60,7 @@ def observe_validation(
 def _has_boxes(prog: Progressive, video: Any, target: Any) -> bool:
     """Whether each step scores rows of its own, with labels of its own."""
     args, named = as_call(video)
-    leaves = prog._source.spec.flatten(args, named)
+    leaves = prog.inspect.clip.flatten(args, named)
     return isinstance(target, PerStep | OverTime) and rows_of_steps(prog, leaves)
 
 

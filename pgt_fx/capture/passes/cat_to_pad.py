@@ -46,7 +46,7 @@ class Chain:
     stop: int | None = None
 
 
-def cat_as_padding(captured: Captured, clip: int) -> None:
+def cat_to_pad(captured: Captured, clip: int) -> None:
     """Rewrite every concatenation along time that is a padding; erase what it leaves unused.
 
     Args:

@@ -23,7 +23,7 @@ MADE: dict[str, Any] = {
 }
 
 
-def lent_types(captured: Captured) -> None:
+def drop_like_operands(captured: Captured, _: int) -> None:
     """Write the type and the device in place of the video that lends them."""
     for node in list(captured.graph.nodes):
         name = schema_name(node)

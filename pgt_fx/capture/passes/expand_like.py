@@ -32,7 +32,7 @@ def _shape(x: Tensor, like: Tensor, dim: int) -> Tensor:
     return x.new_empty([*x.shape[:dim], like.shape[dim], *x.shape[dim + 1 :]])
 
 
-def rows_at_hand(captured: Captured) -> None:
+def expand_like(captured: Captured, _: int) -> None:
     """Rewrite the repetitions of values without time that are put together with one that has it."""
     for node in list(captured.graph.nodes):
         dim = _growth(captured, node)

@@ -21,7 +21,7 @@ _GRADIENTS, _AUTOCAST = "wrap_with_set_grad_enabled", "wrap_with_autocast"
 AUTOCAST_IS_OFF = "torch.is_autocast_enabled"
 
 
-def inline_blocks(captured: Captured) -> None:
+def inline_blocks(captured: Captured, _: int) -> None:
     """Every block without gradients becomes its operators, and so does one without autocast where
     there is none around it either; others stay."""
     if _inline_all(captured, captured.graph):

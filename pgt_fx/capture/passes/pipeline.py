@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import fx
 
 from pgt_fx.capture.captured import Captured
-from pgt_fx.capture.passes.cat_to_pad import cat_as_padding
-from pgt_fx.capture.passes.drop_like_operands import lent_types
-from pgt_fx.capture.passes.expand_like import rows_at_hand
+from pgt_fx.capture.passes.cat_to_pad import cat_to_pad
+from pgt_fx.capture.passes.drop_like_operands import drop_like_operands
+from pgt_fx.capture.passes.expand_like import expand_like
 from pgt_fx.capture.passes.functionalize import functionalize
 from pgt_fx.capture.passes.inline_blocks import inline_blocks
 from pgt_fx.capture.schema import schema_name
+from pgt_fx.core.trace import stage
 
 CHECKS = (
     "aten::_assert_scalar",
@@ -24,39 +26,35 @@ CHECKS = (
 )
 
 
+#: A pass: it changes the graph of a capture in place; it is told the frames of the example.
+Pass = Callable[[Captured, int], None]
+
+
 def clean(captured: Captured, clip: int) -> Captured:
-    """Drop the capture's own checks; write in-place operators as their functional form.
+    """Run the passes, one after the other; the graph is sound after each.
 
     Args:
         clip: frames of the example.
     """
-    inline_blocks(captured)
-    drop_checks(captured.graph)
-    detached(captured.graph)
-    batch_beside_time(captured)
-    functionalize(captured, clip)
-    cat_as_padding(captured, clip)
-    lent_types(captured)
-    adaptive_max_as_amax(captured)
-    rows_at_hand(captured)
-    rows_made_flat(captured)
-    # What nothing reads is nobody's business: attention weights that were asked for by default.
-    captured.graph.eliminate_dead_code()
-    mark_time_sizes(captured)
-    captured.graph.lint()
+    for run in PASSES:
+        with stage(f"capture/{run.__name__}", lambda: captured.graph):
+            run(captured, clip)
+            captured.graph.lint()
     return captured
 
 
-def drop_checks(graph: fx.Graph) -> None:
+def drop_checks(captured: Captured, _: int) -> None:
     """The capture's runtime assertions compare sizes that a step does not have."""
+    graph = captured.graph
     for node in reversed(list(graph.nodes)):
         sizes = node.op == "call_function" and schema_name(node) in ("", "aten::sym_size")
         if schema_name(node) in CHECKS or (sizes and not node.users):
             graph.erase_node(node)
 
 
-def detached(graph: fx.Graph) -> None:
+def detach_is_no_write(captured: Captured, _: int) -> None:
     """``detach_()`` writes nothing: it is ``detach()`` for all that comes after it."""
+    graph = captured.graph
     position = {node: number for number, node in enumerate(graph.nodes)}
     for node in graph.nodes:
         if schema_name(node) == "aten::detach_":
@@ -66,7 +64,7 @@ def detached(graph: fx.Graph) -> None:
             )
 
 
-def batch_beside_time(captured: Captured) -> None:
+def infer_batch_size(captured: Captured, _: int) -> None:
     """``unflatten(0, (-1, t))``: the size that is left to be inferred is written out where it is
     one of the clip's own, as a step's number of frames is inferred too."""
     graph = captured.graph
@@ -100,7 +98,7 @@ def _size_of_clip(captured: Captured, size: Any) -> tuple[fx.Node, int] | None:
     return None
 
 
-def adaptive_max_as_amax(captured: Captured) -> None:
+def adaptive_max_as_amax(captured: Captured, _: int) -> None:
     """Adaptive max pooling to one element along time, indices unused, is a maximum over time."""
     for node in list(captured.graph.nodes):
         name = schema_name(node)
@@ -122,7 +120,7 @@ def adaptive_max_as_amax(captured: Captured) -> None:
         node.args = (whole, *node.args[1:])
 
 
-def rows_made_flat(captured: Captured) -> None:
+def flatten_rows(captured: Captured, _: int) -> None:
     """``x.view(x.shape[0], -1)`` is ``x.flatten(1)``, which there is of no rows as well (a step
     without boxes); what -1 means there, torch can't tell."""
     views = (torch.ops.aten.view.default, torch.ops.aten.reshape.default)
@@ -140,7 +138,7 @@ def rows_made_flat(captured: Captured) -> None:
             node.target, node.args = torch.ops.aten.flatten.using_ints, (source, rows)
 
 
-def mark_time_sizes(captured: Captured) -> None:
+def mark_time_sizes(captured: Captured, _: int) -> None:
     """``meta["pgt_time"]`` on every scalar computed from the length of the video.
 
     One that is the same at every length (``T % 4`` of a model that takes 4n + 1 frames) is written
@@ -178,3 +176,27 @@ def replace_by(node: fx.Node, number: float) -> None:
             (user.args, user.kwargs), lambda n: number if n is node else n
         )
     node.graph.erase_node(node)
+
+
+def drop_dead_code(captured: Captured, _: int) -> None:
+    """Dead code need not be supported: attention weights that are returned by default, and that
+    nothing reads."""
+    captured.graph.eliminate_dead_code()
+
+
+#: In this order: writes are made functional before anything is concluded from what a node reads;
+#: sizes are looked at last, when none is read any more that nothing needs.
+PASSES: tuple[Pass, ...] = (
+    inline_blocks,
+    drop_checks,
+    detach_is_no_write,
+    infer_batch_size,
+    functionalize,
+    cat_to_pad,
+    drop_like_operands,
+    adaptive_max_as_amax,
+    expand_like,
+    flatten_rows,
+    drop_dead_code,
+    mark_time_sizes,
+)

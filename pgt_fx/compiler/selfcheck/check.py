@@ -72,7 +72,7 @@ def self_check(prog: Progressive) -> Checked:
     with torch.inference_mode(False), torch.no_grad(), as_before(), quiet:
         try:
             side = _smallest(prog)
-            training = [m for m in prog._source.model.modules() if m.training]
+            training = [m for m in prog.inspect.model.modules() if m.training]
             if not training:
                 return _checked(prog, side)
             found = _checked(prog, side, steps=False)
@@ -84,7 +84,7 @@ def self_check(prog: Progressive) -> Checked:
 def _in_eval_mode(prog: Progressive, side: int | None, train: Checked) -> str:
     """A model in train mode is compared whole; in steps its copy in eval mode, where norms do not
     see the step alone and nothing is drawn. Its graph is kept for when it is evaluated."""
-    modes = [(m, m.training) for m in prog._source.model.modules()]
+    modes = [(m, m.training) for m in prog.inspect.model.modules()]
     try:
         prog.eval()
         found = _checked(prog, side)
@@ -202,23 +202,23 @@ def _where(found: Difference) -> str:
 
 def _smallest(prog: Progressive) -> int | None:
     """The least side of a frame that the model takes; None: the example's own."""
-    source = prog._source
-    spec, captured = source.spec, prog._captured()
+    made = prog.inspect
+    spec, captured = made.clip, made.captured
     sides = [n for i in spec.paths for n in _sides(spec.shapes[i])]
     t = min(spec.lengths)
-    alone = captured.global_pools or longest_step(prog._analysis()) is not None
+    alone = captured.global_pools or longest_step(prog.inspect.analysis) is not None
     frames = t if alone else prog.video_lengths.near(longest_of(t))
     for side in SIDES:
         if side >= max(sides, default=0):
             break
         clip = resized(
             spec,
-            source.leaves,
+            made.example,
             batch=captured.rows or 1,
             time=lambda n: n * frames // t,
             space=partial(_at_most, side),
         )
-        if _taken(prog, clip) and probe(source.model, spec.spec, clip).error is None:
+        if _taken(prog, clip) and probe(made.model, spec.spec, clip).error is None:
             return side
     return None
 
@@ -233,7 +233,7 @@ def _sides(shape: tuple[int, ...] | None) -> tuple[int, ...]:
 
 def _taken(prog: Progressive, clip: Sequence[Any]) -> bool:
     """Whether the program is for frames of this size."""
-    captured, spec = prog._captured(), prog._source.spec
+    captured, spec = prog.inspect.captured, prog.inspect.clip
     sizes: list[int] = []
     for number, i in enumerate(spec.paths):
         leaf, fixed = clip[i], captured.fixed.get(number, {})

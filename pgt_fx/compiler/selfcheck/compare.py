@@ -340,7 +340,7 @@ def _off(
 
 def flags_of(prog: Progressive, chunks: Sequence[int]) -> list[bool]:
     """Which outputs are claimed to be the model's; none for a model that returns no tensor."""
-    tensors = any(isinstance(o, fx.Node) for o in prog._analysis().outputs)
+    tensors = any(isinstance(o, fx.Node) for o in prog.inspect.analysis.outputs)
     return prog.exact_frames(list(chunks)) if tensors else []
 
 

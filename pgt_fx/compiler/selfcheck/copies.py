@@ -46,26 +46,26 @@ class Trial(Trials):
     """
 
     def __init__(self, prog: Progressive, side: int | None, dtype: torch.dtype | None) -> None:
-        source = prog._source
-        own = next((x for x in source.spec.dtypes if x and x.is_floating_point), torch.float32)
-        kind, lengths = dtype or source._cast(own), prog.video_lengths
-        super().__init__(source.spec, source.leaves, device_of(prog), 0, kind, allowed=lengths)
+        made = prog.inspect
+        own = next((x for x in made.clip.dtypes if x and x.is_floating_point), torch.float32)
+        kind, lengths = dtype or made.cast(own), prog.video_lengths
+        super().__init__(made.clip, made.example, device_of(prog), 0, kind, allowed=lengths)
         self.bound, _ = BOUNDS.get(kind, OTHER_BOUNDS)
         small = sum(p.numel() for p in prog.parameters()) <= SMALL
-        self.rows = prog._captured().rows or (2 if small else 1)
+        self.rows = prog.inspect.captured.rows or (2 if small else 1)
         if side is not None:
             self.space = lambda n: min(n, side)
         try:
             taken = copy.deepcopy(prog, _shared(prog) if dtype is None else {})
         except Exception as reason:
             raise Unfit(f"the model can't be copied: {first_line(reason)}") from reason
-        captured = taken._captured()
+        captured = taken.inspect.captured
         if dtype is not None:
             taken.to(dtype)
-        self.anew = taken._captured() is not captured
-        self.prog, self.model = taken, taken._source.model
+        self.anew = taken.inspect.captured is not captured
+        self.prog, self.model = taken, taken.inspect.model
         self.pooled, self.typed = bool(captured.global_pools), captured.typed
-        t, longest = self.length, longest_step(taken._analysis())
+        t, longest = self.length, longest_step(taken.inspect.analysis)
         fits = [n for n in (1, t, lengths.near(longest_of(t))) if lengths.allows(n)]
         self.lengths = sorted({n for n in fits if longest is None or n <= longest} | {t})
         # Each video is the beginning of the next longer one.
@@ -146,7 +146,6 @@ class Trial(Trials):
         exact = Changes(operator="mco", future="wait", pooling="running", strict=False)
         try:
             waiting = self.prog.replace(**exact)
-            waiting._program()
         except PgtError:
             return [self.prog]
         return [self.prog, waiting] if all_exact(waiting) else [self.prog]
@@ -160,7 +159,7 @@ def longest_of(clip: int) -> int:
 def _shared(prog: Progressive) -> dict[int, Any]:
     """What a copy has in common with its original, for :func:`copy.deepcopy`: the parameters that
     nothing writes, which are nearly all of a model's memory."""
-    captured, model = prog._captured(), prog._source.model
+    captured, model = prog.inspect.captured, prog.inspect.model
     writers = [node for node in captured.graph.nodes if written_by(node)]
     if writers:
         aliases = Aliases(captured.graph)
@@ -179,4 +178,4 @@ def _fails(reason: Exception) -> str:
 
 def all_exact(prog: Progressive) -> bool:
     """Whether all outputs are claimed to be the model's."""
-    return prog.options.future == "wait" and reproduces(prog._analysis(), prog.options)
+    return prog.options.future == "wait" and reproduces(prog.inspect.analysis, prog.options)

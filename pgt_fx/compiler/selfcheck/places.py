@@ -23,7 +23,7 @@ from pgt_fx.core.counts import counted
 def unlike_model(trials: Trials, prog: Any, video: Video, bound: float) -> str:
     """The first operator of a video in one step that gives something else than in the model; "" for
     none."""
-    names = prog._program().emitted.made
+    names = prog.inspect.program.emitted.made
     got, plain = recorded_full(trials, prog, video), recorded_plain(trials, prog, video)
     for name, captured in names.items():
         if name not in got or captured not in plain:
@@ -40,7 +40,7 @@ def unlike_whole(
     """The first operator that gives something else in steps than in one; "" for none."""
     whole = recorded_full(trials, prog, video)
     steps = recorded_run(trials, prog, video, chunks)
-    for node in prog._program().emitted.graph.nodes:
+    for node in prog.inspect.program.emitted.graph.nodes:
         wanted = whole.get(node.name)
         if wanted is None or node.op == "placeholder":
             continue
@@ -72,12 +72,12 @@ def _unlike(parts: list[Tensor], wanted: Tensor, bound: float) -> str:
 
 def named(prog: Any, name: str) -> Any:
     """The captured node of a name."""
-    return next(n for n in prog._captured().graph.nodes if n.name == name)
+    return next(n for n in prog.inspect.captured.graph.nodes if n.name == name)
 
 
 def place_of(prog: Any, name: str) -> str:
     """Operator, module and source line of a node of the step's graph."""
-    program = prog._program()
+    program = prog.inspect.program
     emitted = program.emitted
     node = next(n for n in emitted.graph.nodes if n.name == name)
     prefix = f"{program.markov_name}."
@@ -92,7 +92,7 @@ def place_of(prog: Any, name: str) -> str:
 
 def slot_place(prog: Any, slot: str) -> str:
     """Operator, module and source line of what a state entry belongs to."""
-    program = prog._program()
+    program = prog.inspect.program
     known = program._slot_of(slot)
     if known is None:
         return f"state entry {slot!r}"

@@ -117,7 +117,7 @@ def recorded_full(
 
 def recorded_plain(subject: Trials, prog: Any, video: Video) -> Record:
     """The graph as it was captured, before anything was rewritten."""
-    captured, device = prog._captured(), device_of(prog)
+    captured, device = prog.inspect.captured, device_of(prog)
     record: Record = {}
     args: list[Any] = []
     for node in captured.graph.nodes:

@@ -19,7 +19,7 @@ from pgt_fx.runtime.markov.window import MarkovWindow
 @contextmanager
 def recursion(prog: Any) -> Iterator[Recursion]:
     """Watch the operators of a progressive model meanwhile: what each was given, and handed on."""
-    markov, operators = prog.options.markov, prog._program().emitted.markov.values()
+    markov, operators = prog.options.markov, prog.inspect.program.emitted.markov.values()
     watch = Recursion(markov.aggregate, markov.momentum)
     windows = [module for module in operators if isinstance(module, MarkovWindow)]
     handles = [module.register_forward_hook(watch) for module in windows]

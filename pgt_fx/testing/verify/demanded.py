@@ -167,7 +167,7 @@ def _each(frames: Iterable[int | None]) -> str:
 
 
 def _timed(subject: Subject, prog: Progressive) -> list[Tensor]:
-    leaves = prog._source.leaves
+    leaves = prog.inspect.example
     return [leaves[i] for i in subject.spec.paths]
 
 

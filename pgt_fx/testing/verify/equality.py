@@ -236,7 +236,7 @@ def exact_tight(check: Check, subject: Subject, chunkings: int) -> Check:
         prog = disturbed(subject)
         while loose and tried < RETRIES:
             tried += 1
-            again = answers_at_once(subject, prog, prog._source.model, salt=60 + tried)
+            again = answers_at_once(subject, prog, prog.inspect.model, salt=60 + tried)
             loose &= _equal(again, subject.noise)
     if loose:
         detail += f"; equal all the same: outputs {_some(sorted(loose))}"

@@ -93,9 +93,9 @@ def _watched(subject: Subject) -> list[Watched]:
     prog = subject.answering
     if subject.dims and subject.dims[0] is not None:
         return [Watched("", subject.dims[0], _reported(prog))]
-    analysis = prog._analysis()
+    analysis = prog.inspect.analysis
     reach = reaches(analysis)
-    made = {old: new for new, old in prog._program().emitted.made.items()}
+    made = {old: new for new, old in prog.inspect.program.emitted.made.items()}
     out = []
     for name in sorted({n for v in analysis.values.values() for n in _pooled(v)}):
         for source in analysis.operations[name].node.all_input_nodes:
@@ -109,7 +109,7 @@ def _reported(prog: Progressive) -> dict[int, Reach]:
     """What the report says of the output. How far back it reads is none of its figures: where time
     is upsampled, elements of one field lie in it at different places, and the past of some and the
     future of others are more than the field together."""
-    report, analysis = prog.report, prog._analysis()
+    report, analysis = prog.report, prog.inspect.analysis
     output = next(o for o in analysis.outputs if isinstance(o, fx.Node))
     reach = reaches(analysis)[output.name]
     rows = zip(sorted(reach), report.receptive_field, report.look_ahead, report.stride, strict=True)

@@ -50,7 +50,7 @@ def _first(
     prog: Any, pairs: Iterable[tuple[Record, Record]], same: Same = same_bits, word: str = "differs"
 ) -> str:
     """The first operator, by step and by execution, whose values differ."""
-    order = [n.name for n in prog._program().emitted.graph.nodes]
+    order = [n.name for n in prog.inspect.program.emitted.graph.nodes]
     for step, (a, b) in enumerate(pairs, 1):
         for name in order:
             x, y = a.get(name), b.get(name)
@@ -200,7 +200,7 @@ def _state(check: Check, subject: Subject, chunkings: int) -> str:
 def _parameter(check: Check, subject: Subject, chunkings: int) -> str:
     """The first operator that reads the parameter named in the check's detail."""
     prog = subject.answering
-    captured = prog._captured()
+    captured = prog.inspect.captured
     for node in captured.graph.nodes:
         path = captured.tensors.get(node.name)
         if path is not None and f" {path};" in f"{check.detail};" and node.users:
@@ -217,7 +217,7 @@ def _slot(check: Check, subject: Subject, chunkings: int) -> str:
 def _field(check: Check, subject: Subject, chunkings: int) -> str:
     """The first operator that reads outside the field that the analysis gives it."""
     prog = subject.answering
-    graph, names = prog.report.graph(), prog._program().emitted.made
+    graph, names = prog.report.graph(), prog.inspect.program.emitted.made
     before = recorded_full(subject, prog, subject.main)
     other = subject.video(subject.frames, salt=16)
     for leaf in subject.spec.paths:
@@ -228,7 +228,7 @@ def _field(check: Check, subject: Subject, chunkings: int) -> str:
                 known = graph.nodes.get(captured, {})
                 if known.get("past") is None or name not in after:
                     continue
-                dim = prog._analysis().axis(named(prog, captured)).dim
+                dim = prog.inspect.analysis.axis(named(prog, captured)).dim
                 for j in different(after[name], before[name], dim):
                     own = int(j * Fraction(known["stride"]))
                     if own - frame > known["past"] or frame - own > known["future"]:

@@ -32,9 +32,9 @@ def record_of(
     markov = {"aggregate": options.markov.aggregate, "momentum": options.markov.momentum}
     return {
         "model": {
-            "name": type(prog._source.model).__name__,
+            "name": type(prog.inspect.model).__name__,
             "given": {},
-            "clip": [list(s) for s in prog._source.spec.shapes if s is not None],
+            "clip": [list(s) for s in prog.inspect.clip.shapes if s is not None],
             "structure": structure(prog, evaluated),
             "weights": weights(prog),
         },
@@ -96,8 +96,8 @@ def structure(prog: Progressive, evaluated: Progressive) -> str:
     Comments and line numbers of the model's source don't count; another release of torch may
     capture another graph, and then it differs.
     """
-    emitted = evaluated._program().emitted.graph
-    lines = [str(evaluated._captured().graph), emitted.python_code("self").src]
+    emitted = evaluated.inspect.program.emitted.graph
+    lines = [str(evaluated.inspect.captured.graph), emitted.python_code("self").src]
     for name, x in [*prog.named_parameters(), *prog.named_buffers()]:
         lines.append(f"{name} {tuple(x.shape)} {x.dtype}")
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()

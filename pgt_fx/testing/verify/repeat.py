@@ -40,8 +40,8 @@ def through_a_file(prog: Any) -> None:
 
 def there_and_back(prog: Any) -> None:
     """To train mode and back; a state must be the same there."""
-    here = prog._program().places
-    there = prog.train()._program().places
+    here = prog.inspect.program.places
+    there = prog.train().inspect.program.places
     prog.eval()
     if other := sorted(here ^ there):
         mode = "eval" if other[0] in here else "train"

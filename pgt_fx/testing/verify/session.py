@@ -82,7 +82,7 @@ class Session:
         }
         self.made_of = (seed, redraw_norms, video, frames)
         self.subject = Subject(prog, dtype, *self.made_of)
-        self.name = type(prog._source.model).__name__
+        self.name = type(prog.inspect.model).__name__
         self.made: dict[str, Check] = {}
         self.broken = _prepared(self.subject)
 

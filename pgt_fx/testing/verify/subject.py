@@ -41,13 +41,13 @@ class Subject(Trials):
         video: Any,
         frames: int | None,
     ) -> None:
-        source = prog._source
+        seen = prog.inspect
         self.longest = prog.report.longest_step
-        leaves = source.leaves
+        leaves = seen.example
         allowed = prog.video_lengths
         device = device_of(prog)
-        super().__init__(source.spec, leaves, device, seed, dtype, video, frames, allowed)
-        self.rows = prog._captured().rows
+        super().__init__(seen.clip, leaves, device, seed, dtype, video, frames, allowed)
+        self.rows = prog.inspect.captured.rows
         if self.longest is not None:
             self.frames = min(self.frames, self.longest)
         self.redrawn, self.zeros, self.note = 0, 0, ""
@@ -76,10 +76,10 @@ class Subject(Trials):
         self.dtype = dtype
         self.exact_bound, self.noise = BOUNDS.get(dtype, OTHER_BOUNDS)
         taken = copy.deepcopy(prog).eval()
-        captured = taken._captured()
+        captured = taken.inspect.captured
         taken.to(dtype)
-        self.anew = taken._captured() is not captured
-        self.model = taken._source.model
+        self.anew = taken.inspect.captured is not captured
+        self.model = taken.inspect.model
         # Some models write into the clip they are given: a copy each time.
         if redraw:
             clip = self.video(self.length, batch=2, salt=11)
@@ -97,7 +97,7 @@ class Subject(Trials):
 
     def _unfit(self, prog: Progressive, error: Exception) -> VerificationError:
         return VerificationError(
-            f"{type(prog._source.model).__name__}: the model itself fails on a clip like the "
+            f"{type(prog.inspect.model).__name__}: the model itself fails on a clip like the "
             f"example: {type(error).__name__}: {first_line(error)}"
         )
 
@@ -141,11 +141,9 @@ class Subject(Trials):
 
 
 def _under(prog: Progressive, **changes: Any) -> Progressive:
-    """Under other options, with what was made of the given one where these have no part in it: what
-    is measured is that, and not what would be made today."""
-    other = prog.replace(**changes, strict=False)
-    other._adopt(prog)
-    return other
+    """Under other options. What was made of the given one is kept where these have no part in it:
+    what is measured is that, and not what would be made today."""
+    return prog.replace(**changes, strict=False)
 
 
 def count_tensors(output: Any) -> int:

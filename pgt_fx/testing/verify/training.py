@@ -75,7 +75,7 @@ def _of_clip(
     clip = [leaves[k] * 1 if (k := f"input {i}") in leaves else x for i, x in enumerate(video)]
     args, kwargs = subject.args(clip)
     with _seeded(subject.seed + salt):
-        loss = _loss((prog._source.model if own else prog.full)(*args, **kwargs))
+        loss = _loss((prog.inspect.model if own else prog.full)(*args, **kwargs))
     if loss is None:
         return {}
     loss.backward()
@@ -150,7 +150,7 @@ def _random(subject: Subject) -> bool:
     """Whether the model draws random numbers in train mode, as a layer or in its own Python."""
     prog = subject.answering
     try:
-        graph = prog.train()._captured().graph
+        graph = prog.train().inspect.captured.graph
     finally:
         prog.eval()
     if any(_draws(node) for node in graph.nodes):

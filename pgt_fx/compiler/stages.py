@@ -1,0 +1,64 @@
+"""The stages of the compiler, each a function from what the one before it gave.
+
+``Captured`` (graph of ATen operators, with its guards) → ``Analysis`` (a timeline per value, a kind
+per operator) → ``Emitted`` (the graph of one step) → ``Program`` (bound to the model). No stage
+writes into what an earlier one gave, but for notes in the graph's ``meta`` that the passes of the
+capture leave.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from pgt_fx.capture.captured import Captured
+from pgt_fx.compiler.analysis.walk import Analysis, analyze_graph
+from pgt_fx.compiler.lowering.emit import emit
+from pgt_fx.compiler.lowering.legality import check_emitted
+from pgt_fx.compiler.specialize import Source
+from pgt_fx.core.options import Options
+from pgt_fx.core.trace import checks_stages, stage
+from pgt_fx.runtime.hooks import check_backward
+from pgt_fx.runtime.program import Program
+from pgt_fx.runtime.step_graph import Emitted
+
+
+def capture(source: Source) -> Captured:
+    """The graph of the model as it is now, and the conditions under which it is the model.
+
+    Raises:
+        CaptureError: the model can't be captured.
+    """
+    with stage("capture"):
+        return source.captured()
+
+
+def analyze(captured: Captured, source: Source, options: Options) -> Analysis:
+    """A timeline for each value, and for each operator what kind it is.
+
+    Raises:
+        BlockedError: operators that mix time have no rule; all are listed.
+    """
+    with stage("analysis"):
+        return analyze_graph(captured, source.spec, options.future)
+
+
+def lower(analysis: Analysis, source: Source, options: Options) -> Emitted:
+    """The graph of one step: operators along time become Markov operators with a state.
+
+    Raises:
+        BlockedError: a part of the model can't be represented in a step.
+    """
+    made: list[Emitted] = []
+    # As in a capture: tensors made under inference_mode could not be used in training later.
+    with torch.inference_mode(False), stage("lowering", lambda: made[0].graph):
+        made.append(emit(analysis, options, source.markov_name))
+        check_backward(source.model, made[0].whole)
+        if checks_stages():
+            check_emitted(made[0], source.markov_name)
+        return made[0]
+
+
+def bind(emitted: Emitted, source: Source) -> Program:
+    """The program: the graph of a step on the user's own model and weights."""
+    with torch.inference_mode(False), stage("binding"):
+        return Program(emitted, source.model, source.markov_name, source.spec.ratio)
