@@ -28,14 +28,12 @@ def check_captured(captured: Captured) -> None:
         IllegalGraph: naming the node.
     """
     captured.graph.lint()
+    known = {*captured.inputs, *captured.tensors, *captured.constants}
     for node in captured.graph.nodes:
         if node.op not in OPS:
             raise _illegal("capture", node, f"its kind is {node.op!r}, of {sorted(OPS)}")
-        if node.op == "placeholder" and node.name not in {
-            *captured.inputs,
-            *captured.tensors,
-            *captured.constants,
-        }:
+        # What is no tensor stands in the graph as an input that nothing reads.
+        if node.op == "placeholder" and node.users and node.name not in known:
             raise _illegal("capture", node, "it is no input, no parameter and no constant")
         block = isinstance(node.target, torch._ops.HigherOrderOperator)
         if node.op == "call_function" and not block and "val" not in node.meta:

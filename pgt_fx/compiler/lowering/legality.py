@@ -6,6 +6,7 @@ from __future__ import annotations
 from pgt_fx.capture.passes.pipeline import CHECKS
 from pgt_fx.capture.schema import schema_name
 from pgt_fx.core.trace import IllegalGraph
+from pgt_fx.runtime.plan import TableItem
 from pgt_fx.runtime.step_graph import Emitted
 
 
@@ -30,7 +31,9 @@ def check_emitted(emitted: Emitted, markov_name: str) -> None:
         if name in called:
             raise IllegalGraph(f"after lowering: {name!r} is called twice, and has one state")
         called.add(name)
-    lost = emitted.schedulable.items.keys() - emitted.origin.keys()
+    items = emitted.schedulable.items
+    lost = {slot for slot, item in items.items() if not isinstance(item, TableItem)}
+    lost -= emitted.origin.keys()
     if lost:
         raise IllegalGraph(f"after lowering: nothing says whose elements {sorted(lost)} carry")
     output = next(node for node in emitted.graph.nodes if node.op == "output")
