@@ -12,7 +12,9 @@ from hypothesis import HealthCheck, settings
 
 from pgt_fx.compiler import transform as compiler
 
-sys.path.insert(0, str(Path(__file__).parent))  # `import oracles` under any import mode
+# `import oracles`, and what one test file takes from another, under any import mode.
+HERE = Path(__file__).parent
+sys.path[:0] = [str(HERE), *(str(p) for p in sorted(HERE.iterdir()) if p.is_dir())]
 
 # Graphs are checked between the stages of the compiler, in the processes of the tests too.
 os.environ.setdefault("PGT_FX_CHECK_STAGES", "1")

@@ -250,7 +250,8 @@ def _captured(
             spec,
             resting,
             times,
-            frozenset(c for a in questions.asked if a.expr.free_symbols & times for c in a.calls),
+            frozenset(c for a in questions.asked if a.expr.free_symbols & times for c in a.calls)
+            | questions.settled,
             lengths_at if mixed else None,
         ),
         typed=_names_a_type(program.graph_module.graph)

@@ -70,11 +70,14 @@ class Questions:
     Attributes:
         asked: the conditions, each once for each line and module call.
         numbers: sizes that became a number, each as the condition that it has this value.
+        settled: keys of the module calls that compared or calculated sizes with a result that is
+            the same at all sizes of a video (``T + 1 < 2``), of which nothing is left in the graph.
         symbols: symbol of a size -> number of the clip's leaf, and dimension.
     """
 
     asked: list[Asked] = field(default_factory=list)
     numbers: list[Asked] = field(default_factory=list)
+    settled: set[str] = field(default_factory=set)
     symbols: dict[Any, tuple[int, int]] = field(default_factory=dict)
 
     def frozen(self, times: frozenset[Any]) -> list[Asked]:
@@ -135,7 +138,7 @@ def listening(model: nn.Module, running: Sequence[str]) -> Iterator[Questions]:
     handle = model.register_forward_pre_hook(entered, with_kwargs=True)
     torch.SymBool.__bool__ = heard  # type: ignore[method-assign]
     try:
-        with _numbers_of_sizes(found, running), _written_as_numbers():
+        with _numbers_of_sizes(found, running), _settled(found, running), _written_as_numbers():
             yield found
     finally:
         torch.SymBool.__bool__ = plain  # type: ignore[method-assign]
@@ -174,6 +177,27 @@ def _numbers_of_sizes(found: Questions, running: Sequence[str]) -> Iterator[None
         yield
     finally:
         SymNode.guard_int, SymNode.guard_float = plain  # type: ignore[method-assign]
+
+
+@contextmanager
+def _settled(found: Questions, running: Sequence[str]) -> Iterator[None]:
+    """Note the module calls in which a line of the model calculates from sizes what is the same at
+    all of them. A chunk may have sizes that no video has at that place, as where a window has no
+    element yet: a module that is called whole would calculate something else of them."""
+    plain = SymNode.__init__
+
+    def made(self: Any, expr: Any, *args: Any, **kwargs: Any) -> None:
+        plain(self, expr, *args, **kwargs)
+        if not running or running[-1] in found.settled or getattr(expr, "free_symbols", True):
+            return
+        if asking_frame(sys._getframe(1)) is not None:
+            found.settled.update(running)
+
+    SymNode.__init__ = made  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        SymNode.__init__ = plain  # type: ignore[method-assign]
 
 
 #: Libraries that keep what they have made for a size, and make it anew for one without a hash.

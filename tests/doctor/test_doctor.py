@@ -181,7 +181,7 @@ def test_every_temporal_operator_has_a_box_of_its_own() -> None:
 
 
 def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(Path(__file__).parent)
+    monkeypatch.chdir(Path(__file__).parents[1])
     page = tmp_path / "page.html"
     args = ["doctor", "x3d_xs", "--space", "64", "--html", str(page)]
     result = CliRunner().invoke(app, args, env={"COLUMNS": "200"})

@@ -21,7 +21,7 @@ from packaging.specifiers import SpecifierSet
 
 from pgt_fx.cli import app
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 FILE = ROOT / "docs" / "ci" / "verify-models.yml"
 
 

@@ -280,7 +280,7 @@ def test_nothing_of_a_step_is_kept_alive() -> None:
     import sys
     from pathlib import Path
 
-    sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+    sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
     from peak_memory import PeakMemory
 
     prog = progressive(Net().double().eval())

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-FOLDER = Path(__file__).parents[1] / "benchmarks" / "longrange"
+FOLDER = Path(__file__).parents[2] / "benchmarks" / "longrange"
 
 
 @pytest.fixture(autouse=True)

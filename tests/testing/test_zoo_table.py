@@ -21,7 +21,7 @@ from pgt_fx.testing.zoo_table import MARK, read_table, summary, to_markdown, wri
 pytest.importorskip("pytorchvideo")
 pytest.importorskip("diffusers")
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 ROWS = read_table(ROOT / "zoo" / "table.json")
 SMALL = {"regnet3d_400m", "eco_lite", "slow_r50", "x3d_xs", "svd_encoder", "mvit_v2_s"}
 

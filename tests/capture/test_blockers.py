@@ -37,7 +37,7 @@ def test_the_operator_and_the_line_are_named(blocker: Blocker) -> None:
     place, message = refused_at(blocker)
     lines, first = inspect.getsourcelines(blocker.model)
     number = first + next(i for i, line in enumerate(lines) if "# blocked" in line)
-    assert place.source == f"{Path(__file__).parent.name}/blockers.py:{number}", message
+    assert place.source == f"{Path(__file__).parents[1].name}/blockers.py:{number}", message
     assert "# blocked" in place.line
     # An index by a mask is `nonzero` to torch: the operator stands in the message.
     assert blocker.op in place.op or blocker.op in message, message

@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parents[1]
 
 
 def run(folder: Path, *args: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:

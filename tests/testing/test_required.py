@@ -30,7 +30,7 @@ from pgt_fx.testing.verify.causal import verify_causal
 from pgt_fx.testing.verify.promises import CHECKS
 from pgt_fx.testing.verify.required import WORDS, byte_count, requirements
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parents[1]
 #: What one check alone needs, so that tests are fast.
 FEW: dict[str, Any] = {"checks": {"reset"}, "chunkings": 1}
 

@@ -26,7 +26,7 @@ import pgt_fx
 from pgt_fx import zoo
 from pgt_fx.cli import app
 
-FOLDER = Path(__file__).parents[1] / "benchmarks"
+FOLDER = Path(__file__).parents[2] / "benchmarks"
 SHARED = (
     "harness",
     "file_names",

@@ -268,7 +268,7 @@ def test_verify_refuses_bad_arguments(here: str, args: tuple[str, ...], words: s
 
 
 def test_a_factory_may_transform_its_model_itself(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(Path(__file__).parent)
+    monkeypatch.chdir(Path(__file__).parents[1])
     args = ("--chunkings", "1", "--check", "context")
     result = run("verify", "models_for_ci:transformed", *args)
     assert result.exit_code == 0 and "2 promises hold" in result.output, result.output
@@ -276,7 +276,7 @@ def test_a_factory_may_transform_its_model_itself(monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.parametrize("command", ["verify", "doctor", "analyze"])
 def test_the_time_dimension_can_be_given(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(Path(__file__).parent)
+    monkeypatch.chdir(Path(__file__).parents[1])
     name = "models_for_ci:channels_last"
     assert run(command, name, "--time-dim", "1").exit_code == 0
     assert run(command, name).exit_code == 0  # the model tells
@@ -286,7 +286,7 @@ def test_the_time_dimension_can_be_given(command: str, monkeypatch: pytest.Monke
 def test_a_certificate_knows_the_time_dimension(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(Path(__file__).parent)
+    monkeypatch.chdir(Path(__file__).parents[1])
     path = str(tmp_path / "c.json")
     args = ("--time-dim", "1", "--check", "reset", "--save", path)
     assert run("verify", "models_for_ci:channels_last", *args).exit_code == 0
@@ -326,7 +326,7 @@ def test_a_certificate_knows_the_time_dimension(
 def test_what_means_nothing_is_refused(here: str, args: tuple[str, ...], words: str) -> None:
     if args[0] == "erf":
         pytest.importorskip("matplotlib")
-    sys.path.insert(0, str(Path(__file__).parent))
+    sys.path.insert(0, str(Path(__file__).parents[1]))
     result = run(*(arg.format(here) for arg in args))
     assert result.exit_code == 2 and words in said(result), result.output
     assert "with random weights" not in result.output  # the demo has not begun
