@@ -62,6 +62,7 @@ class Captured:
         moving: buffers that each call in train mode writes before the answer is computed from them.
         surroundings: what the model's Python asked of them (gradients, autocast, types).
         seeded: lines on which it seeds torch's random numbers.
+        tried: lines on which an error of a call is caught, and the model goes on another way.
         values: evaluates what depends on sizes, parameters and buffers alone.
         idle: layers that have no part in what the model computes, though the module around them is
             called.
@@ -89,6 +90,7 @@ class Captured:
     moving: list[Memory] = field(default_factory=list)
     surroundings: frozenset[str] = frozenset()
     seeded: list[Place] = field(default_factory=list)
+    tried: frozenset[tuple[str, str]] = frozenset()
     values: ReadValues | None = field(default=None, repr=False)
     idle: tuple[str, ...] = ()
     rehooked: frozenset[str] = frozenset()

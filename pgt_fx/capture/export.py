@@ -31,8 +31,8 @@ from pgt_fx.capture.probe.sample_sizes import (
     Sample,
     Stretch,
     check_ways,
-    fails,
     find_sample,
+    lies_otherwise,
 )
 from pgt_fx.capture.torch_export import Exported, clip_nodes, export, is_fixed
 from pgt_fx.core.clip import ClipSpec
@@ -45,8 +45,6 @@ from pgt_fx.core.lengths.sets import ANY_LENGTH, LengthSet
 LONGEST_SIZE = 40
 #: Captures at other lengths, at most, until one goes the way that the model goes at the clip's.
 ATTEMPTS = 4
-#: Short videos, for which torch answers what it asks of sizes without a word.
-SHORT = (1, 2, 3)
 
 
 def capture(
@@ -152,10 +150,12 @@ def _exported(
         found = export(model, spec, sample, space=False)
     noted = sample.noted
     if noted.tried or noted.layouts:
-        layouts = [(place.source, place.line) for place, _ in noted.layouts]
-        found.tried = [*noted.tried, *layouts]
-        found.questions.freeze(spec.times, sample.leaves, *found.tried[0])
-        found.failing = [n for n in SHORT if fails(model, spec, leaves, n, noted)]
+        found.tried = list(noted.tried)
+        found.layouts = [(place.source, place.line) for place, _ in noted.layouts]
+        found.questions.freeze(spec.times, sample.leaves, *(found.tried or found.layouts)[0])
+    if noted.layouts:
+        # Torch answers for two frames or more, and notes where the answer is another one.
+        found.lies_otherwise = lies_otherwise(model, spec, leaves, 1, noted)
     return sample, found
 
 
@@ -223,12 +223,11 @@ def _captured(
     asked = questions.asked
 
     def lengths_at(other: Mapping[Any, Any]) -> Lengths:
-        clip, tried = min(spec.lengths), {where for where, _ in found.tried}
+        clip, tried = min(spec.lengths), {*found.tried, *found.layouts}
         out = allowed_lengths(program, times, lengths, clip, questions.asked, other, tried)
-        for frames in found.failing:
-            only = ~LengthSet.of([frames])
-            text = f"not so at {frames} frames"
-            out = out.within(Condition(only, *found.tried[0], text))
+        if found.lies_otherwise:
+            longer = LengthSet.interval(2, None)
+            out = out.within(Condition(longer, *found.layouts[0], "not so at one frame"))
         return out
 
     resting = (*asked, *questions.frozen(times), *squeezed(program.graph, times))
@@ -262,6 +261,7 @@ def _captured(
         memories=found.memories,
         surroundings=found.surroundings,
         seeded=found.seeded,
+        tried=frozenset(found.tried),
         idle=find_idle(program, found.calls.values()),
     )
 

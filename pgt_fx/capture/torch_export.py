@@ -49,7 +49,8 @@ class Exported:
         surroundings: what the model's Python asked of them.
         seeded: lines on which it seeds torch's random numbers.
         tried: lines of the model on which an error of a call would be caught.
-        failing: short lengths at which one is.
+        layouts: lines on which it asks how a tensor lies in memory.
+        lies_otherwise: whether the answers are others in a video of one frame.
     """
 
     program: Any
@@ -64,7 +65,8 @@ class Exported:
     surroundings: frozenset[str]
     seeded: list[Place]
     tried: list[tuple[str, str]] = field(default_factory=list)
-    failing: list[int] = field(default_factory=list)
+    layouts: list[tuple[str, str]] = field(default_factory=list)
+    lies_otherwise: bool = False
 
 
 def export(

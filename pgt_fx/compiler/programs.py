@@ -14,6 +14,8 @@ from torch import nn
 from pgt_fx.capture.captured import Captured
 from pgt_fx.compiler import stages
 from pgt_fx.compiler.analysis.exact_frames import exact_frames, lengths_per_path
+from pgt_fx.compiler.analysis.latency import first_answers
+from pgt_fx.compiler.analysis.runnable_lengths import check_statistics
 from pgt_fx.compiler.analysis.walk import Analysis
 from pgt_fx.compiler.guards import Guard, guards_of
 from pgt_fx.compiler.inspect import Inspection
@@ -21,6 +23,7 @@ from pgt_fx.compiler.report import Report, make_report
 from pgt_fx.compiler.specialize import MOST_CAPTURED, Source
 from pgt_fx.core.clip import ClipSpec
 from pgt_fx.core.errors import BlockedError, OtherClipError, PgtError
+from pgt_fx.core.lengths.sets import NotQuasiLinear
 from pgt_fx.core.options import Options
 from pgt_fx.core.trace import Trace, recorded
 from pgt_fx.runtime.chunks import sizes_of
@@ -205,6 +208,16 @@ class ModelPrograms:
             while len(self._resized) > MOST_CAPTURED:
                 del self._resized[next(iter(self._resized))]
         return known
+
+    def explain(self, before: tuple[int, ...], after: tuple[int, ...], last: bool) -> None:
+        check_statistics(self.analysis(), before, after, last)
+
+    @property
+    def smallest_clip(self) -> int | None:
+        try:
+            return first_answers(self.program().emitted, self.spec.ratio).least
+        except NotQuasiLinear:
+            return None
 
     def compile(self, options: dict[str, Any]) -> None:
         plain_numbers(self.model)

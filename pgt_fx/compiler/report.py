@@ -16,6 +16,7 @@ from torch import fx
 
 from pgt_fx.capture.observe.uncalled_layers import listed
 from pgt_fx.compiler.analysis.attention_memory import grows, memory_size, remembers
+from pgt_fx.compiler.analysis.latency import until_final
 from pgt_fx.compiler.analysis.longest_step import longest_step
 from pgt_fx.compiler.analysis.operator_graph import network
 from pgt_fx.compiler.analysis.receptive_field import Reach, reaches
@@ -298,7 +299,9 @@ def make_report(
         receptive_field=[f.field for f in fields],
         stride=[str(f.stride) for f in fields],
         look_ahead=[f.future for f in fields],
-        latency=None if any(f.future is None for f in fields) else _latency(analysis, output),
+        latency=None
+        if any(f.future is None for f in fields)
+        else _latency(analysis, output, min((f.stride for f in fields), default=Fraction(1))),
         state_bytes=total,
         exact=exact,
         clip_pools=len(analysis.captured.global_pools),
@@ -459,8 +462,12 @@ def _larger(one: Reach, other: Reach) -> bool:
     return other.field is not None and (one.field is None or one.field > other.field)
 
 
-def _latency(analysis: Analysis, output: fx.Node | None) -> int | None:
-    """Frames from an element's own frame to the moment it is final, under ``future="wait"``."""
+def _latency(analysis: Analysis, output: fx.Node | None, stride: Fraction) -> int | None:
+    """Frames from an element's own frame to the moment it is final, under ``future="wait"``.
+
+    Args:
+        stride: frames per element of the output.
+    """
     if output is None:
         return None
     if analysis.future != "wait":
@@ -475,16 +482,12 @@ def _latency(analysis: Analysis, output: fx.Node | None) -> int | None:
             if isinstance(v := analysis.values[s.name], Value) and v.clock is not None
         ]
     worst = 0
-    ratio = analysis.spec.ratio
     for source in sources:
         clock = analysis.value(source).clock
         if clock is None or analysis.value(source).pooled:
             return None
-        counts = [clock.at(tuple(n * r for r in ratio), False).sure for n in range(257)]
-        if counts[-1] == 0:
+        late = until_final(clock, analysis.spec.ratio, stride)
+        if late is None:
             return None
-        period = Fraction(128, max(1, counts[256] - counts[128]))
-        for n in range(1, 257):
-            for j in range(counts[n - 1], counts[n]):
-                worst = max(worst, n - 1 - int(j * period))
+        worst = max(worst, late)
     return worst

@@ -227,3 +227,8 @@ class BlockedError(PgtError):
             ).append(b)
         told = (f"  {n}. {_of_one_line(found)}" for n, found in enumerate(lines.values(), 1))
         super().__init__("\n".join([head, *told]))
+
+
+class GradientError(BlockedError):
+    """A gradient was asked for of a model in eval mode that makes some by hand, in lines that a
+    step writes out: it would be another one, or none."""

@@ -244,8 +244,13 @@ def context(law: Law, outs: int, n: int) -> tuple[int, int]:
 
 def recalls(law: Law) -> bool:
     """Whether an operator has a context (:func:`context`) at some phase of its stride."""
-    stride = law.stride if isinstance(law, Window) else 1
-    moments = range(64, 64 + stride)
+    stride, first = 1, 2
+    if isinstance(law, Window):  # from some moment on all repeats with the stride
+        stride = law.stride
+        first = law.span + abs(law.left) + abs(law.right) + law.minimum + stride
+        if law.limit is not None:
+            first = min(first, law.limit * stride - law.left)
+    moments = range(first, first + stride)
     return any(end > first for n in moments for first, end in [context(law, law.count(n), n)])
 
 

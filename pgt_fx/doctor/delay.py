@@ -17,15 +17,15 @@ from pgt_fx.rules import Windowed
 
 def elements_ahead(law: Law) -> Fraction:
     """How far after its own place in the input an output reads, in elements of the input."""
-    step = Fraction(1)
+    step, phases = Fraction(1), 1
     if isinstance(law, Window):
         step = Fraction(law.stride)
     elif isinstance(law, Transposed):
-        step = Fraction(1, law.stride)
+        step, phases = Fraction(1, law.stride), law.stride
     elif isinstance(law, (Repeat, Interpolate)):
-        step = 1 / Fraction(law.scale)
-    middle = range(60, 60 + 12)  # far from both ends, and every phase of small rates
-    return max(max(law.taps(j)) - j * step for j in middle)
+        step, phases = 1 / Fraction(law.scale), law.scale
+    # Far from the start, of which an interpolation makes an exception, and every phase.
+    return max(max(law.taps(j)) - j * step for j in range(8 * phases, 9 * phases))
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import fx
 
 from pgt_fx.core.counts import counted
@@ -22,6 +21,7 @@ from pgt_fx.rules.registry import (
     rule,
     wrap,
 )
+from pgt_fx.runtime.markov.space_pad import SpacePad
 
 
 @rule("slice", "slice_copy")
@@ -144,16 +144,3 @@ def pad(op: OpView) -> Outcome:
         what=f"pad {left},{right}" + ("" if mode == "constant" else f" {mode}"),
         pads=left + right > 0,
     )
-
-
-class SpacePad:
-    """The part of an ``F.pad`` that is not along time."""
-
-    def __init__(self, amounts: tuple[int, ...], mode: str, value: float | None) -> None:
-        self.amounts, self.mode, self.value = amounts, mode, value
-
-    def __call__(self, x: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
-        if not self.amounts:
-            return x
-        value = self.value if self.mode == "constant" else None
-        return torch.nn.functional.pad(x, list(self.amounts), self.mode, value)

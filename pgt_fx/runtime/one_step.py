@@ -67,7 +67,11 @@ def run_step(
             programs.capture_anew()
             return run_step(programs, state, leaves, last, detach)
     else:
-        flat, carried = program.run(state, tensors, work)
+        try:
+            flat, carried = program.run(state, tensors, work)
+        except ValueError:
+            programs.explain(before, after, last)
+            raise
     following = {
         **clock(after, sizes, last),
         **({k: v.detach() for k, v in carried.items()} if detach else carried),

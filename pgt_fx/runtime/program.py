@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
+import torch
 from torch import Tensor, fx, nn
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
@@ -12,9 +13,13 @@ from pgt_fx.core.devices import bring
 from pgt_fx.core.errors import StateError
 from pgt_fx.runtime.chunks import CLOCK
 from pgt_fx.runtime.hoist_lookups import hoisted
+from pgt_fx.runtime.markov.concat import MarkovConcat
 from pgt_fx.runtime.markov.pool import MarkovPool
+from pgt_fx.runtime.markov.space_pad import SpacePad
+from pgt_fx.runtime.markov.window import MarkovWindow
 from pgt_fx.runtime.plan import Plan
 from pgt_fx.runtime.plan_cache import SteadyPlans
+from pgt_fx.runtime.refused_gradients import without_gradients
 from pgt_fx.runtime.step_graph import Emitted, of_clip_alone
 from pgt_fx.runtime.torch_compile import CompiledSteps, run_eagerly
 from pgt_fx.runtime.torch_functions import quickened
@@ -54,6 +59,8 @@ class Program:
             self._own_name += "_"
         self._children[self._own_name] = _sharing(model)
         self.compiled: CompiledSteps | None = None
+        found = (m for m in emitted.markov.values() if isinstance(m, MarkovWindow | MarkovConcat))
+        self._mixed = [m for m in found if _may_widen(m)]
         self._modules_by_work: dict[tuple[frozenset[str], frozenset[str]], fx.GraphModule] = {}
         self._known: set[str] = set()
 
@@ -108,6 +115,8 @@ class Program:
                 )
             self._known.update(state)
         module = self.module(work)
+        if self._mixed:
+            self._set_types(leaves)
         if self.emitted.constants:
             bring(self.constants, leaves[self.emitted.video])
         # Whoever looks at every operation (a counter of them) sees none of a compiled step.
@@ -119,7 +128,20 @@ class Program:
             # An operator that had nothing to do keeps what it carries.
             if name not in carried and name not in CLOCK and self._idle(name, work):
                 carried[name] = tensor
+        if self.emitted.lost:
+            outputs = without_gradients(outputs, self.emitted.lost)
         return outputs, carried
+
+    def _set_types(self, leaves: Sequence[Any]) -> None:
+        """Tell the operators that may have the elements of one of several types alone of which
+        type the model's answer is: under autocast it is not told by the capture."""
+        emitted, found = self.emitted, dict[str, torch.dtype]()
+        if emitted.types is not None:
+            found = emitted.types.of(self.model, leaves, leaves[emitted.video])
+        for module in self._mixed:
+            gives = found.get(emitted.owner[module.slot])
+            if module.gives != gives:
+                module.gives = gives
 
     def knows(self, name: str) -> bool:
         """Whether a state entry belongs to this program."""
@@ -162,6 +184,10 @@ class Program:
         module._modules, module._parameters = self._children, self.model._parameters
         module._buffers = self.model._buffers
         return module
+
+
+def _may_widen(module: MarkovWindow | MarkovConcat) -> bool:
+    return isinstance(module, MarkovConcat) or isinstance(module.call.call, SpacePad)
 
 
 #: Names that a child of the model may have, and that are something else on a graph module.

@@ -22,6 +22,9 @@ from pgt_fx.core.trace import Trace
 from pgt_fx.runtime.hooks import Watch
 from pgt_fx.runtime.program import Program
 
+#: Frames of each input path.
+Frames = tuple[int, ...]
+
 
 @dataclass(frozen=True)
 class Current:
@@ -111,6 +114,19 @@ class Programs(Protocol):
         Raises:
             ClipError: when a clip has tensors that are no videos.
         """
+        ...
+
+    def explain(self, before: Frames, after: Frames, last: bool) -> None:
+        """After an operator has failed in a step: say what it needs, where that is known.
+
+        Raises:
+            ClipError: naming the line.
+        """
+        ...
+
+    @property
+    def smallest_clip(self) -> int | None:
+        """Fewest frames at which a first step answers; None: none does, or it can't be told."""
         ...
 
     def compile(self, options: dict[str, Any]) -> None:

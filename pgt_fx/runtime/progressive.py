@@ -265,8 +265,9 @@ class Progressive(nn.Module):
     @property
     def smallest_clip(self) -> int | None:
         """Fewest frames at which a first step answers (of the path with the fewest); None: none
-        up to 1024 does. Under ``future="wait"`` it is the latency of the first answer."""
-        return next((n for n in range(1, 1025) if self.answers([n], last=False)[0]), None)
+        does before the video ends, or it can't be told. Under ``future="wait"`` it is the latency
+        of the first answer."""
+        return self._programs.smallest_clip
 
     @property
     def clip_ratio(self) -> tuple[int, ...]:

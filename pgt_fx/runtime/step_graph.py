@@ -10,6 +10,8 @@ from torch import Tensor, fx, nn
 
 from pgt_fx.capture.captured import Captured
 from pgt_fx.capture.observe.module_calls import Whole, module_path, place
+from pgt_fx.core.errors import Blocker
+from pgt_fx.runtime.autocast_types import MixedTypes
 from pgt_fx.runtime.chunks import CLOCK
 from pgt_fx.runtime.plan import Schedulable
 
@@ -31,6 +33,8 @@ class Emitted:
         video: which of a step's tensors is the first with a time axis.
         made: node of the graph -> captured node whose value it gives.
         whole: the modules of the model that are called as they are.
+        types: of which types the model's values are under autocast.
+        lost: what makes gradients of it wrong.
     """
 
     graph: fx.Graph
@@ -45,6 +49,8 @@ class Emitted:
     made: dict[str, str] = field(default_factory=dict)
     video: int = 0
     whole: Whole = field(default_factory=Whole)
+    types: MixedTypes | None = None
+    lost: list[Blocker] = field(default_factory=list)
 
 
 def of_clip_alone(node: fx.Node) -> bool:

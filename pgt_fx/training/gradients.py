@@ -408,7 +408,7 @@ def _check_length(prog: Progressive, chunks: list[Chunk]) -> None:
     lengths = [min(prog.lengths(*args, **kwargs)) for args, kwargs in chunks]
     if prog.options.future == "zero" and not prog.answers(lengths)[0]:
         least = prog.smallest_clip
-        clip = "of more than 1024 frames" if least is None else counted(least, "frame")
+        clip = "none, however long" if least is None else counted(least, "frame")
         raise ClipError(
             f"a first step of T'={counted(lengths[0], 'frame')} gives no output: the model's "
             f"smallest clip is {clip}. Use a longer Schedule(length=…) or, where a model ends "

@@ -552,3 +552,30 @@ def test_answers_that_are_not_finite_prove_nothing() -> None:
     nn.init.constant_(model.weight, float("nan"))
     prog = pgt_fx.transform(model, SEQUENCE)
     assert "not checked" in prog.report.checked and "look at its weights" in prog.report.checked
+
+
+class Averaged(nn.Module):
+    """Its mean is of more digits than the model's, step by step: in half precision these differ."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv1d(3, 8, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x).mean(2)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_small_fault_in_half_precision_is_told_from_rounding(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One per cent is less than bfloat16 rounds, and plain to see in float64."""
+    torch.manual_seed(0)
+    model, clip = Averaged().eval().to(dtype), torch.randn(1, 3, 8).to(dtype)
+    options: Any = {"time_dim": 2, "future": "wait", "pooling": "running"}
+    sound = pgt_fx.transform(model, clip, **options)
+    assert sound.report.checked.endswith("float64")  # the rounding was looked at, and let pass
+    plain = MarkovWindow._apply_to
+    monkeypatch.setattr(MarkovWindow, "_apply_to", lambda self, *given: 1.01 * plain(self, *given))
+    with pytest.raises(SelfCheckError, match=r"in float64, .* is off by [0-9]e-0[23]"):
+        pgt_fx.transform(model, clip, **options)

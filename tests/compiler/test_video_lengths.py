@@ -172,8 +172,8 @@ CASES = [
     Case("a clip above", twice_if(lambda t: t > 20), "at least 21", (21, 40), (20,), clip=32),
     Case("a clip of one remainder", twice_if(lambda t: t % 3), "3n", (6, 12), (10,), clip=9),
     Case("a check", at_most_64, "at most 64", (64,), (65,)),
-    Case("torch's own bound", lambda net, x: F.avg_pool1d(net.conv(x), 7, 1), "any number",
-         (7, 8, 40)),
+    Case("torch's own bound", lambda net, x: F.avg_pool1d(net.conv(x), 7, 1), "at least 7",
+         (7, 8, 40), (1, 6)),
     Case("a slice to the end", lambda net, x: net.conv(x)[:, :, 1:100], "any number",
          (99, 100, 101, 140)),
     Case("without the last", lambda net, x: x[:, :, 1:] - x[:, :, : x.shape[2] - 1], "any number",
@@ -196,6 +196,101 @@ def test_a_video_has_the_model_s_answer_or_is_refused(case: Case) -> None:
         with pytest.raises(ClipError, match=f"takes videos of .*ends at {frames}") as found:
             prog.full(video(frames))
         assert "test_video_lengths.py:" in str(found.value)
+
+
+class Behind(nn.Module):
+    """A layer behind a convolution and what else a case does."""
+
+    def __init__(self, layer: nn.Module, before: Callable[[Tensor], Tensor] = lambda y: y) -> None:
+        super().__init__()
+        self.conv, self.layer, self.before = nn.Conv1d(3, 3, 3, padding=1), layer, before
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(self.before(self.conv(x)))
+
+
+class Call(nn.Module):
+    def __init__(self, call: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.call = call
+
+    def forward(self, y: Tensor) -> Tensor:
+        return self.call(y)
+
+
+class Recurrent(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.gru = nn.GRU(3, 3, batch_first=True)
+
+    def forward(self, y: Tensor) -> Tensor:
+        return self.gru(y.mT)[0]
+
+
+def _behind(start: int, step: int = 1) -> Callable[[Tensor], Tensor]:
+    return lambda y: y[:, :, start::step]
+
+
+#: What torch needs of its operators along time, and the fewest frames at which the model runs.
+NEEDS: dict[str, tuple[Callable[[], nn.Module], int]] = {
+    "a kernel": (lambda: Behind(nn.Conv1d(3, 3, 5)), 5),
+    "a kernel behind a stride": (
+        lambda: Behind(nn.Conv1d(3, 3, 4, padding=1, dilation=2), _behind(0, 2)), 9),
+    "a padded kernel of nothing": (lambda: Behind(nn.Conv1d(3, 3, 3, padding=1), _behind(2)), 3),
+    "a kernel of one frame": (lambda: Behind(nn.Conv1d(3, 3, 1), _behind(3)), 4),
+    "a pool that is rounded up": (lambda: Behind(nn.MaxPool1d(4, 2, ceil_mode=True)), 3),
+    "a pool of any": (lambda: Behind(nn.AvgPool1d(3, 3, ceil_mode=True)), 1),
+    "a reflection": (lambda: Behind(nn.ReflectionPad1d((3, 1))), 4),
+    "a repeated end": (lambda: Behind(nn.ReplicationPad1d(1), _behind(1)), 2),
+    "a crop": (lambda: Behind(nn.ConstantPad1d((-3, -1), 0.0)), 4),
+    "a largest one": (lambda: Behind(Call(lambda y: y.amax(2)), _behind(2)), 3),
+    "a first one": (lambda: Behind(Call(lambda y: y[:, :, 0]), _behind(2)), 3),
+    "windows": (lambda: Behind(Call(lambda y: y.unfold(2, 4, 2).mean(3))), 4),
+    "upsampling": (lambda: Behind(nn.Upsample(scale_factor=2), _behind(1)), 2),
+    "a recurrence": (lambda: Behind(Recurrent(), _behind(1)), 2),
+    "a transposed one": (lambda: Behind(nn.ConvTranspose1d(3, 3, 3, 2, 2), _behind(1)), 3),
+    "a table": (lambda: Behind(Call(lambda y: y[:, :, 3:] + y.new_ones(y.shape[2] - 3))), 3),
+    "a slice": (lambda: Behind(Call(torch.relu), _behind(2)), 1),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NEEDS)
+def test_a_program_is_for_the_lengths_at_which_the_model_runs(name: str) -> None:
+    make, least = NEEDS[name]
+    torch.manual_seed(0)
+    model = make().double().eval()
+    prog = pgt_fx.transform(model, video(CLIP), time_dim=2, future="wait", pooling="running")
+    taken = [t for t in range(1, 24) if prog.video_lengths.allows(t)]
+    runs = []
+    for t in range(1, 24):
+        try:
+            model(video(t))
+        except (RuntimeError, IndexError):
+            with pytest.raises(ClipError, match=rf"ends at {t}[^0-9](.|\n)*py:\d+: ") as found:
+                prog.full(video(t))
+            assert "test_video_lengths.py:" in str(found.value)
+        else:
+            runs.append(t)
+            prog.full(video(t))
+    assert taken == runs == list(range(least, 24))
+
+
+@pytest.mark.parametrize(
+    "layer", [nn.InstanceNorm1d(3), nn.GroupNorm(3, 3)], ids=["rows", "groups"]
+)
+def test_statistics_of_one_frame_are_refused_in_our_words(layer: nn.Module) -> None:
+    """Torch itself takes none of one number, and names no line."""
+    prog = pgt_fx.transform(Behind(layer).double().eval(), video(CLIP), time_dim=2)
+    assert str(prog.video_lengths) == "at least 2"
+    with pytest.raises(ClipError, match=r"ends at 1(.|\n)*return self\.layer"):
+        prog.full(video(1))
+    with pytest.raises(ClipError, match=r"one element along time for\n.*return self\.layer"):
+        prog.run(video(4), schedule=[3, 1])
+    assert [y.shape[2] for y in prog.run(video(4), schedule=[2, 2])] == [2, 2]
+    kept = Behind(nn.InstanceNorm1d(3, track_running_stats=True)).double().eval()
+    exact = pgt_fx.transform(kept, video(CLIP), time_dim=2, future="wait")
+    holds(exact, kept, 1)
+    assert relative_error(in_steps(exact, video(4), 1), kept(video(4))) <= EXACT
 
 
 REFUSED = [
@@ -447,8 +542,8 @@ def test_lengths_of_a_deep_model_take_time_in_its_depth_and_no_power_of_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     calls: list[Any] = []
-    plain = whole._outputs
-    monkeypatch.setattr(whole, "_outputs", lambda law, n: calls.append(law) or plain(law, n))
+    plain = whole.outputs_of
+    monkeypatch.setattr(whole, "outputs_of", lambda law, n: calls.append(law) or plain(law, n))
     prog = pgt_fx.transform(Shifted(), torch.randn(1, 2, 8), time_dim=2)
     assert str(prog.video_lengths) == "at least 2"
     assert len(calls) <= 100

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 import pgt_fx
 from pgt_fx.cli import app
 from pgt_fx.compiler.selfcheck.redraw import redraw_zeros
-from pgt_fx.core.errors import OptionError, VerificationError
+from pgt_fx.core.errors import BlockedError, OptionError, VerificationError
 from pgt_fx.runtime.markov.window import MarkovWindow
 from pgt_fx.testing.verify.causal import verify_causal
 from pgt_fx.testing.verify.session import Session
@@ -223,6 +223,96 @@ def test_a_constant_model_is_told_by_the_exit_code(
     monkeypatch.syspath_prepend(str(tmp_path))
     result = CliRunner().invoke(app, ["verify", "constant_shop:zero", "--chunkings=1"])
     assert result.exit_code == 2, result.output
+
+
+class Attends(nn.Module):
+    """Attention whose mask lets a query see two frames ahead, or its own group of frames."""
+
+    def __init__(self, seen: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.queries, self.keys, self.seen = nn.Linear(2, 2), nn.Linear(2, 2), seen
+
+    def forward(self, x: Tensor) -> Tensor:
+        y, at = x.mT, torch.arange(x.shape[2])
+        mask = self.seen(at[:, None], at[None, :])
+        q, k = self.queries(y), self.keys(y)
+        return nn.functional.scaled_dot_product_attention(q, k, y, attn_mask=mask)
+
+
+class Gated(nn.Module):
+    """A convolution along time behind a gate."""
+
+    def __init__(self, gate: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.conv, self.gate = conv(), gate
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.gate(self.conv(x))
+
+
+NOT_TIGHT: dict[str, Callable[[], nn.Module]] = {
+    "two ahead": lambda: Attends(lambda row, column: column <= row + 2),
+    "groups": lambda: Attends(lambda row, column: column // 4 == row // 4),
+    "shut": lambda: Gated(lambda y: y * (y > 1e9)),
+}
+TOLD: dict[str, Callable[[], nn.Module]] = {
+    "seldom open": lambda: Gated(lambda y: nn.functional.hardshrink(y, 4.0)),
+    "a bias below": lambda: Gated(lambda y: (y - 6).relu()),
+}
+
+
+@pytest.mark.parametrize("name", NOT_TIGHT)
+def test_an_exact_set_that_may_be_larger_is_no_violation(name: str) -> None:
+    torch.manual_seed(0)
+    found = pgt_fx.verify(NOT_TIGHT[name]().eval(), CLIP, chunkings=1)
+    assert found.ok, str(found)
+    check = found["exact-tight"]
+    assert check.ok is None and check.measured == "not tight"
+    assert "test_verify_vacuity.py" in check.detail
+
+
+@pytest.mark.parametrize("name", TOLD)
+def test_a_gate_that_seldom_opens_is_opened(name: str) -> None:
+    torch.manual_seed(0)
+    found = pgt_fx.verify(TOLD[name]().eval(), CLIP, chunkings=1)
+    assert found.ok and found["exact-tight"].ok, str(found)
+
+
+def test_a_set_that_is_not_tight_is_no_fault_for_the_exit_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "gate_shop.py").write_text(
+        "import torch\nfrom torch import nn\n\n\n"
+        "class Gate(nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.conv = nn.Conv1d(2, 2, 3, padding=1)\n\n"
+        "    def forward(self, x):\n"
+        "        y = self.conv(x)\n"
+        "        return x + y * (y > 1e9)\n\n\n"
+        "def gate():\n    return Gate(), torch.zeros(1, 2, 8)\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    result = CliRunner().invoke(app, ["verify", "gate_shop:gate", "--chunkings=1"])
+    assert result.exit_code == 0 and "not tight" in result.output, result.output
+
+
+def test_a_mean_of_no_frame_is_refused_and_not_called_wrong() -> None:
+    """Torch's is NaN: nothing follows from comparing with it."""
+
+    class Mean(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = conv()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.conv(x)[:, :, 2:].mean(2)
+
+    prog = pgt_fx.transform(Mean().eval(), CLIP, pooling="running")
+    assert str(prog.video_lengths) == "at least 3"
+    assert pgt_fx.verify(prog, chunkings=1).ok
+    with pytest.raises(BlockedError, match="needs at least one element"):
+        pgt_fx.transform(Mean().eval(), CLIP[:, :, :1], time_dim=2)
 
 
 def test_a_leak_in_a_constant_model_is_a_leak(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -153,7 +153,7 @@ def allowed_lengths(
     clip: int,
     asked: Sequence[Asked] = (),
     other: Mapping[Any, Any] = MappingProxyType({}),
-    tried: Collection[str] = (),
+    tried: Collection[tuple[str, str]] = (),
 ) -> Lengths:
     """The lengths at which the model's Python goes the way that was captured.
 
@@ -166,7 +166,8 @@ def allowed_lengths(
         clip: frames of the example, in the path with the fewest.
         asked: what the model's own code asked of sizes.
         other: the values of the symbols in it that are not time's.
-        tried: lines on which the error of a call is caught, so that what torch asks there binds.
+        tried: lines on which the error of a call is caught, or it is asked how a tensor lies in
+            memory, so that what torch asks there binds.
 
     Raises:
         OtherBranch: where the clip is not among them for a branch of the model.
@@ -227,7 +228,7 @@ def _of_torch(
     program: Any,
     known: Mapping[Any, int],
     asked: Sequence[Asked],
-    tried: Collection[str],
+    tried: Collection[tuple[str, str]],
 ) -> Iterator[Condition]:
     """Numbers that torch took for sizes, and what its operators asked on lines of the model."""
     sizes = _sizes(program)
@@ -247,7 +248,7 @@ def _of_torch(
             held = LengthSet.of([min(known[s] // r for s, r in reader.ratios.items())])
         text = f"Eq({_written(expr, reader)}, {value})"
         yield Condition(held, place.source, place.line, text, number=True)
-    heard = {a.where for a in asked}
+    heard, ways = {a.where for a in asked}, {where for where, _ in tried}
     for guard in env.guards:
         frame: Any = getattr(guard.sloc, "framework_loc", None)
         file = getattr(frame, "filename", "")
@@ -259,11 +260,18 @@ def _of_torch(
             continue
         try:
             held = reader.holds(guard.expr.xreplace(others))
-        except NotQuasiLinear:
-            continue
+        except NotQuasiLinear as error:
+            if where not in ways:
+                continue
+            raise CaptureError(
+                f"{where}: {line}\n    an error of this call is caught, or how a tensor lies in "
+                "memory is asked for, and at which lengths the model goes the way that was "
+                f"captured can't be told ({_written(error, reader)}). Ask for the sizes in an if, "
+                "or leave that part outside the model"
+            ) from error
         # A lower bound is torch's own: the rules compute a short video's lengths as well.
         binds = isinstance(guard.expr, (sympy.Eq, sympy.Ne)) or not (~held).is_finite
-        if binds or where in tried:
+        if binds or where in ways:
             yield Condition(held, where, line, _written(guard.expr, reader))
 
 

@@ -99,13 +99,7 @@ def module_path(node: fx.Node) -> str:
 def place(node: fx.Node) -> Place:
     """Operator, module and source line of a node; torch's own frames are passed over."""
     name = str((getattr(node.target, "_schema", None) and node.target._schema.name) or node.target)  # type: ignore[union-attr]
-    found = []
-    parts = [part for part in (node.meta.get("stack_trace") or "").split("File ") if part.strip()]
-    for part in reversed(parts):
-        head, _, line = part.partition("\n")
-        file, _, rest = head.strip().strip('"').partition('", line ')
-        number, _, function = rest.partition(", in ")
-        found.append((file, function, number, line.strip()))
+    found = _frames(node)
     own = innermost([(file, function) for file, function, *_ in found])
     where = Place(name.replace("::", "."), module_path(node))
     if own is None:
@@ -113,6 +107,24 @@ def place(node: fx.Node) -> Place:
         return where if inside is None else replace(where, source=inside.source, line=inside.line)
     file, _, number, line = found[own]
     return replace(where, source=f"{short(file)}:{number}", line=quoted(file, int(number)) or line)
+
+
+def _frames(node: fx.Node) -> list[tuple[str, str, str, str]]:
+    """The lines that were running when a node was made, innermost first: file, function, number
+    and text."""
+    found = []
+    parts = [part for part in (node.meta.get("stack_trace") or "").split("File ") if part.strip()]
+    for part in reversed(parts):
+        head, _, line = part.partition("\n")
+        file, _, rest = head.strip().strip('"').partition('", line ')
+        number, _, function = rest.partition(", in ")
+        found.append((file, function, number, line.strip()))
+    return found
+
+
+def lines_around(node: fx.Node) -> set[str]:
+    """The lines that were running when a node was made, as ``"file.py:12"``."""
+    return {f"{short(file)}:{number}" for file, _, number, _ in _frames(node)}
 
 
 def _inside(node: fx.Node) -> Place | None:

@@ -33,6 +33,9 @@ CONSTANTS = {
     "aten::full_like": None,
     "aten::new_full": None,
 }
+#: Where a padding keeps the types of the other parts of its concatenation, or the values that have
+#: them: under autocast they may be wider than the type of what is padded.
+PARTS = "pgt_parts"
 SEE_THROUGH = {"aten::expand", "aten::repeat", "aten::contiguous", "aten::clone", "aten::to"}
 
 
@@ -107,6 +110,7 @@ def _rewrite(captured: Captured, node: fx.Node, clip: int) -> None:
         if not _long_enough(captured, node, body, dim, clip):
             continue
         (kind,) = kinds
+        node.meta[PARTS] = [_type_of(p) for i, p in enumerate(pieces) if i != at]
         _replace(captured.graph, node, body, kind, rank - 1 - dim, before, behind)
         return
 
@@ -185,6 +189,24 @@ def _replace(
         whole = _uncropped(graph, body, node)
     node.target = torch.ops.aten.pad.default
     node.args, node.kwargs = (whole, amounts, mode, value), {}
+
+
+def _type_of(piece: fx.Node) -> torch.dtype | fx.Node:
+    """The type of a part of a concatenation, or the value that it has its type from."""
+    node = piece
+    while True:
+        name, value = schema_name(node), node.meta["val"]
+        schema = getattr(node.target, "_schema", None)
+        named = [a.name for a in schema.arguments] if schema is not None else []
+        given = node.kwargs.get("dtype")
+        if "dtype" in named and given is None and named.index("dtype") < len(node.args):
+            given = node.args[named.index("dtype")]
+        like = name in SEE_THROUGH | {"aten::slice"} or name.endswith("_like") or "new_" in name
+        if isinstance(given, torch.dtype) or (name in CONSTANTS and not like):
+            return value.dtype
+        if not like or not isinstance(node.args[0], fx.Node):
+            return node
+        node = node.args[0]
 
 
 def _kind(piece: fx.Node, body: Chain, dim: int, behind: bool) -> str | float | None:

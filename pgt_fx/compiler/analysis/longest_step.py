@@ -7,21 +7,26 @@ from typing import Any
 from torch import fx
 
 from pgt_fx.capture.schema import schema_name
+from pgt_fx.compiler.analysis.video_lengths import total
 from pgt_fx.compiler.analysis.walk import Analysis
 from pgt_fx.core.laws import Clock
 from pgt_fx.core.layout import size, time_dims
+from pgt_fx.core.lengths.questions import at_most
+from pgt_fx.core.lengths.sets import ANY_LENGTH, NotQuasiLinear
 
 
 def longest_step(analysis: Analysis) -> int | None:
     """Most frames of a step (of the path with the fewest); None: any number."""
     limits = [limit for node in analysis.operations for limit in _limits(analysis, node)]
-    if not limits:
-        return None
-    ratio = analysis.spec.ratio
-    frames = min(analysis.spec.lengths)
-    while all(c.at(tuple((frames + 1) * r for r in ratio), True).total <= n for c, n in limits):
-        frames += 1
-    return frames
+    ratio, clip = analysis.spec.ratio, min(analysis.spec.lengths)
+    held = ANY_LENGTH
+    try:
+        for clock, rows in limits:
+            held &= at_most(total(clock, ratio), rows)
+    except NotQuasiLinear:
+        return clip
+    beyond = (~held).next(clip + 1)
+    return None if beyond is None else beyond - 1
 
 
 def _limits(analysis: Analysis, name: str) -> list[tuple[Clock, int]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
 from torch import fx
@@ -25,7 +26,7 @@ from pgt_fx.core.laws import (
 )
 from pgt_fx.core.lengths.functions import QuasiLinear, constant, frames
 from pgt_fx.core.lengths.questions import at_most, larger, less, same, smaller, where
-from pgt_fx.core.lengths.sets import NotQuasiLinear
+from pgt_fx.core.lengths.sets import ANY_LENGTH, NotQuasiLinear
 from pgt_fx.rules import Reduced, Refusal
 
 
@@ -102,7 +103,7 @@ def _total(clock: Clock, ratio: tuple[int, ...]) -> QuasiLinear:
     if isinstance(clock, InputClock):
         return frames(ratio[clock.path])
     if isinstance(clock, LawClock):
-        return _outputs(clock.law, total(clock.source, ratio))
+        return outputs_of(clock.law, total(clock.source, ratio))
     if isinstance(clock, JoinClock):
         first, *others = (total(source, ratio) for source in clock.sources)
         for other in others:
@@ -120,7 +121,7 @@ def _entries(part: Part, ratio: tuple[int, ...]) -> QuasiLinear:
     return smaller(there, 1) if part.first else there
 
 
-def _outputs(law: Law, n: QuasiLinear) -> QuasiLinear:
+def outputs_of(law: Law, n: QuasiLinear) -> QuasiLinear:
     """How many outputs an operator makes of n elements: ``law.count``."""
     if isinstance(law, Window):
         room = n + (law.left + law.right - law.span)
@@ -136,6 +137,80 @@ def _outputs(law: Law, n: QuasiLinear) -> QuasiLinear:
     if isinstance(law, (Repeat, Interpolate)):
         return n * law.scale
     raise NotQuasiLinear(f"a {type(law).__name__}")
+
+
+class Counts(NamedTuple):
+    """How far a value has come in a video that goes on (:class:`pgt_fx.core.laws.Count`), as
+    functions of the number of frames shown so far."""
+
+    sure: QuasiLinear
+    total: QuasiLinear
+
+
+def so_far(clock: Clock, ratio: tuple[int, ...]) -> Counts:
+    """How many elements of a value there are before the video has ended.
+
+    Raises:
+        NotQuasiLinear: where that repeats after too many frames.
+    """
+    known = _SO_FAR.setdefault(clock, {})
+    if ratio not in known:
+        known[ratio] = _so_far(clock, ratio)
+    return known[ratio]
+
+
+_SO_FAR: WeakKeyDictionary[Clock, dict[tuple[int, ...], Counts]] = WeakKeyDictionary()
+
+
+def _so_far(clock: Clock, ratio: tuple[int, ...]) -> Counts:
+    if isinstance(clock, InputClock):
+        return Counts(*[frames(ratio[clock.path])] * 2)
+    if isinstance(clock, LawClock):
+        seen = so_far(clock.source, ratio)
+        ready = _ready(clock.law, seen.sure)
+        if clock.future == "wait":
+            return Counts(ready, ready)
+        count = outputs_of(clock.law, seen.total)
+        return Counts(smaller(count, ready) if clock.law.provisional else count, count)
+    if isinstance(clock, JoinClock):
+        sure, most = so_far(clock.sources[0], ratio)
+        for source in clock.sources[1:]:
+            other = so_far(source, ratio)
+            sure, most = larger(sure, other.sure), smaller(most, other.total)
+        return Counts(most if clock.commit else smaller(most, sure), most)
+    if isinstance(clock, ConcatClock):
+        return Counts(*(_in_turn(clock, ratio, which) for which in (0, 1)))
+    raise NotQuasiLinear(f"a {type(clock).__name__}")
+
+
+def _in_turn(clock: ConcatClock, ratio: tuple[int, ...], which: int) -> QuasiLinear:
+    """The elements of parts that are handed on, each when all of the parts before it are."""
+    found, turn = constant(0), ANY_LENGTH
+    for part in clock.parts:
+        there = constant(part.length or 0)
+        if part.clock is not None:
+            there = so_far(part.clock, ratio)[which]
+            there = smaller(there, 1) if part.first else there
+        found += where(turn, there, 0)
+        if part.length is not None:
+            turn &= at_most(part.length, there)
+    return found
+
+
+def _ready(law: Law, n: QuasiLinear) -> QuasiLinear:
+    """``law.ready`` of n elements."""
+    if isinstance(law, Window):
+        complete = larger((n + (law.left - law.span)) // law.stride + 1, 0)
+        if law.right < 0:
+            complete = smaller(complete, outputs_of(law, n))
+        complete = where(less(n, law.minimum), 0, complete)
+        return complete if law.limit is None else smaller(complete, law.limit)
+    if isinstance(law, Transposed):
+        return larger(smaller(n * law.stride - law.padding, outputs_of(law, n)), 0)
+    if isinstance(law, Interpolate):
+        complete = ((2 * n - 1) * law.scale - 1) // 2 + 1
+        return where(less(n, 1), 0, larger(smaller(n * law.scale, complete), 0))
+    return outputs_of(law, n)
 
 
 def part_of(analysis: Analysis, node: fx.Node, length: int | None) -> Part:

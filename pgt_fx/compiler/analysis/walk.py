@@ -21,6 +21,7 @@ from pgt_fx.compiler.analysis.length_tables import (
     table_graph,
 )
 from pgt_fx.compiler.analysis.outputs import check_outputs
+from pgt_fx.compiler.analysis.runnable_lengths import untold, where_it_is_made, where_it_runs
 from pgt_fx.compiler.analysis.timed_graph import Analysis, Operation, Value
 from pgt_fx.compiler.analysis.video_lengths import not_empty, part_of, whole_groups, within_table
 from pgt_fx.core.clip import ClipSpec
@@ -94,6 +95,10 @@ _OF_BLOCKS = {
     "scan": "write it as a layer that the steps know: cumsum, nn.GRU, nn.LSTM",
     "while_loop": "write the turns out, or leave the loop outside the model",
 }
+CAUGHT = (
+    "an error of this call is caught, and the model goes on another way: for which numbers of "
+    "frames it does can't be told"
+)
 OF_LENGTH = "calculates with the number of frames of the video, which a step doesn't know"
 
 
@@ -157,7 +162,12 @@ class _Walk:
             )
         if "pgt_written" in node.meta and self._written_to_time(node):
             raise node.meta["pgt_written"]
-        if not any(v.timed for v in flat):
+        timed = any(v.timed for v in flat)
+        if untold(self.analysis.captured.tried, node, timed=timed):
+            raise Refusal(
+                CAUGHT, "ask for the sizes in an if, or leave that part outside the model"
+            )
+        if not timed:
             self._timeless(node, pooled)
             return
         rule = RULES.get(node.target._schema.name)
@@ -195,6 +205,7 @@ class _Walk:
             self.analysis.lengths = whole_groups(self.analysis, operation, outcome.groups)
         if isinstance(outcome, Windowed) and outcome.pads:
             self.analysis.lengths = not_empty(self.analysis, operation)
+        self.analysis.lengths = where_it_runs(self.analysis, operation, view)
         for table in pairs.values():
             self.analysis.lengths = within_table(self.analysis, operation, table)
         operation.value = self._result(node, outcome, clock, pooled)
@@ -325,6 +336,7 @@ class _Walk:
         )
         tables = [t for n in node.all_input_nodes if (t := self._table(n)) is not None]
         if timed and not behind:
+            self.analysis.lengths = where_it_is_made(self.analysis, node)
             if pooled:
                 raise Refusal(
                     "makes a tensor with one entry per frame from a value pooled over time"

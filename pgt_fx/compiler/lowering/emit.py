@@ -41,13 +41,14 @@ from pgt_fx.core.layout import LayoutError, axis_of, time_dims
 from pgt_fx.core.options import Options
 from pgt_fx.rules import Concatenated, Local, Reduced, Scanned, StepOnly, Windowed
 from pgt_fx.rules.registry import Refusal, SizeAtHand
-from pgt_fx.rules.slice_pad import SpacePad
+from pgt_fx.runtime.autocast_types import MixedTypes
 from pgt_fx.runtime.markov.align import MarkovAlign
 from pgt_fx.runtime.markov.concat import MarkovConcat
 from pgt_fx.runtime.markov.head import MarkovHead
 from pgt_fx.runtime.markov.memory import MarkovMemory, causal_mask
 from pgt_fx.runtime.markov.pool import MarkovPool
 from pgt_fx.runtime.markov.scan import MarkovRecurrent, MarkovScan
+from pgt_fx.runtime.markov.space_pad import SpacePad
 from pgt_fx.runtime.markov.table import MarkovPairs, MarkovTable
 from pgt_fx.runtime.markov.window import MarkovWindow
 from pgt_fx.runtime.plan import (
@@ -85,11 +86,11 @@ class _Emitter:
     def __init__(self, analysis: Analysis, options: Options, markov_name: str) -> None:
         self.analysis, self.options, self.markov_name = analysis, options, markov_name
         self.captured = analysis.captured
-        self.out = Emitted(fx.Graph())
+        self.out = Emitted(fx.Graph(), types=MixedTypes(analysis.captured, analysis.spec))
         self.env: dict[fx.Node, Any] = {}
         self.names = Names(self.captured)
         self.regions = fold(self.captured, self._foldable)
-        check_by_hand(self.captured, self.regions)
+        self.out.lost = check_by_hand(self.captured, self.regions)
         check_drawn(self.captured, self.regions)
         self.out.whole = called_whole(self.captured, self.regions)
         self.late = late(analysis, self.regions, self._foldable)

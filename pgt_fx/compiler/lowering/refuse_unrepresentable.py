@@ -25,17 +25,21 @@ REMEDY = (
 REENTRANT = "pass use_reentrant=False to torch.utils.checkpoint.checkpoint"
 
 
-def check_by_hand(captured: Captured, regions: Mapping[fx.Node, Region]) -> None:
-    """A model in train mode must not lose a gradient; in eval mode, where few want one, it is told.
+def check_by_hand(captured: Captured, regions: Mapping[fx.Node, Region]) -> list[Blocker]:
+    """A model in train mode must not lose a gradient; in eval mode, where few want one, it is told,
+    and refused where one is asked for (:func:`pgt_fx.runtime.refused_gradients.without_gradients`).
 
     Args:
         regions: node -> module call that is emitted whole: what is in it stays as it is.
+
+    Returns:
+        what stands in the way of gradients in eval mode.
 
     Raises:
         BlockedError: listing the lines.
     """
     if not captured.by_hand:
-        return
+        return []
     whole = _whole(captured, regions)
     open_ = [call for call in captured.by_hand if not whole.intersection(call.calls)]
     lost = [_blocker(call) for call in open_ if not call.harmless]
@@ -43,9 +47,11 @@ def check_by_hand(captured: Captured, regions: Mapping[fx.Node, Region]) -> None
         raise BlockedError(lost)
     for blocker in lost:
         warnings.warn(
-            f"gradients of this model would be wrong, and in train mode it is refused: {blocker}",
+            "gradients of this model would be wrong: they are refused, and so is it in train mode: "
+            f"{blocker}",
             stacklevel=2,
         )
+    return lost
 
 
 def check_drawn(captured: Captured, regions: Mapping[fx.Node, Region]) -> None:

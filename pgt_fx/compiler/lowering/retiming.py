@@ -13,15 +13,16 @@ step. An operator that joins ask for at different times is late for the first of
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import networkx as nx
 from torch import Tensor, fx
 
+from pgt_fx.compiler.analysis.stream_phases import phases
 from pgt_fx.compiler.analysis.walk import Analysis, Value
 from pgt_fx.compiler.lowering.fold_modules import Region
-from pgt_fx.compiler.lowering.state_bytes import PHASES, element_bytes, example_sizes
+from pgt_fx.compiler.lowering.state_bytes import element_bytes, example_sizes
 from pgt_fx.core.clock_equality import same, samples
 from pgt_fx.core.laws import Clock, Law
 from pgt_fx.core.layout import LayoutError
@@ -43,11 +44,14 @@ def early(clock: Clock, joined: Clock, ratio: tuple[int, ...]) -> int:
 
 def carried(law: Law, source: Clock, out: Clock, ratio: tuple[int, ...]) -> int:
     """Elements that a window carries at most, once a stream is under way."""
-    return max(held(seen, outs, law) for seen, outs in _counts(source, out, ratio))
+    counts = _counts(source, out, ratio, [(law, source)])
+    return max(held(seen, outs, law) for seen, outs in counts)
 
 
-def _counts(a: Clock, b: Clock, ratio: tuple[int, ...]) -> list[tuple[int, int]]:
-    times = [tuple(n * r for r in ratio) for n in PHASES]
+def _counts(
+    a: Clock, b: Clock, ratio: tuple[int, ...], windows: Sequence[tuple[Law, Clock]] = ()
+) -> list[tuple[int, int]]:
+    times = [tuple(n * r for r in ratio) for n in phases((a, b), ratio, windows)]
     return [(a.at(t, False).sure, b.at(t, False).sure) for t in times]
 
 

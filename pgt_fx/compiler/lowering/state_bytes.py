@@ -7,9 +7,12 @@ import torch
 from torch import Tensor, fx
 
 from pgt_fx.capture.guards.length_guard import value_of
+from pgt_fx.compiler.analysis.stream_phases import phases
 from pgt_fx.compiler.analysis.walk import Analysis
+from pgt_fx.core.laws import Clock
 from pgt_fx.runtime.plan import (
     AlignItem,
+    ConcatItem,
     MemoryItem,
     PoolItem,
     ScanItem,
@@ -19,9 +22,6 @@ from pgt_fx.runtime.plan import (
 )
 from pgt_fx.runtime.step_graph import Emitted
 
-#: Moments, in frames of the slowest path, over which the phases of a stream are looked at.
-PHASES = range(160, 160 + 32)
-
 
 def state_bytes(analysis: Analysis, emitted: Emitted) -> dict[str, int]:
     """Bytes carried per slot once a stream is under way, at the example's size and batch 1; under
@@ -29,12 +29,15 @@ def state_bytes(analysis: Analysis, emitted: Emitted) -> dict[str, int]:
     ratio = analysis.spec.ratio
     sizes = example_sizes(analysis)
     lengths: dict[str, int] = {}
-    for n in PHASES:
+    for n in _moments(emitted, ratio):
         before, after = (tuple(m * r for r in ratio) for m in (n, n + 1))
         work = plan(emitted.schedulable, before, after, False)
         for slot, due in work.due.items():
             keep = getattr(due, "keep", (0, 1))
             lengths[slot] = max(lengths.get(slot, 0), keep[1] - keep[0])
+    for slot, item in emitted.schedulable.items.items():
+        if isinstance(item, MemoryItem) and item.size is not None:
+            lengths[slot] = item.size  # however long it takes to fill
     out: dict[str, int] = {}
     for slot, item in emitted.schedulable.items.items():
         if isinstance(item, TableItem) or slot in emitted.shared:
@@ -54,6 +57,20 @@ def state_bytes(analysis: Analysis, emitted: Emitted) -> dict[str, int]:
     for slot, owner in emitted.owner.items():
         out[f"@{owner}"] = out.get(f"@{owner}", 0) + out[slot]
     return out
+
+
+def _moments(emitted: Emitted, ratio: tuple[int, ...]) -> range:
+    """Moments, in frames of the path with the fewest, at which a stream is under way."""
+    clocks: list[Clock] = []
+    windows = []
+    for item in emitted.schedulable.items.values():
+        if not isinstance(item, ConcatItem):
+            clocks.append(item.source)
+        if isinstance(item, (WindowItem, AlignItem, ConcatItem)):
+            clocks.append(item.out)
+        if isinstance(item, WindowItem):
+            windows.append((item.law, item.source))
+    return phases(clocks, ratio, windows)
 
 
 def example_sizes(analysis: Analysis) -> dict[sympy.Symbol, int]:

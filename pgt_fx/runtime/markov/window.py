@@ -43,7 +43,10 @@ class MarkovWindow(nn.Module):
     Attributes:
         tail: name of the entry that it reads: its own, or that of an operator which carries the
             same elements (:mod:`pgt_fx.compiler.lowering.share_state`).
+        gives: type of a padding's result, where it may be wider than that of the input.
     """
+
+    gives: torch.dtype | None
 
     def __init__(
         self,
@@ -63,6 +66,7 @@ class MarkovWindow(nn.Module):
         self.axis, self.out_dim, self.law = axis, out_dim, law
         self.fill, self.mode, self.what = fill, mode, what
         self.markov = markov or MarkovOperator()
+        self.gives = None
         self.correction = correction(call, law, axis.dim) if self.markov.exact else None
 
     def extra_repr(self) -> str:
@@ -71,6 +75,8 @@ class MarkovWindow(nn.Module):
     def forward(self, step: Step, x: Tensor | None, *tensors: Any) -> Tensor | None:
         """One step: ``x`` are the new input elements, or None; the result, or None if none due."""
         due, dim = step.window(self.slot), self.axis.dim
+        if x is not None and self.gives is not None:
+            x = x.to(self.gives)
         if due.blank and x is not None and self.tail not in step.state:
             tail: Tensor | None = filled_like(x, dim, due.blank, self.fill)
         else:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from pgt_fx.compiler.selfcheck.trials import by_the_model
 from pgt_fx.compiler.selfcheck.videos import first_line
-from pgt_fx.core.errors import PgtError, StateError, of_this_machine
+from pgt_fx.core.errors import GradientError, PgtError, StateError, of_this_machine
 from pgt_fx.testing.verify.result import Check
 
 
@@ -34,6 +34,8 @@ def unmade(check: Check, error: Exception, refusal: str = "") -> Check:
     told = in_words(error)
     if by_the_model(error) or told == refusal:
         return replace(check, ok=None, detail=f"the model itself raises {told}")
+    if isinstance(error, GradientError):
+        return replace(check, ok=None, detail=f"gradients are refused: {told}")
     if isinstance(error, StateError) and "longer chunks" in str(error):
         reason = f"the model's pools over time refuse short steps: {first_line(error)}"
         return replace(check, ok=None, detail=reason)

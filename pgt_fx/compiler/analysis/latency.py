@@ -1,0 +1,86 @@
+"""How many frames a model waits for: until its first answer, and until an answer is final.
+
+Both follow from how many elements there are after any number of frames, as exact functions of that
+number (:func:`pgt_fx.compiler.analysis.video_lengths.so_far`).
+"""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+from pgt_fx.compiler.analysis.video_lengths import so_far
+from pgt_fx.core.laws import Clock
+from pgt_fx.core.lengths.questions import at_most
+from pgt_fx.core.lengths.sets import (
+    ANY_LENGTH,
+    MOST_ONE_BY_ONE,
+    NO_LENGTH,
+    LengthSet,
+    NotQuasiLinear,
+)
+from pgt_fx.runtime.plan import AlignItem, ConcatItem, Item, Node, PoolItem, ScanItem, WindowItem
+from pgt_fx.runtime.step_graph import Emitted
+
+
+def until_final(clock: Clock, ratio: tuple[int, ...], stride: Fraction) -> int | None:
+    """Most frames from an element's own frame to the one with which it is final, of a value with
+    this clock; None where it never is, or it can't be told.
+
+    An element's own frame is its number times the frames per element.
+
+    Args:
+        stride: frames per element of a value that ends (``x[:, :, :5]``); of others their number
+            tells it.
+    """
+    try:
+        counts = so_far(clock, ratio).sure
+    except NotQuasiLinear:
+        return None
+    last = counts.pieces[-1]
+    period = len(last.values)
+    if last.start + 2 * period > MOST_ONE_BY_ONE or not (counts(last.start + period) or 0):
+        return None
+    gain = last.steps[0]
+    each = Fraction(period) / gain if gain else stride
+    worst, done = 0, 0
+    # In the last piece all repeats, one period later for as many elements as a period brings.
+    for n in range(1, last.start + 2 * period):
+        now = int(counts(n) or 0)
+        if now > done:
+            worst = max(worst, n - 1 - int(done * each))
+            done = now
+    return worst
+
+
+def first_answers(emitted: Emitted, ratio: tuple[int, ...]) -> LengthSet:
+    """The lengths of a first step that gives an output, of a video that goes on after it; what
+    :func:`pgt_fx.runtime.plan.plan` plans, for all lengths at once.
+
+    Raises:
+        NotQuasiLinear: where they can't be told.
+    """
+    graph = emitted.schedulable
+    speaks = dict.fromkeys(graph.clips, ANY_LENGTH)
+    for node in graph.nodes:
+        fed = ANY_LENGTH
+        for name in node.inputs:
+            fed &= speaks.get(name, ANY_LENGTH)
+        speaks[node.name] = fed if node.slot is None else _spoken(graph.items, node, fed, ratio)
+    output = next(n for n in emitted.graph.nodes if n.op == "output")
+    found = NO_LENGTH
+    for operand in output.all_input_nodes:
+        found |= speaks.get(operand.name, ANY_LENGTH)
+    return found
+
+
+def _spoken(
+    items: dict[str, Item], node: Node, fed: LengthSet, ratio: tuple[int, ...]
+) -> LengthSet:
+    """Where a node with a state has elements to hand on that it had not before the first frame."""
+    item = items[str(node.slot)]
+    hands_on = isinstance(item, (WindowItem, AlignItem, ConcatItem))
+    clock = item.out if isinstance(item, (WindowItem, AlignItem, ConcatItem)) else item.source
+    none = clock.at((0,) * len(ratio), False)
+    before = none.total if isinstance(item, (PoolItem, ScanItem)) else none.sure
+    found = at_most(before + 1, so_far(clock, ratio).total)
+    return found if hands_on else found & fed

@@ -1,0 +1,41 @@
+"""Moments of a stream under way, one for each of its phases: what a step carries there is what it
+carries in any later step of that phase."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+from pgt_fx.compiler.analysis.video_lengths import so_far
+from pgt_fx.core.laws import Clock, Law
+from pgt_fx.core.lengths.questions import at_most
+from pgt_fx.core.lengths.sets import NotQuasiLinear
+from pgt_fx.runtime.plan_cache import edge
+
+#: Phases that are looked at, at most.
+MOST = 1024
+#: Moments where they can't be told.
+USUAL = range(160, 160 + 32)
+
+
+def phases(
+    clocks: Iterable[Clock], ratio: tuple[int, ...], windows: Iterable[tuple[Law, Clock]] = ()
+) -> range:
+    """Numbers of frames, of the path with the fewest, over which all of the clocks repeat.
+
+    Args:
+        windows: operators with the clocks of what they read: none of them feels the start there.
+    """
+    start, period = 1, 1
+    try:
+        for clock in set(clocks):
+            for counts in so_far(clock, ratio):
+                last = counts.pieces[-1]
+                start, period = max(start, last.start), math.lcm(period, len(last.values))
+        for law, source in windows:
+            # Of a value that ends before, or is never there, nothing is carried in the end.
+            there = at_most(edge(law), so_far(source, ratio).sure).least
+            start = max(start, there or 1)
+    except NotQuasiLinear:
+        return USUAL
+    return range(start, start + min(period, MOST))
