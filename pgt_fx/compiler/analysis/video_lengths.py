@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Iterator
+from contextlib import suppress
+from itertools import product
+from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 from torch import fx
@@ -24,10 +27,11 @@ from pgt_fx.core.laws import (
     Transposed,
     Window,
 )
+from pgt_fx.core.layout import time_dims
 from pgt_fx.core.lengths.functions import QuasiLinear, constant, frames
 from pgt_fx.core.lengths.questions import at_most, larger, less, same, smaller, where
-from pgt_fx.core.lengths.sets import ANY_LENGTH, NotQuasiLinear
-from pgt_fx.rules import Reduced, Refusal
+from pgt_fx.core.lengths.sets import ANY_LENGTH, LengthSet, NotQuasiLinear
+from pgt_fx.rules import Local, Reduced, Refusal, StepOnly
 
 
 def whole_groups(analysis: Analysis, operation: Operation, entries: int) -> Lengths:
@@ -63,6 +67,52 @@ def not_empty(analysis: Analysis, operation: Operation) -> Lengths:
         raise Refusal(f"pads elements at lengths that can't be told ({error})") from error
     place, text = operation.place, "pads at least one element"
     return analysis.lengths.within(Condition(held, place.source, place.line, text))
+
+
+def joined_whole(analysis: Analysis, operation: Operation) -> Lengths:
+    """The lengths of video at which values that are put together element by element have as many
+    elements as each other (``x[:, :, ::2] - x[:, :, 1::2]``). At others the model raises, or
+    takes the one element of a short video to every one of the other value.
+
+    Raises:
+        Refusal: where the clip is no such video.
+    """
+    lengths, place = analysis.lengths, operation.place
+    for held in _as_many(analysis, operation):
+        text = "puts as many elements of one value together as of another"
+        lengths = lengths.within(Condition(held, place.source, place.line, text))
+    if not lengths.allows(min(analysis.spec.lengths)):
+        raise Refusal(
+            "at the clip's length one operand has a single element along time, which is taken to "
+            "each of another operand's",
+            "give a longer clip, or operands with as many elements as each other",
+        )
+    return lengths
+
+
+def _as_many(analysis: Analysis, operation: Operation) -> Iterator[LengthSet]:
+    """The lengths at which operands have as many elements along time as each other, for each two
+    that have to; where they can't be told, none."""
+    if not isinstance(operation.outcome, (Local, StepOnly)):
+        return
+    if isinstance(operation.clock, JoinClock):
+        with suppress(NotQuasiLinear):
+            first, *others = (total(c, analysis.spec.ratio) for c in operation.clock.sources)
+            yield from (same(first, other) for other in others)
+    sizes = analysis.captured.sizes
+    rows = [n for n in operation.tables if n not in operation.pairs]
+    for table, stream in product(rows, analysis.streams(operation.node)):
+        one, other = (_along_time(analysis, n) for n in (table, stream))
+        for dim in one.keys() & other.keys():
+            with suppress(NotQuasiLinear):
+                yield same(sizes.function(one[dim]), sizes.function(other[dim]))
+
+
+def _along_time(analysis: Analysis, node: fx.Node) -> dict[int, Any]:
+    """The sizes of an operand's dimensions with time, which are numbered from the last one as they
+    meet those of another operand."""
+    shape, dims = node.meta["val"].shape, time_dims(analysis.value(node).layout or ())
+    return {d - len(shape): shape[d] for d in dims}
 
 
 def within_table(analysis: Analysis, operation: Operation, table: PairTable) -> Lengths:

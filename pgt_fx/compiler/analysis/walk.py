@@ -23,7 +23,13 @@ from pgt_fx.compiler.analysis.length_tables import (
 from pgt_fx.compiler.analysis.outputs import check_outputs
 from pgt_fx.compiler.analysis.runnable_lengths import untold, where_it_is_made, where_it_runs
 from pgt_fx.compiler.analysis.timed_graph import Analysis, Operation, Value
-from pgt_fx.compiler.analysis.video_lengths import not_empty, part_of, whole_groups, within_table
+from pgt_fx.compiler.analysis.video_lengths import (
+    joined_whole,
+    not_empty,
+    part_of,
+    whole_groups,
+    within_table,
+)
 from pgt_fx.core.clip import ClipSpec
 from pgt_fx.core.clock_equality import covers, same, samples
 from pgt_fx.core.errors import BlockedError, Blocker
@@ -201,6 +207,7 @@ class _Walk:
         )
         if joins:
             operation.joins, operation.joined = joins, clock
+        self.analysis.lengths = joined_whole(self.analysis, operation)
         if isinstance(outcome, Windowed) and outcome.groups:
             self.analysis.lengths = whole_groups(self.analysis, operation, outcome.groups)
         if isinstance(outcome, Windowed) and outcome.pads:
