@@ -30,6 +30,7 @@ from pgt_fx.capture.probe.sample_sizes import (
     LIKE_CLIP,
     Sample,
     Stretch,
+    check_pads,
     check_ways,
     find_sample,
     lies_otherwise,
@@ -144,6 +145,7 @@ def _exported(
     try:
         found = export(model, spec, sample, limit=LONGEST_SIZE)
     except TooComplicated:  # windows of a fixed size, padded to: space is then the clip's
+        check_pads(model, spec, sample.leaves)
         sample = find_sample(
             model, spec, leaves, pools, wide=False, stretches=stretches, batch=batch
         )

@@ -215,9 +215,12 @@ class BlockedError(PgtError):
 
     Attributes:
         blockers: one :class:`Blocker` per operator, in the order of the graph.
+
+    Args:
+        note: a sentence for the end of the message.
     """
 
-    def __init__(self, blockers: Sequence[Blocker]) -> None:
+    def __init__(self, blockers: Sequence[Blocker], note: str = "") -> None:
         self.blockers = tuple(blockers)
         head = f"{counted(len(self.blockers), 'operator')} of this model can't be made progressive:"
         lines: dict[Any, list[Blocker]] = {}
@@ -226,7 +229,7 @@ class BlockedError(PgtError):
                 (b.place.source, b.place.line) if b.place.source else number, []
             ).append(b)
         told = (f"  {n}. {_of_one_line(found)}" for n, found in enumerate(lines.values(), 1))
-        super().__init__("\n".join([head, *told]))
+        super().__init__("\n".join([head, *told, *filter(None, [note])]))
 
 
 class GradientError(BlockedError):

@@ -23,7 +23,7 @@ from pgt_fx.compiler.programs import ModelPrograms
 from pgt_fx.compiler.report import size
 from pgt_fx.compiler.transform import read_model
 from pgt_fx.core.clip import TimeDim, read_example
-from pgt_fx.core.errors import CaptureError, Place
+from pgt_fx.core.errors import BlockedError, Blocker, CaptureError, Place
 from pgt_fx.core.hints import hinted
 from pgt_fx.core.options import ClipPools, Options
 from pgt_fx.core.text_tables import Fitted
@@ -128,6 +128,9 @@ def examine(
         if example is not None:
             _run(model, example, time_dim)
         return _not_captured(name, clip, error)
+    except BlockedError as error:
+        rows = tuple(map(_refused, error.blockers))
+        return Diagnosis(name, clip, "refused", None, None, None, (), rows)
     finally:
         for module, training in modes:  # some may be frozen
             module.training = training
@@ -144,13 +147,7 @@ def examine(
         for operation in analysis.operations.values()
         if isinstance(operation.outcome, (Reduced, StepOnly))
     ]
-    refused = [
-        Mixing(
-            _name(b.place), b.place.op.removeprefix("aten."), "refused", b.reason,
-            b.place.source, b.place.line, b.remedy,
-        )
-        for b in blockers.values()
-    ]  # fmt: skip
+    refused = [_refused(b) for b in blockers.values()]
     verdict = "refused" if refused else _verdict(mixing, late)
     best = 0 if latency is not None else None
     frames = {n: math.ceil(look.frames) for n, look in looks.items()}
@@ -216,6 +213,13 @@ def _gated(analysis: Analysis) -> set[str]:
 
 def _name(where: Place) -> str:
     return where.module or where.op.removeprefix("aten.")
+
+
+def _refused(b: Blocker) -> Mixing:
+    return Mixing(
+        _name(b.place), b.place.op.removeprefix("aten."), "refused", b.reason, b.place.source,
+        b.place.line, b.remedy,
+    )  # fmt: skip
 
 
 def _not_captured(name: str, clip: list[tuple[int, ...]], error: CaptureError) -> Diagnosis:

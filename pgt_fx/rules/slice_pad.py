@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import fx
 
+from pgt_fx.capture.probe.varying_pads import REASON, REMEDY
 from pgt_fx.core.counts import counted
 from pgt_fx.core.laws import Window
 from pgt_fx.core.layout import has_time, plain, relabel, time_dims
@@ -118,10 +119,7 @@ def pad(op: OpView) -> Outcome:
     if (left, right) == (0, 0):
         return Local(layout)
     if any(isinstance(a, fx.Node) for a in amounts):
-        raise Refusal(
-            "pads by an amount computed from the input's sizes",
-            "pad by constant amounts",
-        )
+        raise Refusal(REASON, REMEDY)
     left, right = int(left), int(right)
     alone(op, op.arg["self"], dim, "pads an axis")
     if mode == "circular":

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 import pgt_fx
 from pgt_fx import zoo
+from pgt_fx.capture import export
 from pgt_fx.core.errors import BlockedError, CaptureError, Place
 
 CLIP = torch.zeros(1, 3, T)
@@ -80,3 +81,44 @@ def test_the_line_of_a_model_of_the_zoo_is_named_in_either_install() -> None:
     place = caught.value.blockers[0].place
     assert place.source.startswith("zoo/temporal_heads.py:") and "self.rnn(" in place.line
     assert Path(inspect.getfile(type(model))).parent.parent.name == "pgt_fx"
+
+
+class Windows(nn.Module):
+    """Attends within windows of a fixed size, which the video is padded to; as shifted-window
+    transformers do."""
+
+    def __init__(self, by: int | None = None) -> None:
+        super().__init__()
+        self.conv, self.by = nn.Conv3d(3, 4, 3, padding=1), by
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x)
+        for size in (4, 8):
+            t, h, w = x.shape[2:]
+            lacking = (size - t % size) % size if self.by is None else self.by
+            x = nn.functional.pad(x, (0, (size - w % size) % size, 0, (size - h % size) % size))
+            x = nn.functional.pad(x, (0, 0, 0, 0, 0, lacking))  # blocked
+            x = x[:, :, :t, :h, :w].relu()
+        return x
+
+
+def test_windows_that_the_video_is_padded_to_are_refused_before_a_long_capture(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Sizes would grow to long expressions: the runs without compute tell it already."""
+    captures = []
+    sound = export.export
+    monkeypatch.setattr(export, "LONGEST_SIZE", 3)
+    monkeypatch.setattr(export, "export", lambda *a, **k: captures.append(k) or sound(*a, **k))
+    clip = torch.zeros(1, 3, 8, 12, 16)
+    with pytest.raises(BlockedError, match=r"aten.pad \(2 times\).*# blocked") as caught:
+        pgt_fx.transform(Windows().eval(), clip)
+    assert len(caught.value.blockers) == 2 and len(captures) == 1
+    assert "pads by an amount computed from" in str(caught.value)
+    assert str(caught.value).endswith("what else stands in the way is not looked for.")
+    found = pgt_fx.doctor.examine(Windows().eval(), clip)
+    assert found.verdict == "refused" and "# blocked" in str(found)
+    # Amounts that are constant along time, whatever they are in space, go on to a second capture.
+    captures.clear()
+    assert pgt_fx.transform(Windows(3).eval(), clip, future="wait").report.exact
+    assert len(captures) == 2

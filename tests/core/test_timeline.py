@@ -12,12 +12,15 @@ from torch import Tensor
 
 from pgt_fx.core.clock_equality import same
 from pgt_fx.core.laws import (
+    Clock,
+    ConcatClock,
     Count,
     InputClock,
     Interpolate,
     JoinClock,
     Law,
     LawClock,
+    Part,
     Repeat,
     Transposed,
     Window,
@@ -224,3 +227,37 @@ def test_two_clocks_are_the_same_when_they_always_agree() -> None:
     assert not same(one, source, (1,))
     assert not same(twice, one, (1,))
     assert not same(InputClock("wait", 0), InputClock("wait", 1), (1, 1))
+
+
+def padded_in_front(layers: int) -> tuple[Clock, list[Clock]]:
+    """A stack of residual blocks with the first frame put in front twice, as causal convolutions of
+    video autoencoders have it; the clocks that are joined."""
+    clock: Clock = InputClock("wait", 0)
+    ends = [clock]
+    for _ in range(layers):
+        first = Part(clock, 1, first=True)
+        clock = LawClock(Window(3), ConcatClock((first, first, Part(clock))))
+        ends.append(clock)
+    return ends[0], ends
+
+
+def test_comparing_clocks_takes_time_in_the_depth_and_no_power_of_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What a comparison has counted is known to the next one."""
+    counted = 0
+    sound = ConcatClock._at
+
+    def _at(self: ConcatClock, frames: tuple[int, ...], last: bool) -> Count:
+        nonlocal counted
+        counted += 1
+        return sound(self, frames, last)
+
+    monkeypatch.setattr(ConcatClock, "_at", _at)
+    calls = []
+    for layers in (10, 20):
+        first, ends = padded_in_front(layers)
+        counted = 0
+        assert all(same(clock, first, (1,)) for clock in ends)
+        calls.append(counted)
+    assert calls[1] < 3 * calls[0]

@@ -28,6 +28,7 @@ from pgt_fx.capture.observe.module_attributes import Memory, changing, memories
 from pgt_fx.capture.observe.snapshots import restored
 from pgt_fx.capture.observe.surroundings import surroundings
 from pgt_fx.capture.probe.returned_caches import Tail, Tails
+from pgt_fx.capture.probe.varying_pads import PadCall, pad_call
 from pgt_fx.core.errors import of_this_machine
 
 Run = Callable[..., Any]
@@ -49,13 +50,14 @@ class PoolCall:
 
 
 class Recorder:
-    """Records the pool calls and the elementwise calls of a forward, in order, as the model makes
-    them; ``spelling`` runs them."""
+    """Records the pools, the pads and the elementwise calls of a forward, in order, as the model
+    makes them; ``spelling`` runs them."""
 
     def __init__(self, spelling: Spelling) -> None:
         self.spelling = spelling
         self.pools: list[PoolCall] = []
         self.joins: list[JoinCall] = []
+        self.pads: list[PadCall] = []
         self.tails = Tails()
 
     def __call__(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
@@ -63,6 +65,8 @@ class Recorder:
             return same
         if is_join(func):
             self.joins.append(join_call(args))
+        if (pad := pad_call(func, args, kwargs, self.spelling.running)) is not None:
+            self.pads.append(pad)
         out = self.spelling(func, args, kwargs)
         self.tails.look(func, args, out)
         if func in POOLS and isinstance(out, torch.Tensor):
@@ -151,6 +155,7 @@ class Probe:
         noted: the calls that a capture has to see.
         calls: how often each module was called, up to the error.
         tails: of each tensor that the model returned whether it is the end of another one.
+        pads: its calls of pads.
     """
 
     error: Exception | None
@@ -159,6 +164,7 @@ class Probe:
     noted: Noted = field(default_factory=Noted)
     calls: Counter[nn.Module] = field(default_factory=Counter)
     tails: list[Tail | None] = field(default_factory=list)
+    pads: list[PadCall] = field(default_factory=list)
 
 
 def probe(
@@ -202,7 +208,8 @@ def _probe(
     noted.read, noted.layouts = lines.read, lines.layouts
     noted.asked = {*around.asked, *lines.read}
     tails = recorder.tails.returned(output)
-    return Probe(None, recorder.pools, recorder.joins, noted, running.calls, tails)
+    found = (recorder.pools, recorder.joins, noted, running.calls, tails, recorder.pads)
+    return Probe(None, *found)
 
 
 def leaves_behind(

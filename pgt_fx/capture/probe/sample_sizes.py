@@ -13,8 +13,9 @@ from pgt_fx.capture.observe.clip_table_op import ClipTable
 from pgt_fx.capture.observe.failing_line import INFERENCE, place_of
 from pgt_fx.capture.probe.meta_run import clip_pools, clip_tables, probe
 from pgt_fx.capture.probe.returned_caches import Tail
+from pgt_fx.capture.probe.varying_pads import varying_pads
 from pgt_fx.core.clip import ClipSpec, axis_hint, batch_hint, resized
-from pgt_fx.core.errors import CaptureError
+from pgt_fx.core.errors import BlockedError, Blocker, CaptureError
 
 #: Makes a clip's number of frames that of a sample.
 Stretch = Callable[[int], int]
@@ -24,6 +25,12 @@ LIKE_CLIP: tuple[Stretch, ...] = (
     lambda t: t + 16 * (t // 16 + 1),
     lambda t: t + 2520 * (t // 2520 + 1),
 )
+
+
+#: How much longer a video is tried, at most, to see whether its padding is another one.
+MORE_FRAMES = 4
+#: A capture of such windows would take minutes.
+ONLY_PADS = "Where the video is padded to windows, what else stands in the way is not looked for."
 
 
 @dataclass(frozen=True)
@@ -82,6 +89,34 @@ def check_ways(model: nn.Module, spec: ClipSpec, leaves: Sequence[Any], noted: N
             "does can't be told. Ask for the sizes in an if, or leave that part outside the model",
             caught[0],
         )
+
+
+def check_pads(model: nn.Module, spec: ClipSpec, leaves: Sequence[Any]) -> None:
+    """Make sure that no pad along time depends on the number of frames.
+
+    Args:
+        leaves: of the sample.
+
+    Raises:
+        BlockedError: listing those that do; what else stands in the way is not looked for.
+    """
+    rows, least = int(leaves[spec.paths[0]].shape[0]), min(_lengths(spec, leaves))
+    known = probe(model, spec.spec, list(leaves)).pads
+    found: dict[int, Blocker] = {}
+    for more in range(1, MORE_FRAMES + 1) if known else ():
+
+        def longer(t: int, more: int = more) -> int:
+            return t + more * (t // least)
+
+        video = resized(spec, leaves, batch=rows, time=longer, space=lambda s: s)
+        run = probe(model, spec.spec, video)
+        found |= varying_pads(model, known, run.pads, rows) if run.error is None else {}
+    if found:
+        raise BlockedError([found[n] for n in sorted(found)], ONLY_PADS)
+
+
+def _lengths(spec: ClipSpec, leaves: Sequence[Any]) -> list[int]:
+    return [int(leaves[i].shape[spec.times[i] or 0]) for i in spec.paths]
 
 
 def lies_otherwise(

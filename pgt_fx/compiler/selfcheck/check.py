@@ -14,8 +14,9 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, fx
 
+from pgt_fx.capture.observe.failing_line import GRADIENTS
 from pgt_fx.capture.probe.meta_run import probe
 from pgt_fx.compiler.analysis.longest_step import longest_step
 from pgt_fx.compiler.selfcheck.compare import Difference, Found, compare
@@ -24,14 +25,20 @@ from pgt_fx.compiler.selfcheck.draws import as_before
 from pgt_fx.compiler.selfcheck.measure import error, leaves
 from pgt_fx.compiler.selfcheck.places import unlike_model, unlike_whole
 from pgt_fx.compiler.selfcheck.trials import BOUNDS, OTHER_BOUNDS, SLACK
+from pgt_fx.compiler.selfcheck.unseen import unseen
 from pgt_fx.compiler.selfcheck.videos import Video, first_line, short
 from pgt_fx.core.clip import resized
 from pgt_fx.core.counts import counted
 from pgt_fx.core.errors import ClipError, PgtError, SelfCheckError, StreamWarning
+from pgt_fx.rules.registry import hint
 from pgt_fx.runtime.progressive import Progressive
 
+#: Questions of a model that are answered otherwise under ``no_grad``.
+OF_GRADIENTS = {GRADIENTS, "torch.is_grad_enabled"}
 #: Sides of frames that are tried, in pixels, before the example's own.
 SIDES = (8, 16, 32, 48, 64, 96, 112, 128, 160, 192, 224)
+#: And before these for a model that makes larger frames of them, as decoders do.
+OF_LATENTS = (2, 4)
 
 
 @dataclass(frozen=True)
@@ -69,7 +76,9 @@ def self_check(prog: Progressive) -> Checked:
         return Checked(note="the model's weights are on the meta device, without values")
     # A model that writes into its parameters is called again all the same.
     quiet = warnings.catch_warnings(action="ignore", category=StreamWarning)
-    with torch.inference_mode(False), torch.no_grad(), as_before(), quiet:
+    # A model that asks whether gradients are on is another graph without them.
+    gradients = torch.is_grad_enabled() and bool(prog.inspect.captured.surroundings & OF_GRADIENTS)
+    with torch.inference_mode(False), torch.set_grad_enabled(gradients), as_before(), quiet:
         try:
             side = _smallest(prog)
             training = [m for m in prog.inspect.model.modules() if m.training]
@@ -103,7 +112,7 @@ def _checked(prog: Progressive, side: int | None, *, steps: bool = True) -> Chec
     floats = [x for x in leaves(trial.answer) if isinstance(x, Tensor) and x.is_floating_point()]
     if floats and not any(bool(x.isfinite().any()) for x in floats):
         raise Unfit("all that the model itself answers is NaN or infinite: look at its weights")
-    found, notes = compare(trial, steps=steps), []
+    found, notes = _compared(trial, steps), []
     difference = found.difference
     loosest, _ = BOUNDS.get(trial.dtype, OTHER_BOUNDS)
     if difference is not None and _change(trial, difference.video, (0, 0)) > loosest:
@@ -111,7 +120,7 @@ def _checked(prog: Progressive, side: int | None, *, steps: bool = True) -> Chec
     if difference is not None and difference.chunks and _change(trial, difference.video, (0, 1)):
         notes.append("it draws at random, so that steps were not compared")
         steps = False
-        found = compare(trial, steps=False)
+        found = _compared(trial, False)
     dtype = trial.dtype
     if found.difference is not None:
         found, dtype = _judged(found.difference, prog, side, steps)
@@ -119,6 +128,12 @@ def _checked(prog: Progressive, side: int | None, *, steps: bool = True) -> Chec
         frames = ", ".join(map(str, found.untaken))
         notes.append(f"the model itself takes no {frames} frames")
     return Checked(tuple(found.lengths), short(dtype), "; ".join(notes))
+
+
+def _compared(trial: Trial, steps: bool) -> Found:
+    found = compare(trial, steps=steps)
+    found.difference = found.difference or unseen(trial, steps=steps)
+    return found
 
 
 def _change(trial: Trial, video: Video, seeds: tuple[int, int]) -> float:
@@ -143,7 +158,7 @@ def _judged(
 
     def again(trial: Trial, bound: float) -> tuple[Found, torch.dtype]:
         trial.bound = max(trial.bound, bound)
-        compared = compare(trial, steps=steps)
+        compared = _compared(trial, steps)
         if compared.difference is not None:
             raise _told(compared.difference) from compared.difference.reason
         return compared, trial.dtype
@@ -209,7 +224,7 @@ def _smallest(prog: Progressive) -> int | None:
     t = min(spec.lengths)
     alone = captured.global_pools or longest_step(prog.inspect.analysis) is not None
     frames = t if alone else prog.video_lengths.near(longest_of(t))
-    for side in SIDES:
+    for side in (*OF_LATENTS, *SIDES) if _enlarges(prog) else SIDES:
         if side >= max(sides, default=0):
             break
         clip = resized(
@@ -224,12 +239,28 @@ def _smallest(prog: Progressive) -> int | None:
     return None
 
 
+def _enlarges(prog: Progressive) -> bool:
+    """Whether the model answers with larger frames than it is given."""
+    captured, outputs = prog.inspect.captured, prog.inspect.analysis.outputs
+    clips = [n for n in captured.graph.nodes if n.op == "placeholder" and n.name in captured.inputs]
+    given, made = (
+        [
+            hint(size)
+            for n in nodes
+            if isinstance(n, fx.Node)
+            for size in _sides(n.meta["val"].shape)
+        ]
+        for nodes in (clips, outputs)
+    )
+    return max(made, default=0) > max(given, default=0)
+
+
 def _at_most(most: int, side: int) -> int:
     return min(side, most)
 
 
-def _sides(shape: tuple[int, ...] | None) -> tuple[int, ...]:
-    return shape[3:] if shape is not None and len(shape) == 5 else ()
+def _sides(shape: Sequence[Any] | None) -> tuple[Any, ...]:
+    return tuple(shape[3:]) if shape is not None and len(shape) == 5 else ()
 
 
 def _taken(prog: Progressive, clip: Sequence[Any]) -> bool:

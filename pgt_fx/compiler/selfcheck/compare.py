@@ -86,8 +86,9 @@ def compare(trial: Trial, *, steps: bool = True) -> Found:
                 found.untaken.append(n)
     if trial.pooled:  # at other lengths the pool over the clip is one over all of time
         wanted = {trial.length: trial.answer}
-    # Under "wait" the steps are compared with the model's answer themselves.
-    alone = steps and all_exact(trial.prog)
+    # The steps of a waiting program are compared with the model's answer themselves; a video in one
+    # step has the same plan in both.
+    alone = steps and any(map(all_exact, trial.programs))
     for n in sorted(wanted):
         if alone and n > trial.length:
             continue
@@ -96,7 +97,7 @@ def compare(trial: Trial, *, steps: bool = True) -> Found:
             return found
     if steps and trial.pooled and trial.lengths[-1] > trial.length:
         n = trial.lengths[-1]
-        whole = _tried(trial, trial.prog, n, (), lambda: trial.full(trial.prog, trial.first(n)))
+        whole = tried(trial, trial.prog, n, (), lambda: trial.full(trial.prog, trial.first(n)))
         if not isinstance(whole, Difference) and whole is not None:
             wanted[n] = whole
     found.lengths = sorted(wanted)
@@ -111,7 +112,7 @@ def compare(trial: Trial, *, steps: bool = True) -> Found:
 def _whole(trial: Trial, frames: int, wanted: Any) -> Difference | None:
     """The whole video in one step beside the model's answer."""
     prog, video = trial.prog, trial.first(frames)
-    ran = _tried(trial, prog, frames, (), lambda: [trial.full(prog, video)])
+    ran = tried(trial, prog, frames, (), lambda: [trial.full(prog, video)])
     if isinstance(ran, Difference):
         return ran
     if ran is None:  # it says what stands in the way
@@ -130,47 +131,51 @@ def _whole(trial: Trial, frames: int, wanted: Any) -> Difference | None:
 
 
 def _waiting(trial: Trial, prog: Progressive, wanted: dict[int, Any]) -> Difference | None:
-    """All outputs of a waiting program: of the clip in short steps, ended by a flush; of the
-    longest video, which goes on from there in place of the flush; and of that in two long steps."""
+    """All outputs of a waiting program: of the clip in short steps, and in one that is ended by a
+    flush; of the longest video, which goes on from there in place of the flush, with a short step,
+    a long one and a short one."""
     t, most = trial.length, max(wanted)
     if prog is not trial.prog and 1 in wanted and t > 1:
-        one = _tried(trial, prog, 1, (1,), lambda: [trial.full(prog, trial.first(1))])
+        one = tried(trial, prog, 1, (1,), lambda: [trial.full(prog, trial.first(1))])
         if isinstance(one, Difference):
             return one
         if one is not None and not _same(trial, prog, 1, (1,), one, wanted[1]):
             return _apart(trial, prog, 1, (1,), one, wanted[1])
-    rest = most - t
-    ways = [(_short(trial, t), _two(rest)[::-1]), ((), (t, rest) if rest else (t,))]
-    for head, tail in ways:
-        ran = _tried(trial, prog, most, (*head, *tail), partial(_run, trial, prog, head, tail))
+    for chunks, flushed in ((_short(trial, t), False), ((t, *_uneven(most - t)), True)):
+        run = partial(_run, trial, prog, chunks, flushed)
+        ran = tried(trial, prog, sum(chunks), chunks, run)
         if isinstance(ran, Difference) or ran is None:
             return ran
-        early, end, late = ran
-        answers = [(t, (*head, 0), [*early, end])] if head else []
-        answers += [(most, (*head, *tail), [*early, *late])] if rest or not head else []
-        for n, chunks, outputs in answers:
+        outputs, end = ran
+        answers: list[tuple[int, tuple[int, ...], list[Any]]] = []
+        answers += [(t, (t, 0), [*outputs[:1], end])] if flushed else []
+        answers += [(sum(chunks), chunks, outputs)] if len(chunks) > 1 or not flushed else []
+        for n, cut, given in answers:
             if n not in wanted:
                 continue
-            if not _same(trial, prog, n, chunks, outputs, wanted[n]):
-                return _apart(trial, prog, n, chunks, outputs, wanted[n])
-            if words := _unlike_any(outputs, wanted[n]):
-                return _certain(trial, prog, n, chunks, words)
+            if not _same(trial, prog, n, cut, given, wanted[n]):
+                return _apart(trial, prog, n, cut, given, wanted[n])
+            if words := _unlike_any(given, wanted[n]):
+                return _certain(trial, prog, n, cut, words)
     return None
 
 
 def _run(
-    trial: Trial, prog: Progressive, head: Sequence[int], tail: Sequence[int]
-) -> tuple[list[Any], Any, list[Any]]:
-    """What the steps of the clip gave, its flush, and what the steps after it gave; without steps
-    of the clip those of the whole video."""
-    pieces = trial.cut(trial.first(trial.lengths[-1]), [*head, *tail, 0])
+    trial: Trial, prog: Progressive, chunks: Sequence[int], flushed: bool
+) -> tuple[list[Any], Any]:
+    """What the steps of a video gave, and a flush behind the first of them, where the video goes on
+    from the state before it; of a video of one step the flush is its end."""
+    *pieces, none = trial.cut(trial.first(sum(chunks)), [*chunks, 0])
+    most = len(pieces) + (len(pieces) == 1 and flushed)
     prog.reset()
-    early = [trial.feed(prog, piece, False) for piece in pieces[: len(head)]]
-    args, kwargs = trial.args(pieces[-1])
-    end = prog.step(prog.state, *args, last=True, **kwargs)[0] if head else None
-    rest = pieces[len(head) : -1]
-    late = [trial.feed(prog, piece, number == len(rest)) for number, piece in enumerate(rest, 1)]
-    return early, end, late
+    outputs: list[Any] = []
+    end = None
+    for number, piece in enumerate(pieces, 1):
+        outputs.append(trial.feed(prog, piece, number == most))
+        if flushed and number == 1:
+            args, kwargs = trial.args(none)
+            end = prog.step(prog.state, *args, last=True, **kwargs)[0]
+    return outputs, end
 
 
 def _claiming(trial: Trial, prog: Progressive, wanted: dict[int, Any]) -> Difference | None:
@@ -193,7 +198,7 @@ def _claiming(trial: Trial, prog: Progressive, wanted: dict[int, Any]) -> Differ
                 continue
             with recursion(prog) as past:
                 run = partial(trial.run, prog, trial.first(n), chunks)
-                ran = _tried(trial, prog, n, chunks, run)
+                ran = tried(trial, prog, n, chunks, run)
             if summed and past.worst > trial.bound:
                 words = f"hands on another past than the paper's, by {past.worst:.0e}, {past.where}"
                 return Difference(trial, prog, trial.first(n), chunks, past.worst, words)
@@ -243,7 +248,7 @@ def _named(
     return Difference(trial, prog, trial.first(frames), chunks, errors[worst], words)
 
 
-def _tried(
+def tried(
     trial: Trial,
     prog: Progressive,
     frames: int,
@@ -362,9 +367,8 @@ def _short(trial: Trial, frames: int) -> tuple[int, ...]:
     return (1, 2, 3, frames - 6)
 
 
-def _two(frames: int) -> tuple[int, ...]:
-    """A short step and a long one."""
-    if frames <= 2:
-        return (frames,) if frames else ()
-    first = min(3, frames - 1)
-    return first, frames - first
+def _uneven(frames: int) -> tuple[int, ...]:
+    """A short step, a long one, and a short one at the end."""
+    if frames < 6:
+        return (1, frames - 1) if frames > 1 else (frames,) * frames
+    return 2, frames - 5, 3

@@ -50,6 +50,7 @@ class Trial(Trials):
         own = next((x for x in made.clip.dtypes if x and x.is_floating_point), torch.float32)
         kind, lengths = dtype or made.cast(own), prog.video_lengths
         super().__init__(made.clip, made.example, device_of(prog), 0, kind, allowed=lengths)
+        self.gradients = torch.is_grad_enabled()
         # Half precision rounds by more than many a fault: all that differs is measured again.
         self.bound, _ = BOUNDS.get(kind, BOUNDS[torch.float32])
         small = sum(p.numel() for p in prog.parameters()) <= SMALL
@@ -99,7 +100,8 @@ class Trial(Trials):
         for number, (buffer, version, value) in enumerate(self._kept):
             # In train mode norms write their statistics without a count.
             if self._training or buffer._version != version:
-                buffer.copy_(value)
+                with torch.no_grad():
+                    buffer.copy_(value)
                 self._kept[number] = (buffer, buffer._version, value)
         return seeded(run, seed)
 
@@ -138,6 +140,14 @@ class Trial(Trials):
         """The first frames of the video. A copy: some models write into the clip they are given."""
         whole = [x.clone() if isinstance(x, Tensor) else x for x in self.longest]
         return self.cut(whole, [frames])[0]
+
+    def single(self, frames: int) -> Video:
+        """Another video, as a batch of one."""
+        rows, self.rows = self.rows, 1
+        try:
+            return self.video(frames, salt=3)
+        finally:
+            self.rows = rows
 
     @cached_property
     def programs(self) -> list[Progressive]:

@@ -133,6 +133,7 @@ def _fit(
     """Running statistics from what arrives at each layer, before the layer runs."""
     seen: set[int] = set()
 
+    @torch.no_grad()
     def fit(module: nn.Module, args: tuple[Any, ...]) -> None:
         if id(module) in seen or not args:  # used twice: the statistics of its first use
             return

@@ -38,20 +38,22 @@ class Trials(Videos):
 
     Attributes:
         model: a copy of the user's module.
+        gradients: whether they are on while it runs, for a model that asks.
     """
 
     model: nn.Module
+    gradients = False
 
     def plain(self, video: Video, model: nn.Module | None = None) -> Any:
         """The model's own answer (or another model's)."""
         args, kwargs = self.args([x.clone() if isinstance(x, Tensor) else x for x in video])
-        with torch.no_grad(), the_model():
+        with torch.set_grad_enabled(self.gradients), the_model():
             return (model or self.model)(*args, **kwargs)
 
     def full(self, prog: nn.Module, video: Video) -> Any:
         """The whole video in one step."""
         args, kwargs = self.args(video)
-        with torch.no_grad():
+        with torch.set_grad_enabled(self.gradients):
             return prog.full(*args, **kwargs)  # type: ignore[operator]
 
     def feed(self, prog: nn.Module, piece: Video, last: bool) -> Any:
@@ -60,8 +62,8 @@ class Trials(Videos):
         return prog(*args, last=last, **kwargs)
 
     def run(self, prog: Any, video: Video, chunks: Sequence[int]) -> list[Any]:
-        """All steps of a video, from a reset on; without gradient."""
+        """All steps of a video, from a reset on."""
         prog.reset()
         pieces = self.cut(video, chunks)
-        with torch.no_grad():
+        with torch.set_grad_enabled(self.gradients):
             return [self.feed(prog, p, n == len(pieces) - 1) for n, p in enumerate(pieces)]

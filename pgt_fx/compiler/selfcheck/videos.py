@@ -63,9 +63,15 @@ class Videos:
         return wanted
 
     def fitting(self, chunks: Sequence[int]) -> list[int]:
-        """The chunks, the last one longer where the model takes videos of some lengths only."""
-        first = chunks[:-1]
-        return [*first, self.allowed.near(sum(chunks)) - sum(first)]
+        """The chunks, the last one longer or shorter where the model takes videos of some lengths
+        only, and those left out that begin behind the end of such a video."""
+        total = self.allowed.near(sum(chunks))
+        first: list[int] = []
+        for n in chunks[:-1]:
+            if sum(first) + n >= total:
+                break
+            first.append(n)
+        return [*first, total - sum(first)]
 
     def edges(self, most: int | None = None) -> tuple[list[int], list[int]]:
         """Lengths at which a rule ends: one frame, and both sides of the bounds of what lengths a

@@ -10,7 +10,9 @@ precision.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +26,19 @@ from pgt_fx.runtime.work import Due
 _CONV: dict[Any, int] = {getattr(torch.ops.aten, f"conv{rank}d"): rank for rank in (1, 2, 3)}
 #: Smaller inputs are copied faster than two more calls are made. (Elsewhere it was not measured.)
 _WORTH_ELEMENTS = {"cpu": 2**19, "cuda": 2**22}
+#: Whether smaller ones go the same way, to be compared.
+_ALWAYS: ContextVar[bool] = ContextVar("always", default=False)
 _NAMES = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
+
+
+@contextmanager
+def always() -> Iterator[None]:
+    """Do without copies of small inputs as well, where it is no gain."""
+    token = _ALWAYS.set(True)
+    try:
+        yield
+    finally:
+        _ALWAYS.reset(token)
 
 
 @dataclass(frozen=True)
@@ -63,7 +77,7 @@ class Correction:
         """
         x = tensors[1]
         device = x.device.type
-        if x.numel() < _WORTH_ELEMENTS.get(device, math.inf):
+        if not _ALWAYS.get() and x.numel() < _WORTH_ELEMENTS.get(device, math.inf):
             return False
         if x.dtype not in (torch.float32, torch.float64) or tensors[0].dtype != x.dtype:
             return False  # of another type where autocast has begun or ended since
