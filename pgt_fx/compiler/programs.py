@@ -17,6 +17,7 @@ from pgt_fx.compiler.report import Report, make_report
 from pgt_fx.compiler.specialize import MOST_CAPTURED, Source
 from pgt_fx.core.errors import BlockedError, OtherClipError, PgtError
 from pgt_fx.core.options import Options
+from pgt_fx.core.torch_private import state_dict_version
 from pgt_fx.runtime.chunks import sizes_of
 from pgt_fx.runtime.hooks import Watch, check_backward
 from pgt_fx.runtime.program import Program
@@ -86,7 +87,7 @@ class Graphs(nn.Module):
         self.__dict__["_checked"] = "not checked by itself"
         for name in SHARED:
             self.__dict__[name] = source.model.__dict__[name]
-        self._version = source.model._version
+        self._version = state_dict_version(source.model)
 
     def _captured(self) -> Captured:
         captured = self._source.captured()

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
 from torch import Tensor, fx, nn
-from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 from pgt_fx.core.devices import bring
 from pgt_fx.core.errors import StateError
+from pgt_fx.core.torch_private import is_in_torch_dispatch_mode
 from pgt_fx.runtime.chunks import CLOCK
 from pgt_fx.runtime.hoist_lookups import hoisted
 from pgt_fx.runtime.markov.pool import MarkovPool

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, NoReturn, Unpack
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
 from pgt_fx.capture.guards.length_guard import Lengths
 from pgt_fx.compiler.analysis.exact_frames import exact_frames, lengths_per_path
@@ -18,6 +17,7 @@ from pgt_fx.compiler.specialize import Source
 from pgt_fx.core.errors import ClipError, OtherClipError, StateError
 from pgt_fx.core.options import Changes, Options
 from pgt_fx.core.schedule import Schedule, check_lengths
+from pgt_fx.core.torch_private import pytree
 from pgt_fx.runtime.chunks import CLOCK, check_ratio, cut, lengths_of, moment
 from pgt_fx.runtime.module_call import stepped
 from pgt_fx.runtime.print_code import listing

@@ -10,6 +10,7 @@ from pgt_fx.capture.schema import schema_name
 from pgt_fx.compiler.analysis.walk import Analysis
 from pgt_fx.core.laws import Clock
 from pgt_fx.core.layout import size, time_dims
+from pgt_fx.core.node_arguments import as_node, as_numbers
 
 
 def longest_step(analysis: Analysis) -> int | None:
@@ -32,10 +33,10 @@ def _limits(analysis: Analysis, name: str) -> list[tuple[Clock, int]]:
         return []
     if schema_name(node) == "pgt_fx::clip_table":
         table: Any = node.args[0]
-        like = analysis.value(node.args[1]).layout or ()  # type: ignore[arg-type]
+        like = analysis.value(as_node(node.args[1])).layout or ()
         out = []
-        for d in node.args[2]:  # type: ignore[union-attr]
-            dim = like[int(d)]  # type: ignore[arg-type]
+        for d in as_numbers(node.args[2]):
+            dim = like[d]
             entries = size(dim) // next(f.size for f in dim if f.time)
             out.append((clock, int(table.meta["val"].shape[d]) // entries))
         return out
