@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._C import FunctionSchema
 from torch._ops import HigherOrderOperator, OpOverload
 from torch._subclasses import FakeTensor, FakeTensorMode
 from torch._subclasses.functional_tensor import FunctionalTensor
@@ -65,8 +66,8 @@ __all__ = [
 TRIED = ("2.14.1",)
 
 
-def schema_of(target: Any) -> Any:
-    """What an ATen operator takes and gives (a ``torch.FunctionSchema``).
+def schema_of(target: Any) -> FunctionSchema:
+    """What an ATen operator takes and gives.
 
     Args:
         target: of a node whose operator is known to be one.
@@ -74,7 +75,7 @@ def schema_of(target: Any) -> Any:
     return target._schema
 
 
-def schema_if_any(target: Any) -> Any:
+def schema_if_any(target: Any) -> FunctionSchema | None:
     """As :func:`schema_of`; None for what is no operator: a Python function, a name."""
     return getattr(target, "_schema", None)
 
@@ -184,6 +185,7 @@ PRIVATE: tuple[Private, ...] = (
     ),
     Private("torch._ops:OpOverload", "is a node's target an ATen operator"),
     Private("torch._ops:OpOverload._schema", "names, defaults and order of its arguments"),
+    Private("torch._C:FunctionSchema", "its type, for a type checker"),
     Private("torch._ops:OpOverload._overloadname", "the overload that does not write"),
     Private("torch._ops:OpOverload._overloadpacket", "and those beside it"),
     Private("torch._ops:HigherOrderOperator", "is it a block of its own: a condition, a scan"),
