@@ -12,7 +12,6 @@ from typing import Any
 import sympy
 import torch
 from torch import Tensor, fx, nn
-from torch.utils import _pytree as pytree
 
 from pgt_fx.capture.captured import Captured
 from pgt_fx.capture.guards.length_guard import (
@@ -39,6 +38,7 @@ from pgt_fx.capture.torch_export import Exported, clip_nodes, export, is_fixed
 from pgt_fx.core.clip import ClipSpec
 from pgt_fx.core.errors import CaptureError, LoopError
 from pgt_fx.core.lengths.sets import ANY_LENGTH, LengthSet
+from pgt_fx.core.torch_private import pytree
 
 #: Operations in the expression of a size at which the capture goes on without symbolic space. Those
 #: of convolutional backbones have up to 5; a shifted-window transformer comes to hundreds, and to

@@ -15,6 +15,7 @@ from pgt_fx.capture.passes.alias_analysis import Aliases, written_by
 from pgt_fx.capture.passes.functionalize import WRITTEN
 from pgt_fx.capture.passes.pipeline import CHECKS
 from pgt_fx.capture.schema import schema_name
+from pgt_fx.core.torch_private import HigherOrderOperator
 from pgt_fx.core.trace import IllegalGraph
 
 #: Kinds of nodes that a captured graph has.
@@ -35,7 +36,7 @@ def check_captured(captured: Captured) -> None:
         # What is no tensor stands in the graph as an input that nothing reads.
         if node.op == "placeholder" and node.users and node.name not in known:
             raise _illegal("capture", node, "it is no input, no parameter and no constant")
-        block = isinstance(node.target, torch._ops.HigherOrderOperator)
+        block = isinstance(node.target, HigherOrderOperator)
         if node.op == "call_function" and not block and "val" not in node.meta:
             raise _illegal("capture", node, "the sizes and the type of its value are not known")
 

@@ -5,15 +5,13 @@ from __future__ import annotations
 import contextlib
 import inspect
 import warnings
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-import torch.fx.experimental.symbolic_shapes
 from torch import Tensor, fx, nn
 from torch.export import Dim
-from torch.utils import _pytree as pytree
 
 from pgt_fx.capture.observe.call_overrides import Spelling, TooComplicated
 from pgt_fx.capture.observe.custom_gradients import ByHand, gradients_by_hand
@@ -28,8 +26,10 @@ from pgt_fx.capture.observe.surroundings import surroundings
 from pgt_fx.capture.observe.value_contents import generator_state
 from pgt_fx.capture.probe.meta_run import leaves_behind, quiet, unchanged
 from pgt_fx.capture.probe.sample_sizes import Sample
+from pgt_fx.capture.torch_patches import SOLVER
 from pgt_fx.core.clip import ClipSpec
 from pgt_fx.core.errors import CaptureError, Place, of_this_machine
+from pgt_fx.core.torch_private import pytree
 
 
 @dataclass
@@ -198,26 +198,22 @@ def is_fixed(size: Any) -> bool:
     return isinstance(size, int) or not size.node.expr.free_symbols
 
 
-@contextlib.contextmanager
-def lenient_solver() -> Iterator[None]:
+def lenient_solver() -> contextlib.AbstractContextManager[None]:
     """Let the capture go on where sympy can't solve a condition on sizes.
 
     The solver only simplifies conditions for the messages of ``torch.export``; at which lengths
     the graph holds is found in :mod:`pgt_fx.capture.guards.length_guard`. sympy gives up on floors
     of floors, as strided pools make them.
     """
-    constraints = torch.fx.experimental.symbolic_shapes.DimConstraints
-    solve = constraints.solve
 
-    def lenient(self: Any) -> None:
-        with contextlib.suppress(NotImplementedError):
-            solve(self)
+    def make(solve: Callable[[Any], None]) -> Callable[[Any], None]:
+        def lenient(self: Any) -> None:
+            with contextlib.suppress(NotImplementedError):
+                solve(self)
 
-    constraints.solve = lenient  # type: ignore[method-assign]
-    try:
-        yield
-    finally:
-        constraints.solve = solve  # type: ignore[method-assign]
+        return lenient
+
+    return SOLVER.replaced(make)
 
 
 def _explain(error: Exception) -> str:

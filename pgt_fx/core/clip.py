@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
 from pgt_fx.core.errors import ClipError
+from pgt_fx.core.torch_private import pytree
 
 TimeDim = int | None | Sequence[int | None]
 

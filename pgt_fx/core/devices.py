@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from pgt_fx.core.torch_private import pytree
+
 
 def elsewhere(argument: Any, device: Any) -> Any:
     """An argument (lists and dictionaries too) with ``device`` for every device written in it."""
@@ -19,7 +21,7 @@ def elsewhere(argument: Any, device: Any) -> Any:
 
 
 def names_a_device(node: fx.Node) -> bool:
-    leaves = torch.utils._pytree.tree_leaves((node.args, node.kwargs))
+    leaves = pytree.tree_leaves((node.args, node.kwargs))
     return any(isinstance(x, torch.device) for x in leaves)
 
 

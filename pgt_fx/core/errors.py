@@ -14,6 +14,12 @@ from typing import Any
 from pgt_fx.core.counts import counted
 
 
+def annotate(error: BaseException, **facts: object) -> None:
+    """Let an error, of whatever class, carry facts to where it is caught: attributes of these
+    names."""
+    vars(error).update(facts)
+
+
 class PgtError(Exception):
     """Base of all errors raised by ``pgt_fx``.
 

@@ -12,7 +12,6 @@ import torch
 from rich.console import Console, Group
 from rich.text import Text
 from torch import nn
-from torch.utils import _pytree as pytree
 
 from pgt_fx.capture.observe.failing_line import place_of
 from pgt_fx.capture.observe.uncalled_layers import warn_idle
@@ -27,6 +26,7 @@ from pgt_fx.core.errors import BlockedError, Blocker, CaptureError, Place
 from pgt_fx.core.hints import hinted
 from pgt_fx.core.options import ClipPools, Options
 from pgt_fx.core.text_tables import Fitted
+from pgt_fx.core.torch_private import pytree
 from pgt_fx.doctor import advice
 from pgt_fx.doctor.delay import LookAhead, delay, look_aheads
 from pgt_fx.doctor.findings import Ahead, Findings, Mixing

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from html import escape
 
 from pgt_fx.compiler.report import size
@@ -150,7 +151,12 @@ def drawing(drawn: Picture) -> str:
     )
 
 
-def _arrow(a: Box, b: Box, corner, taken: set[tuple[int, float]]) -> str:  # type: ignore[no-untyped-def]
+def _arrow(
+    a: Box,
+    b: Box,
+    corner: Callable[[Box], tuple[float, float]],
+    taken: set[tuple[int, float]],
+) -> str:
     (x1, y1), (x2, y2) = corner(a), corner(b)
     start, end = (x1 + WIDE / 2, y1 + HIGH), (x2 + WIDE / 2, y2 - 2)
     between = {(row, col) for row in range(a.row + 1, b.row) for col in (a.column, b.column)}

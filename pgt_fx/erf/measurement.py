@@ -16,13 +16,13 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
 from pgt_fx.compiler.selfcheck.measure import leaves
 from pgt_fx.compiler.selfcheck.redraw import redraw_norms
 from pgt_fx.core.clip import resized
 from pgt_fx.core.errors import ClipError, OptionError
 from pgt_fx.core.schedule import Schedule
+from pgt_fx.core.torch_private import pytree
 from pgt_fx.erf.result import CURVES, Curve, Receptive
 from pgt_fx.erf.target import Feed, Target
 from pgt_fx.runtime.progressive import Progressive

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Self
 
 from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.module_tracker import ModuleTracker
 
 
 @dataclass(frozen=True)
@@ -40,14 +42,13 @@ def _figure(gflops: float) -> str:
     return f"{gflops:.1f}" if gflops >= 1 or gflops == 0 else f"{gflops:.3g}"
 
 
-class _Untracked:
+class _Untracked(ModuleTracker):
     """In place of the counter's record of which module runs: only totals are wanted. That record
     hangs hooks on inputs that require gradients, which fails where gradients are off, and Markov
     operators get their weights as inputs."""
 
-    parents = frozenset({"Global"})
-
-    def __enter__(self) -> None: ...
+    def __enter__(self) -> Self:
+        return self
 
     def __exit__(self, *error: object) -> None: ...
 
@@ -62,7 +63,7 @@ class Meter:
     def step(self) -> Iterator[None]:
         """One step's operations, as they run."""
         counter = FlopCounterMode(display=False)
-        counter.mod_tracker = _Untracked()  # type: ignore[assignment]
+        counter.mod_tracker = _Untracked()
         with counter:
             yield
         self.flops.append(int(counter.get_total_flops()))

@@ -9,11 +9,11 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
 from pgt_fx.core.errors import OptionError
 from pgt_fx.core.options import Changes, _choice
 from pgt_fx.core.schedule import Schedule, check_lengths
+from pgt_fx.core.torch_private import pytree
 from pgt_fx.inference.cost import Cost, Meter
 from pgt_fx.inference.rows import rows_of_steps
 from pgt_fx.inference.scores import Activation, Scoring

@@ -8,11 +8,11 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
 from pgt_fx.core.counts import counted
 from pgt_fx.core.errors import ClipError, OptionError
 from pgt_fx.core.options import _choice
+from pgt_fx.core.torch_private import pytree
 
 Activation = Literal["auto", "softmax", "sigmoid"] | Callable[[Tensor], Tensor] | None
 

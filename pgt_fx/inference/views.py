@@ -7,12 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from torch.utils import _pytree as pytree
-
 from pgt_fx.core.clip import ClipSpec
 from pgt_fx.core.counts import counted
 from pgt_fx.core.errors import ClipError, OptionError
 from pgt_fx.core.schedule import OverTime, Schedule
+from pgt_fx.core.torch_private import pytree
 from pgt_fx.inference.video import lengthened
 from pgt_fx.runtime.chunks import check_ratio, lengths_of
 

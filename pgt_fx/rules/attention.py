@@ -11,6 +11,8 @@ from torch import fx
 from pgt_fx.capture.attention.find_attention import NOTE, Attention, Band
 from pgt_fx.capture.observe.module_calls import place
 from pgt_fx.core.layout import Dim, Factor, Layout, axis_of, broadcast, has_time, time_dims
+from pgt_fx.core.node_arguments import as_nodes
+from pgt_fx.core.torch_private import schema_of
 from pgt_fx.rules.registry import Local, OpView, Outcome, Refusal, Scanned, StepOnly, rule
 
 ALL = "relates every frame to every other"
@@ -97,8 +99,8 @@ def _sides(op: OpView, found: Attention) -> list[tuple[fx.Node, int]]:
     node = found.product
     if node.target is op.node.target and "query" in op.arg:
         nodes = [op.arg["query"], op.arg["key"]]
-    elif "equation" in {a.name for a in node.target._schema.arguments}:  # type: ignore[union-attr]
-        nodes = list(node.args[1])  # type: ignore[arg-type]
+    elif "equation" in {a.name for a in schema_of(node.target).arguments}:
+        nodes = as_nodes(node.args[1])
         result = str(node.args[0]).replace(" ", "").split("->")[1]
         terms = str(node.args[0]).replace(" ", "").split("->")[0].split(",")
         if result[-2] not in terms[0]:

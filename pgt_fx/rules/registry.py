@@ -21,6 +21,7 @@ from pgt_fx.core.counts import counted
 from pgt_fx.core.errors import Refusal
 from pgt_fx.core.laws import Law, Window
 from pgt_fx.core.layout import Factor, Layout, size
+from pgt_fx.core.torch_private import schema_of
 
 
 @dataclass(frozen=True)
@@ -221,7 +222,7 @@ class OpView:
         known: Sizes | None = None,
     ) -> None:
         self.node, self.known = node, known
-        self.schema = node.target._schema  # type: ignore[union-attr]
+        self.schema = schema_of(node.target)
         self._layouts = layouts
         self.arg: dict[str, Any] = {}
         for position, argument in enumerate(self.schema.arguments):

@@ -13,14 +13,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils import _pytree as pytree
 
 from pgt_fx.capture.captured import Captured
 from pgt_fx.capture.observe.recurrent_op import run_layers
 from pgt_fx.capture.passes.cat_to_pad import PARTS
 from pgt_fx.core.clip import ClipSpec
 from pgt_fx.core.errors import PgtError, StateError, of_this_machine
+from pgt_fx.core.torch_private import FakeTensorMode, pytree
 
 #: Device and type of autocast, and the types of the leaves of a clip.
 Kind = tuple[Any, ...]

@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
 from pgt_fx.core.clip import ClipSpec
 from pgt_fx.core.counts import counted
 from pgt_fx.core.errors import ClipError, OtherClipError, StateError
 from pgt_fx.core.schedule import OverTime, PerStep, Schedule, check_lengths
+from pgt_fx.core.torch_private import pytree
 
 #: Entries of a state that say how far the video has come.
 CLOCK = ("clock.frames", "clock.sizes", "clock.ended")

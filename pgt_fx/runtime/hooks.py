@@ -13,10 +13,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
 from pgt_fx.capture.observe.module_calls import Whole
 from pgt_fx.core.errors import BlockedError, Blocker, Place
+from pgt_fx.core.torch_private import pytree, version_of
 
 #: Of each module that has some, the numbers of its hooks: torch gives every hook another one.
 Hooks = tuple[tuple[int, ...], ...]
@@ -92,11 +92,11 @@ class Watch:
     def _noted(self, number: int, hook: Callable[..., Any]) -> Callable[..., Any]:
         def noted(module: nn.Module, *given: Any) -> Any:
             self.awaited.discard(number)
-            known = [(x, _version(x)) for x in _tensors(given)]
+            known = [(x, version_of(x)) for x in _tensors(given)]
             out = hook(module, *given)
             ours = {id(x) for x, _ in known}
             self.changed |= any(id(x) not in ours for x in _tensors(out))
-            self.changed |= any(_version(x) != version for x, version in known)
+            self.changed |= any(version_of(x) != version for x, version in known)
             return out
 
         return noted
@@ -104,11 +104,6 @@ class Watch:
 
 def _tensors(values: Any) -> list[Tensor]:
     return [x for x in pytree.tree_leaves(values) if isinstance(x, Tensor)]
-
-
-def _version(x: Tensor) -> int | None:
-    """Counted up by whatever writes into a tensor; not for those of inference_mode."""
-    return None if x.is_inference() else x._version
 
 
 def check_backward(model: nn.Module, whole: Whole) -> None:

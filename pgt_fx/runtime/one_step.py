@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
 from pgt_fx.core.errors import OtherClipError, StateError
+from pgt_fx.core.torch_private import pytree
 from pgt_fx.runtime.chunks import check_ratio, moment
 from pgt_fx.runtime.programs import Programs
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 from pgt_fx.core.devices import bring
 from pgt_fx.core.errors import StateError
+from pgt_fx.core.torch_private import is_in_torch_dispatch_mode
 from pgt_fx.runtime.chunks import CLOCK
 from pgt_fx.runtime.hoist_lookups import hoisted
 from pgt_fx.runtime.markov.concat import MarkovConcat

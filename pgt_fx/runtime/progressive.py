@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any, NoReturn, Unpack
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
 from pgt_fx.capture.guards.length_guard import Lengths
 from pgt_fx.core.errors import ClipError, StateError
 from pgt_fx.core.options import Changes, Options
 from pgt_fx.core.schedule import Schedule, check_lengths
+from pgt_fx.core.torch_private import pytree, state_dict_version
 from pgt_fx.core.trace import Trace
 from pgt_fx.runtime.chunks import CLOCK, cut, lengths_of, moment
 from pgt_fx.runtime.module_call import stepped
@@ -59,7 +59,7 @@ class Progressive(nn.Module):
         # names of parameters are the user's.
         for name in SHARED:
             self.__dict__[name] = programs.model.__dict__[name]
-        self._version = programs.model._version
+        self._version = state_dict_version(programs.model)
         self.__dict__["_state"] = {}
         self.__dict__["_origin"] = None
         self.__dict__["_lent"] = None

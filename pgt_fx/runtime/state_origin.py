@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import sys
 import warnings
-from operator import attrgetter
 
 from torch import nn
 
 from pgt_fx.capture.observe.failing_line import is_ours
 from pgt_fx.core.errors import StreamWarning
-
-_version = attrgetter("_version")
+from pgt_fx.core.torch_private import written_count
 
 
 class Origin:
@@ -32,7 +30,7 @@ class Origin:
         self.training, self.versions, self.warned = model.training, self._versions(), False
 
     def _versions(self) -> int:
-        return sum(map(_version, self.parameters))
+        return sum(map(written_count, self.parameters))
 
     def check(self, model: nn.Module) -> None:
         """Warn, once for a stream, when the model has changed since."""

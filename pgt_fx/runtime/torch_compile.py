@@ -18,6 +18,7 @@ from torch import Tensor, fx, nn
 
 from pgt_fx.capture.observe.failing_line import at_frame, is_ours
 from pgt_fx.core.errors import CompileError, StateError
+from pgt_fx.core.torch_private import compile_refusal, compiled_too_often
 from pgt_fx.runtime.chunks import CLOCK
 from pgt_fx.runtime.markov.step import Step
 from pgt_fx.runtime.plan import Plan
@@ -129,7 +130,7 @@ class CompiledSteps:
             return self._compiled[key](given, list(leaves))
         except Exception as error:
             renewals = self._renewals.get(key, 0)
-            if not _too_often(error) or renewals >= MOST_RENEWALS:
+            if not compiled_too_often(error) or renewals >= MOST_RENEWALS:
                 raise
             self._renewals[key] = renewals + 1
             self._compile(key, module, names, work)
@@ -206,17 +207,15 @@ def replayed(options: Mapping[str, Any]) -> bool:
 
 def _refused(error: Exception) -> CompileError | None:
     """What to say where torch.compile does not take an operation; None for any other error."""
-    from torch._dynamo.exc import Unsupported  # heavy, and loaded once something was compiled
-
-    if _too_often(error):
+    if compiled_too_often(error):
         why = " ".join(str(error).split())[:400]
         return CompileError(
             f"a step was compiled again and again, since something differs in each: {why}\n"
             "    remedy: keep it the same from step to step, or compile anew: prog.compile()"
         )
-    if not isinstance(error, Unsupported):
+    if (frames := compile_refusal(error)) is None:
         return None
-    lines = [f for f in error.real_stack or () if not is_ours(f.filename)]
+    lines = [f for f in frames if not is_ours(f.filename)]
     lines = [f for f in lines if not f.filename.startswith("<")]
     at = at_frame(lines[-1]) if lines else "a step"
     text = str(error)
@@ -227,12 +226,6 @@ def _refused(error: Exception) -> CompileError | None:
         "    remedy: write it with tensor operators, put a layer of torch in its place that does "
         "the same, or compile around it: prog.compile(fullgraph=False)"
     )
-
-
-def _too_often(error: Exception) -> bool:
-    from torch._dynamo.exc import FailOnRecompileLimitHit
-
-    return isinstance(error, FailOnRecompileLimitHit)
 
 
 def _kept(x: Any) -> Any:

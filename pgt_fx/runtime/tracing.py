@@ -12,9 +12,9 @@ from typing import Any, NoReturn
 
 import torch
 from torch import fx
-from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 from pgt_fx.core.errors import TracedError
+from pgt_fx.core.torch_private import get_proxy_mode, is_functionalizing
 
 
 def refuse_tracing(clip: Any, named: Mapping[str, Any]) -> None:
@@ -37,7 +37,7 @@ def refuse_tracing(clip: Any, named: Mapping[str, Any]) -> None:
         refused("torch.fx.symbolic_trace")
     if get_proxy_mode() is not None:
         refused("make_fx")
-    if torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.FUNCTIONAL) is not None:
+    if is_functionalizing():
         refused("AOTAutograd")
 
 

@@ -19,6 +19,7 @@ from pgt_fx.compiler.report import Report
 from pgt_fx.compiler.transform import analyze, transform
 from pgt_fx.core.counts import counted
 from pgt_fx.core.errors import BlockedError, CaptureError, ExactnessError, PgtError, SelfCheckError
+from pgt_fx.core.torch_private import pytree
 from pgt_fx.runtime.progressive import Progressive
 from pgt_fx.testing.verify.contract import verify
 from pgt_fx.testing.verify.outcome import in_words
@@ -220,5 +221,5 @@ def _space(name: str) -> int:
 
 
 def _tensors(example: Any) -> list[torch.Tensor]:
-    leaves = torch.utils._pytree.tree_leaves(example)
+    leaves = pytree.tree_leaves(example)
     return [x for x in leaves if isinstance(x, torch.Tensor)]

@@ -42,5 +42,6 @@ class Differentiated(Tensor):
     def __format__(self, spec: str) -> str:
         return self.as_subclass(Tensor).__format__(spec)
 
+    # torch's takes one keyword, for itself, and has no types.
     def __repr__(self, **how: Any) -> str:  # type: ignore[override]
         return repr(self.as_subclass(Tensor))

@@ -173,6 +173,7 @@ class VideoLoader(DataLoader[Any]):
     ) -> None:
         super().__init__(_ErrorsAsItems(data), batch, collate_fn=partial(_batch, ratio), **options)
 
+    # A generator, to torch one of its private iterators.
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         if self.num_workers:
             # A decoder that is collected waits for its threads. In a worker, which is forked from

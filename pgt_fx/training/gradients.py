@@ -13,13 +13,13 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
 from pgt_fx.core.clip import as_call
 from pgt_fx.core.counts import counted
 from pgt_fx.core.errors import ClipError, OptionError
 from pgt_fx.core.options import _choice
 from pgt_fx.core.schedule import Schedule
+from pgt_fx.core.torch_private import pytree
 from pgt_fx.runtime.module_call import stepped
 from pgt_fx.runtime.progressive import Progressive, State
 from pgt_fx.training.differentiated import Differentiated

@@ -23,6 +23,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from pgt_fx.core.schedule import DPR
 from pgt_fx.core.tensor_bytes import bytes_of
+from pgt_fx.core.torch_private import is_autocast_on
 
 Plain = dict[str, Any]
 #: Elements of a tensor that are read for its digest, at even distances.
@@ -77,7 +78,7 @@ def precision_of(autocast: Any, scaler: Any) -> Plain:
     if autocast is None or isinstance(autocast, nullcontext):
         kind = None
     elif isinstance(autocast, torch.autocast):
-        kind = f"{autocast.device}, {autocast.fast_dtype}, enabled={autocast._enabled}"
+        kind = f"{autocast.device}, {autocast.fast_dtype}, enabled={is_autocast_on(autocast)}"
     found: Plain = {"autocast": kind, "scaler": None if scaler is None else type(scaler).__name__}
     return found if scaler is None else found | _flat("scaler", scaler.state_dict())
 

@@ -10,21 +10,20 @@ from collections.abc import Callable, Iterable, Sized
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
-from torch.utils import _pytree as pytree
 
 from pgt_fx.core.errors import OptionError
 from pgt_fx.core.schedule import DPR, OverTime, PerStep, Schedule
 from pgt_fx.core.terminal import console
+from pgt_fx.core.torch_private import BatchNorm, pytree
 from pgt_fx.runtime.progressive import Progressive
 from pgt_fx.training import checkpoint as files
 from pgt_fx.training import identity
@@ -38,6 +37,13 @@ from pgt_fx.training.targets import PerFrame
 
 _EMPTY = "it gave no batch; expected at least one"
 Report = Callable[[int, int, float, dict[str, Any]], None]
+
+
+@runtime_checkable
+class _ByEpoch(Protocol):
+    """A sampler or a dataset that is told which epoch begins."""
+
+    def set_epoch(self, epoch: int) -> Any: ...
 
 
 @dataclass
@@ -209,8 +215,8 @@ def fit(
             files.load(found, parts, loader)
         for epoch in range(len(work.history), epochs):
             for one in (getattr(loader, "sampler", None), getattr(loader, "dataset", None)):
-                if hasattr(one, "set_epoch"):
-                    one.set_epoch(epoch)  # type: ignore[union-attr]
+                if isinstance(one, _ByEpoch):
+                    one.set_epoch(epoch)
             start = time.perf_counter()
             row = {"epoch": float(epoch)} | _epoch(work, loader, epoch)
             if validation is not None:
@@ -228,7 +234,7 @@ def _epoch(work: Training, loader: Iterable[tuple[Any, Any]], epoch: int) -> dic
     work.prog.train()
     if work.freeze_norms:
         for module in work.inner.modules():
-            if isinstance(module, _BatchNorm):
+            if isinstance(module, BatchNorm):
                 module.eval()
     reset(work.metrics, work.device)
     total, batches, pending = 0.0, 0, 0

@@ -10,10 +10,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
 from pgt_fx.capture.observe.failing_line import is_ours
 from pgt_fx.core.errors import OptionError, PgtError, out_of_memory
+from pgt_fx.core.torch_private import pytree
 
 #: By type: relative differences of two runs of a step that pass for rounding. Kernels differ with
 #: and without gradients, in low precision by much; other random numbers make more of it.

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
 from pgt_fx.core.errors import OptionError, PgtError
+from pgt_fx.core.torch_private import pytree
 
 
 class MissingMetricsError(PgtError, ImportError):

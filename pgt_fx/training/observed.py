@@ -7,11 +7,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
 from pgt_fx.core.clip import as_call
 from pgt_fx.core.errors import OptionError
 from pgt_fx.core.schedule import OverTime, PerStep, Schedule
+from pgt_fx.core.torch_private import pytree
 from pgt_fx.inference import predict
 from pgt_fx.inference.predict import evaluating
 from pgt_fx.inference.rows import rows_of_steps

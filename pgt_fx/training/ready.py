@@ -8,13 +8,13 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
 from pgt_fx import video as files
 from pgt_fx.core.clip import as_call
 from pgt_fx.core.counts import counted
 from pgt_fx.core.errors import PgtError
 from pgt_fx.core.schedule import DPR, Schedule
+from pgt_fx.core.torch_private import pytree
 from pgt_fx.inference import predict
 from pgt_fx.runtime.progressive import Progressive
 from pgt_fx.training.config import ConfigError

@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
+
+from pgt_fx.core.torch_private import NormBase, written_count
 
 
 class Replay:
@@ -31,8 +32,8 @@ class Replay:
         self._buffers: dict[int, tuple[Tensor, int, Tensor]] = {}
         for buffer in _read_and_written(model):
             kept = known.get(id(buffer))
-            if kept is None or kept[1] != buffer._version:
-                kept = (buffer, buffer._version, buffer.detach().clone())
+            if kept is None or kept[1] != written_count(buffer):
+                kept = (buffer, written_count(buffer), buffer.detach().clone())
             self._buffers[id(buffer)] = kept
         self._devices = sorted({p.device.index or 0 for p in model.parameters() if p.is_cuda})
         self._rng = self._now()
@@ -57,7 +58,7 @@ class Replay:
         self._set(self._rng)
         with torch.no_grad():
             for buffer, version, value in self._buffers.values():
-                if buffer._version != version:
+                if written_count(buffer) != version:
                     buffer.copy_(value)
 
     def __exit__(
@@ -76,5 +77,5 @@ class Replay:
 
 def _read_and_written(model: nn.Module) -> Iterator[Tensor]:
     for module in model.modules():
-        if not isinstance(module, _NormBase):
+        if not isinstance(module, NormBase):
             yield from module.buffers(recurse=False)

@@ -19,6 +19,8 @@ from pgt_fx.capture.captured import Captured
 from pgt_fx.capture.passes.length_constants import Constants, NotConstant
 from pgt_fx.capture.schema import named, schema_name
 from pgt_fx.core.entries.cases import LEAST
+from pgt_fx.core.node_arguments import as_nodes
+from pgt_fx.core.torch_private import pytree
 
 NOTE = "pgt_attention"
 PRODUCTS = ("aten::matmul", "aten::bmm", "aten::einsum")
@@ -117,7 +119,7 @@ class Attention:
             if node in seen or not (node in known or self._known.free(node)):
                 continue
             seen.add(node)
-            leaves = torch.utils._pytree.tree_leaves((node.args, node.kwargs))
+            leaves = pytree.tree_leaves((node.args, node.kwargs))
             found += [x for x in leaves if isinstance(x, (int, float)) and -LEAST < x <= -100]
             queue += node.all_input_nodes
         return min(found, default=None)
@@ -270,7 +272,7 @@ def sums_over_columns(weights: fx.Node, product: fx.Node) -> bool:
     """Whether a product contracts the last axis of a map with the frames of another operand."""
     if schema_name(product) != "aten::einsum":
         return product.args[0] is weights and product.args[1] is not weights
-    equation, operands = product.args[0], list(product.args[1])  # type: ignore[arg-type]
+    equation, operands = product.args[0], as_nodes(product.args[1])
     if "->" not in str(equation) or "." in str(equation) or operands.count(weights) != 1:
         return False
     terms, result = str(equation).replace(" ", "").split("->")

@@ -7,6 +7,7 @@ that hold there bound row - column, at all lengths. Nothing is decided by trying
 
 from __future__ import annotations
 
+from fractions import Fraction
 from typing import Any
 
 import torch
@@ -34,6 +35,7 @@ from pgt_fx.core.entries.cases import (
     ordinary,
 )
 from pgt_fx.core.entries.inequalities import Space
+from pgt_fx.core.torch_private import pytree
 
 #: Most elements of a tensor that are kept apart.
 SMALL = 64
@@ -237,7 +239,7 @@ class Reader:
         if found.is_complex() or not found.numel() or not bool(found.double().isfinite().all()):
             return self._some(node)
         self.several += 1
-        least, most = (number(f(found).item()).constant for f in (torch.min, torch.max))  # type: ignore[union-attr]
+        least, most = (Fraction(f(found).item()) for f in (torch.min, torch.max))
         plain = not found.is_floating_point() or bool((found == found.round()).all())
         new = self.space.whole if plain else self.space.real
         return [Case((), Form(new(least, most)))]
@@ -266,7 +268,7 @@ def _may_hide(node: fx.Node) -> bool:
         if one in seen:
             continue
         seen.add(one)
-        leaves = torch.utils._pytree.tree_leaves((one.args, one.kwargs))
+        leaves = pytree.tree_leaves((one.args, one.kwargs))
         if schema_name(one).startswith("aten::log") or any(
             isinstance(x, float) and not abs(x) < 1e9 for x in leaves
         ):

@@ -19,6 +19,8 @@ from torch import Tensor, fx
 from pgt_fx.capture.captured import Captured
 from pgt_fx.capture.guards.symbolic_sizes import SYMBOLIC
 from pgt_fx.capture.schema import named, schema_name
+from pgt_fx.core.node_arguments import as_node
+from pgt_fx.core.torch_private import OpOverload
 
 #: Axes of a table: "row" of positions of queries, "column" of keys, None for any other.
 Roles = tuple[str | None, ...]
@@ -99,7 +101,7 @@ class Pairs:
             NotPairs: where they can't be made at given positions.
         """
         value = node.meta.get("val")
-        overload = isinstance(node.target, torch._ops.OpOverload)
+        overload = isinstance(node.target, OpOverload)
         if not isinstance(value, Tensor) or not (overload or node.op == "placeholder"):
             raise NotPairs("makes several tensors, or none, with one entry per frame")
         if not self.timed(node):
@@ -302,11 +304,11 @@ class Pairs:
             dim = args["dim"] % value.dim()
             return tuple((n, (*roles[:dim], *roles[dim + 1 :])) for n in tensors)
         if name in PRODUCTS and value.dim() >= 2 and all(n.meta["val"].dim() >= 2 for n in tensors):
-            left, right = node.args[0], node.args[1]
+            left, right = as_node(node.args[0]), as_node(node.args[1])
             outer = roles[:-2]
-            a = self._beside(left, (*outer, roles[-2], None))  # type: ignore[arg-type]
-            b = self._beside(right, (*outer, None, roles[-1]))  # type: ignore[arg-type]
-            return ((left, a), (right, b))  # type: ignore[return-value]
+            a = self._beside(left, (*outer, roles[-2], None))
+            b = self._beside(right, (*outer, None, roles[-1]))
+            return ((left, a), (right, b))
         if name == "linear" and roles[-1] is None:
             plain = [(n, (None,) * n.meta["val"].dim()) for n in tensors[1:]]
             return ((tensors[0], (*roles[:-1], None)), *plain)

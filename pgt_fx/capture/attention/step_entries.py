@@ -22,6 +22,7 @@ from pgt_fx.capture.attention.positions import (
 )
 from pgt_fx.capture.schema import named, schema_name
 from pgt_fx.core.devices import elsewhere
+from pgt_fx.core.node_arguments import function_of
 
 aten = torch.ops.aten
 
@@ -167,7 +168,7 @@ class _Writer:
         else:  # a product of a table with itself, in two roles
             args, kwargs = (*operands, *node.args[len(operands) :]), node.kwargs
         args, kwargs = elsewhere((tuple(args), kwargs), self.device)
-        return self.graph.call_function(node.target, args, kwargs)  # type: ignore[arg-type]
+        return self.graph.call_function(function_of(node), args, kwargs)
 
     def _counter(self, node: fx.Node, roles: Roles, start: int, step: int) -> fx.Node:
         (role,) = roles
@@ -216,7 +217,7 @@ class _Writer:
     def _reshaped(self, node: fx.Node, source: fx.Node, roles: Roles) -> fx.Node:
         """An axis of one entry more, or those that the captured operator leaves out."""
         if schema_name(node) == "aten::unsqueeze":
-            return self.graph.call_function(node.target, (source, *node.args[1:]))  # type: ignore[arg-type]
+            return self.graph.call_function(function_of(node), (source, *node.args[1:]))
         value, before = node.meta["val"], named(node)["self"].meta["val"]
         dims = named(node).get("dim")
         if dims is None:

@@ -9,8 +9,9 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from torch import nn
-from torch.nn.modules import module as hooks
 from torch.overrides import TorchFunctionMode
+
+from pgt_fx.capture.torch_patches import MODULE_CALLS
 
 
 class Running(list[nn.Module]):
@@ -34,19 +35,11 @@ def followed() -> Iterator[Running]:
         running.append(module)
         running.calls[module] += 1
 
-    def after(module: nn.Module, args: Any, out: Any) -> None:
+    def after(*_: Any) -> None:
         running.pop()
 
-    handles = [
-        hooks.register_module_forward_pre_hook(before),
-        # Also after an error: a model may catch it and go on.
-        hooks.register_module_forward_hook(after, always_call=True),
-    ]
-    try:
+    with MODULE_CALLS.on(before, after, after_errors=True):
         yield running
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 @contextmanager

@@ -15,10 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.function import Function
-from torch.utils import _pytree as pytree
 
 from pgt_fx.capture.observe.failing_line import calling_place
+from pgt_fx.capture.torch_patches import APPLIED, HOOKED
 from pgt_fx.core.errors import Place
+from pgt_fx.core.torch_private import pytree
 
 #: Sizes that a function is tried at, and the most elements of a tensor where it takes no such.
 SMALL, MOST = 5, 1 << 21
@@ -84,7 +85,7 @@ class ByHand:
 
     def _agree(self, number: int, small: bool) -> bool:
         own = self._gradients(self.function.apply, number, small)
-        with patched(lambda cls, *args: plain(cls, args)):  # those that it applies in turn
+        with APPLIED.replaced(_written_out):  # those that it applies in turn
             written = self._gradients(self.function.apply, number, small)
         finite = False
         for one, other in zip(own, written, strict=True):
@@ -145,15 +146,8 @@ def plain(function: Any, args: Sequence[Any]) -> Any:
     return function.forward(_Context(len(args)), *args)
 
 
-@contextmanager
-def patched(apply: Callable[..., Any]) -> Iterator[None]:
-    """Have ``apply(cls, *args)`` in place of the ``apply`` of all functions."""
-    original = Function.__dict__["apply"]
-    Function.apply = classmethod(apply)
-    try:
-        yield
-    finally:
-        Function.apply = original
+def _written_out(below: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda cls, *args: plain(cls, args)
 
 
 @contextmanager
@@ -165,8 +159,6 @@ def gradients_by_hand(running: Sequence[str]) -> Iterator[list[ByHand]]:
     """
     found: list[ByHand] = []
     inside = False
-    bound = Function.__dict__["apply"].__get__
-    hook = Tensor.register_hook
 
     def note(func: Any, function: Any, args: tuple[Any, ...]) -> None:
         calls = tuple(running)
@@ -176,28 +168,30 @@ def gradients_by_hand(running: Sequence[str]) -> Iterator[list[ByHand]]:
         if function is not None or not any(c.place == place and c.calls == calls for c in found):
             found.append(ByHand(place, calls, function, _like(args)))
 
-    def apply(cls: Any, *args: Any, **kwargs: Any) -> Any:
-        nonlocal inside
-        if inside or cls.__module__ == OF_OPERATORS:
-            return bound(None, cls)(*args, **kwargs)
-        note(cls, cls, args)
-        inside = True
-        try:
-            return bound(None, cls)(*args, **kwargs)
-        finally:
-            inside = False
+    def applies(below: Callable[..., Any]) -> Callable[..., Any]:
+        def apply(cls: Any, *args: Any, **kwargs: Any) -> Any:
+            nonlocal inside
+            if inside or cls.__module__ == OF_OPERATORS:
+                return below(cls, *args, **kwargs)
+            note(cls, cls, args)
+            inside = True
+            try:
+                return below(cls, *args, **kwargs)
+            finally:
+                inside = False
 
-    def register_hook(self: Tensor, *args: Any) -> Any:
-        if not inside:
-            note(hook, None, ())
-        return hook(self, *args)
+        return apply
 
-    Tensor.register_hook = register_hook  # type: ignore[method-assign]
-    try:
-        with patched(apply):
-            yield found
-    finally:
-        Tensor.register_hook = hook  # type: ignore[method-assign]
+    def hooks(below: Callable[..., Any]) -> Callable[..., Any]:
+        def register_hook(self: Tensor, *args: Any) -> Any:
+            if not inside:
+                note(below, None, ())
+            return below(self, *args)
+
+        return register_hook
+
+    with HOOKED.replaced(hooks), APPLIED.replaced(applies):
+        yield found
 
 
 def _like(args: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses import FakeTensor
-from torch._subclasses.functional_tensor import FunctionalTensor
 
 from pgt_fx.capture.observe.globals_read import Elsewhere
+from pgt_fx.capture.torch_patches import ISINSTANCE, TYPE
+from pgt_fx.core.torch_private import FakeTensor, FunctionalTensor
 
 _SIZES: dict[type, type] = {torch.SymInt: int, torch.SymFloat: float, torch.SymBool: bool}
 
@@ -56,8 +56,6 @@ def types_as_eager(modules: Sequence[nn.Module]) -> Iterator[None]:
     its own by that name it is left."""
     with ExitStack() as stack:
         for space in Elsewhere(modules).spaces:
-            for name, told in (("type", _Type), ("isinstance", _isinstance)):
-                if name not in space:
-                    space[name] = told
-                    stack.callback(space.pop, name, None)
+            stack.enter_context(TYPE.put(space, _Type))
+            stack.enter_context(ISINSTANCE.put(space, _isinstance))
         yield

@@ -17,15 +17,15 @@ from typing import Any, Self
 from weakref import WeakKeyDictionary
 
 import torch
-import torch.fx.proxy
 from torch import Tensor, nn
-from torch.fx.experimental.sym_node import SymNode
 from torch.overrides import TorchFunctionMode, resolve_name
-from torch.utils import _pytree as pytree
 
 from pgt_fx.capture.observe.active_modules import on_inside
 from pgt_fx.capture.observe.statements import caught, handed_on, only_said
-from pgt_fx.core.errors import Place
+from pgt_fx.capture.replacing import caller
+from pgt_fx.capture.torch_patches import FLOATS, FRAMES, INTEGERS
+from pgt_fx.core.errors import Place, annotate
+from pgt_fx.core.torch_private import SymNode, pytree, size_key
 
 _OURS = os.path.dirname(os.path.dirname(os.path.dirname(__file__)))
 _PACKAGES = (os.path.dirname(torch.__file__) + os.sep, _OURS + os.sep)
@@ -91,6 +91,7 @@ def model_frame(frame: FrameType | None) -> FrameType | None:
 _OF_SIZES = {
     torch.__file__,
     SymNode.int_.__code__.co_filename,
+    caller.__code__.co_filename,
     os.path.join(os.path.dirname(__file__), "size_questions.py"),
 }
 #: Parts of Python that show a text to a person, and make nothing else of it.
@@ -282,8 +283,8 @@ class Lines(TorchFunctionMode):
             self._look(func)
             self.caught.append((calling_place(func), error))
             if place_of(error) is None:
-                error.pgt_place = calling_place(func)  # type: ignore[attr-defined]
-                error.pgt_generator = (kwargs or {}).get("generator")  # type: ignore[attr-defined]
+                generator = (kwargs or {}).get("generator")
+                annotate(error, pgt_place=calling_place(func), pgt_generator=generator)
             raise
         if func is Tensor.is_contiguous and not _ours(sys._getframe(1).f_code.co_filename):
             self.layouts.append((calling_place(func), bool(out)))
@@ -320,7 +321,7 @@ class Lines(TorchFunctionMode):
     def _look(self, func: Any) -> None:
         fixed = [s for s in self.watched if _is_number(s)] if self.fixed is None else []
         if fixed:
-            number = taken_as_number(fixed[0].node.shape_env).get(fixed[0].node._expr)
+            number = taken_as_number(fixed[0].node.shape_env).get(size_key(fixed[0]))
             self.fixed = number or calling_place(func)
 
 
@@ -352,7 +353,7 @@ def watching(
     handle = model.register_forward_pre_hook(entered, with_kwargs=True)
     try:
         with (
-            _all_frames(),
+            FRAMES.replaced(_all_frames),
             _numbers_noted(),
             lines if modules is None else on_inside(lines, modules),
         ):
@@ -373,27 +374,28 @@ def taken_as_number(env: Any) -> dict[Any, Place]:
 
 @contextmanager
 def _numbers_noted() -> Iterator[None]:
-    plain = SymNode.guard_int, SymNode.guard_float
-
     def note(node: Any) -> None:
         if getattr(node.expr, "free_symbols", None):
             _NUMBERS.setdefault(node.shape_env, {}).setdefault(node.expr, calling_place(int))
 
-    def guard_int(self: Any, file: str, line: int) -> int:
-        if self.hint is not None and _shown(sys._getframe(1)):
-            return int(self.hint)
-        note(self)
-        return plain[0](self, file, line)
+    def integers(plain: Callable[..., int]) -> Callable[..., int]:
+        def guard_int(self: Any, file: str, line: int) -> int:
+            if self.hint is not None and _shown(caller()):
+                return int(self.hint)
+            note(self)
+            return plain(self, file, line)
 
-    def guard_float(self: Any, file: str, line: int) -> float:
-        note(self)
-        return plain[1](self, file, line)
+        return guard_int
 
-    SymNode.guard_int, SymNode.guard_float = guard_int, guard_float  # type: ignore[method-assign]
-    try:
+    def floats(plain: Callable[..., float]) -> Callable[..., float]:
+        def guard_float(self: Any, file: str, line: int) -> float:
+            note(self)
+            return plain(self, file, line)
+
+        return guard_float
+
+    with INTEGERS.replaced(integers), FLOATS.replaced(floats):
         yield
-    finally:
-        SymNode.guard_int, SymNode.guard_float = plain  # type: ignore[method-assign]
 
 
 def _shown(frame: FrameType) -> bool:
@@ -411,15 +413,9 @@ def _shown(frame: FrameType) -> bool:
     return only_said(asking)
 
 
-@contextmanager
-def _all_frames() -> Iterator[None]:
+def _all_frames(original: Callable[..., Any]) -> Callable[..., Any]:
     """Let the graph's stack traces keep the user's helper functions: torch keeps the frames of
     functions called ``forward`` alone, and the line that matters is often in another one."""
-    tracer = torch.fx.proxy.TracerBase
-    original = getattr(tracer, "_filter_traceback_frames", None)
-    if original is None:  # a torch that filters elsewhere: its own frames will do
-        yield
-        return
 
     def frames(self: Any, summary: traceback.StackSummary) -> traceback.StackSummary:
         names = [frame.name for frame in summary]
@@ -429,8 +425,4 @@ def _all_frames() -> Iterator[None]:
         kept = [f for f in inner if f.name == "forward" or not is_ours(f.filename)]
         return traceback.StackSummary.from_list(kept)
 
-    tracer._filter_traceback_frames = frames  # type: ignore[method-assign, assignment]
-    try:
-        yield
-    finally:
-        tracer._filter_traceback_frames = original  # type: ignore[method-assign]
+    return frames

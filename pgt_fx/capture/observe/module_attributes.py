@@ -17,14 +17,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from pgt_fx.capture.observe.failing_line import calling_place
 from pgt_fx.capture.observe.globals_read import CLASS, GLOBAL, Elsewhere, line_of
 from pgt_fx.capture.observe.value_contents import content, is_of_torch, is_settled
 from pgt_fx.core.errors import Place
+from pgt_fx.core.torch_private import TorchDispatchMode, pytree
 
 #: What every module has. Hooks, children and modes are looked at elsewhere; of parameters and
 #: buffers the sizes alone are frozen by a capture.

@@ -10,7 +10,9 @@ from typing import Any
 from torch import Tensor, fx, nn
 
 from pgt_fx.capture.observe.failing_line import innermost, quoted, short
+from pgt_fx.capture.torch_patches import MODULE_CALLS
 from pgt_fx.core.errors import Place
+from pgt_fx.core.torch_private import schema_if_any
 
 
 @dataclass(frozen=True)
@@ -64,15 +66,8 @@ def recorded(model: nn.Module, running: list[str] | None = None) -> Iterator[dic
             calls[stack.pop()] = ModuleCall(path, plain and isinstance(out, Tensor))
 
     stack: list[str] = [] if running is None else running
-    hooks = [
-        nn.modules.module.register_module_forward_pre_hook(before),
-        nn.modules.module.register_module_forward_hook(after, with_kwargs=True),
-    ]
-    try:
+    with MODULE_CALLS.on(before, after):
         yield calls
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def _key(path: str, number: int) -> str:
@@ -98,7 +93,8 @@ def module_path(node: fx.Node) -> str:
 
 def place(node: fx.Node) -> Place:
     """Operator, module and source line of a node; torch's own frames are passed over."""
-    name = str((getattr(node.target, "_schema", None) and node.target._schema.name) or node.target)  # type: ignore[union-attr]
+    schema = schema_if_any(node.target)
+    name = str((schema and schema.name) or node.target)
     found = _frames(node)
     own = innermost([(file, function) for file, function, *_ in found])
     where = Place(name.replace("::", "."), module_path(node))

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
+from pgt_fx.capture.torch_patches import MODULE_CALLS
 
 
 @dataclass(frozen=True)
@@ -47,15 +47,8 @@ def drawn(running: Sequence[str]) -> Iterator[list[Drawn]]:
                 found.extend([] if one in found else [one])
         states = now
 
-    hooks = [
-        nn.modules.module.register_module_forward_pre_hook(look),
-        nn.modules.module.register_module_forward_hook(look),
-    ]
-    try:
+    with MODULE_CALLS.on(look, look):
         yield found
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def _states() -> dict[str, Any]:

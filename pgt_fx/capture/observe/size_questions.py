@@ -12,7 +12,6 @@ looks up in a dictionary; but for messages, which nothing is made of.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -22,13 +21,14 @@ from typing import Any
 import sympy
 import torch
 from torch import Tensor, fx, nn
-from torch.fx.experimental.sym_node import SymNode
-from torch.utils import _pytree as pytree
 
 from pgt_fx.capture.observe.failing_line import asking_frame, calling_place, library, written_at
 from pgt_fx.capture.observe.module_calls import call_stack, place
 from pgt_fx.capture.observe.statements import only_said
+from pgt_fx.capture.replacing import Make, caller
 from pgt_fx.capture.schema import schema_name
+from pgt_fx.capture.torch_patches import BRANCHES, FLOATS, INTEGERS, MADE_OF_SIZES, WRITTEN
+from pgt_fx.core.torch_private import pytree
 
 
 @dataclass(frozen=True)
@@ -116,39 +116,43 @@ def listening(model: nn.Module, running: Sequence[str]) -> Iterator[Questions]:
     """
     found = Questions()
     known: set[tuple[Any, ...]] = set()
-    plain = torch.SymBool.__bool__
 
     def entered(module: nn.Module, args: Any, kwargs: Any) -> None:
         if not found.symbols:
             found.symbols.update(_symbols(pytree.tree_leaves((args, kwargs))))
 
-    def heard(self: Any) -> bool:
-        expr = getattr(self.node, "expr", None)  # behind the answer it may be a plain one
-        told = plain(self)
-        frame = asking_frame(sys._getframe(1))
-        if frame is None or not getattr(expr, "free_symbols", None):
+    def listens(plain: Callable[[Any], bool]) -> Callable[[Any], bool]:
+        def heard(self: Any) -> bool:
+            expr = getattr(self.node, "expr", None)  # behind the answer it may be a plain one
+            told = plain(self)
+            frame = asking_frame(caller())
+            if frame is None or not getattr(expr, "free_symbols", None):
+                return told
+            where, line = written_at(frame)
+            key = (expr, told, where, tuple(running))
+            if key not in known:
+                known.add(key)
+                found.asked.append(Asked(expr, told, where, line, tuple(running)))
             return told
-        where, line = written_at(frame)
-        key = (expr, told, where, tuple(running))
-        if key not in known:
-            known.add(key)
-            found.asked.append(Asked(expr, told, where, line, tuple(running)))
-        return told
+
+        return heard
 
     handle = model.register_forward_pre_hook(entered, with_kwargs=True)
-    torch.SymBool.__bool__ = heard  # type: ignore[method-assign]
     try:
-        with _numbers_of_sizes(found, running), _settled(found, running), _written_as_numbers():
+        with (
+            BRANCHES.replaced(listens),
+            _numbers_of_sizes(found, running),
+            _settled(found, running),
+            _written_as_numbers(),
+        ):
             yield found
     finally:
-        torch.SymBool.__bool__ = plain  # type: ignore[method-assign]
         handle.remove()
 
 
 @contextmanager
 def _numbers_of_sizes(found: Questions, running: Sequence[str]) -> Iterator[None]:
     """Note each size of which a number is made, by the model or by torch for an operator of it."""
-    plain = SymNode.guard_int, SymNode.guard_float
     known: set[tuple[Any, ...]] = set()
 
     def note(expr: Any, value: float) -> None:
@@ -158,25 +162,18 @@ def _numbers_of_sizes(found: Questions, running: Sequence[str]) -> Iterator[None
             where, equal = calling_place(int), sympy.Eq(expr, sympy.sympify(value), evaluate=False)
             found.numbers.append(Asked(equal, True, where.source, where.line, tuple(running)))
 
-    def guard_int(self: Any, file: str, line: int) -> int:
-        expr = self.expr  # afterwards it may be a number
-        value = plain[0](self, file, line)
-        if getattr(expr, "free_symbols", None):
-            note(expr, value)
-        return value
+    def noting(plain: Callable[..., Any]) -> Callable[..., Any]:
+        def guard(self: Any, file: str, line: int) -> Any:
+            expr = self.expr  # afterwards it may be a number
+            value = plain(self, file, line)
+            if getattr(expr, "free_symbols", None):
+                note(expr, value)
+            return value
 
-    def guard_float(self: Any, file: str, line: int) -> float:
-        expr = self.expr
-        value = plain[1](self, file, line)
-        if getattr(expr, "free_symbols", None):
-            note(expr, value)
-        return value
+        return guard
 
-    SymNode.guard_int, SymNode.guard_float = guard_int, guard_float  # type: ignore[method-assign]
-    try:
+    with INTEGERS.replaced(noting), FLOATS.replaced(noting):
         yield
-    finally:
-        SymNode.guard_int, SymNode.guard_float = plain  # type: ignore[method-assign]
 
 
 @contextmanager
@@ -184,58 +181,55 @@ def _settled(found: Questions, running: Sequence[str]) -> Iterator[None]:
     """Note the module calls in which a line of the model calculates from sizes what is the same at
     all of them. A chunk may have sizes that no video has at that place, as where a window has no
     element yet: a module that is called whole would calculate something else of them."""
-    plain = SymNode.__init__
 
-    def made(self: Any, expr: Any, *args: Any, **kwargs: Any) -> None:
-        plain(self, expr, *args, **kwargs)
-        if not running or running[-1] in found.settled or getattr(expr, "free_symbols", True):
-            return
-        if asking_frame(sys._getframe(1)) is not None:
-            found.settled.update(running)
+    def noting(plain: Callable[..., None]) -> Callable[..., None]:
+        def made(self: Any, expr: Any, *args: Any, **kwargs: Any) -> None:
+            plain(self, expr, *args, **kwargs)
+            if not running or running[-1] in found.settled or getattr(expr, "free_symbols", True):
+                return
+            if asking_frame(caller()) is not None:
+                found.settled.update(running)
 
-    SymNode.__init__ = made  # type: ignore[method-assign]
-    try:
+        return made
+
+    with MADE_OF_SIZES.replaced(noting):
         yield
-    finally:
-        SymNode.__init__ = plain  # type: ignore[method-assign]
 
 
 #: Libraries that keep what they have made for a size, and make it anew for one without a hash.
 _MEMOISING = ("einops",)
-#: Types of sizes, and what is made of them where they are written out.
-_WRITTEN: tuple[tuple[Any, Callable[[Any], Any]], ...] = (
-    (torch.SymInt, int),
-    (torch.SymFloat, float),
-    (torch.SymBool, bool),
-)
+#: What is made of a size where it is written out or looked up, by the name of the method.
+_WHOLE: dict[str, Callable[..., Any]] = {
+    "__repr__": repr,
+    "__str__": str,
+    "__format__": format,
+    "__hash__": hash,
+}
 
 
 @contextmanager
 def _written_as_numbers() -> Iterator[None]:
     """Have a size that a line of the model writes out, or looks up in a dictionary, be a number."""
+    with ExitStack() as stack:
+        for patch, of in WRITTEN:
+            stack.enter_context(patch.replaced(_written(patch.name, of)))
+        yield
 
-    def put(kind: Any, name: str, of: Callable[[Any], Any], whole: Callable[..., Any]) -> None:
-        plain = getattr(kind, name)
 
+def _written(name: str, of: Callable[[Any], Any]) -> Make:
+    whole = _WHOLE[name]
+
+    def make(plain: Callable[..., Any]) -> Callable[..., Any]:
         def written(self: Any, *args: Any) -> Any:
-            if _writes(sys._getframe(1), name):
+            if _writes(caller(), name):
                 return whole(of(self), *args)
             if any(args) and self.node.hint is not None:  # in a message, with a width
                 return whole(of(self.node.hint), *args)
             return plain(self, *args)
 
-        own = vars(kind).get(name)
-        stack.callback(*((delattr, kind, name) if own is None else (setattr, kind, name, own)))
-        setattr(kind, name, written)
+        return written
 
-    with ExitStack() as stack:
-        for kind, of in _WRITTEN:
-            put(kind, "__repr__", of, repr)
-            put(kind, "__str__", of, str)
-            put(kind, "__format__", of, format)
-        put(torch.SymInt, "__hash__", int, hash)
-        put(torch.SymFloat, "__hash__", float, hash)
-        yield
+    return make
 
 
 def _writes(frame: FrameType, name: str) -> bool:

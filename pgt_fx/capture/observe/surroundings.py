@@ -9,8 +9,6 @@ they would be answered otherwise.
 from __future__ import annotations
 
 import os
-import sys
-import types
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from contextvars import ContextVar
@@ -18,9 +16,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-import torch._dynamo.external_utils
-import torch.compiler
-import torch.onnx
 from torch import nn
 
 from pgt_fx.capture.observe.failing_line import (
@@ -33,37 +28,12 @@ from pgt_fx.capture.observe.failing_line import (
     calling_place,
     is_ours,
 )
+from pgt_fx.capture.replacing import Make, caller
+from pgt_fx.capture.torch_patches import ASKED, CAPTURING, SEEDING, VARIABLES
 from pgt_fx.core.errors import Place
 
-#: Questions whose answers a capture freezes.
-ASKED: dict[str, tuple[Any, str]] = {
-    f"torch.{name}": (torch, name)
-    for name in (
-        *("is_grad_enabled", "is_inference_mode_enabled", "get_default_dtype"),
-        *("is_autocast_enabled", "is_autocast_cpu_enabled", "get_autocast_dtype"),
-        *("get_autocast_cpu_dtype", "get_autocast_gpu_dtype", "get_float32_matmul_precision"),
-        *("are_deterministic_algorithms_enabled", "get_deterministic_debug_mode"),
-    )
-    if hasattr(torch, name)
-}
 #: Before the name of a variable of the process's environment.
 VARIABLE = "os.environ: "
-#: What sets torch's random numbers to a place of their own.
-SEEDING = [
-    (home, name)
-    for home in (torch, torch.random, torch.cuda)
-    for name in ("manual_seed", "manual_seed_all", "seed", "set_rng_state", "fork_rng")
-    if hasattr(home, name)
-]
-#: Python functions that tell whether the model is being captured.
-CAPTURING: tuple[Any, ...] = (
-    torch.compiler.is_compiling,
-    torch.compiler.is_dynamo_compiling,
-    torch.compiler.is_exporting,
-    torch._dynamo.external_utils.is_compiling,
-    torch.onnx.is_in_onnx_export,
-    torch.jit.is_tracing,
-)
 
 
 def answers(model: nn.Module, questions: frozenset[str]) -> tuple[Any, ...]:
@@ -85,8 +55,8 @@ def answers(model: nn.Module, questions: frozenset[str]) -> tuple[Any, ...]:
         elif "autocast" in question:
             out += _autocast()
         else:
-            home, name = ASKED[question]
-            out.append(getattr(home, name)())
+            patch = ASKED[question]
+            out.append(getattr(patch.home, patch.name)())
     return tuple(out)
 
 
@@ -142,85 +112,66 @@ def surroundings() -> Iterator[Surroundings]:
     """Note what the model asks of its surroundings; tell it that nothing is captured."""
     found = Surroundings()
     with ExitStack() as stack:
-        for home, name in SEEDING:
-            plain = getattr(home, name)
-            stack.callback(setattr, home, name, plain)
-            setattr(home, name, _noting_seed(plain, found.seeded))
-        for question, (home, name) in ASKED.items():
-            plain = getattr(home, name)
-            stack.callback(setattr, home, name, plain)
-            setattr(home, name, _noting(plain, question, found.asked))
-        plain = os._Environ.__getitem__
-        stack.callback(setattr, os._Environ, "__getitem__", plain)
-        os._Environ.__getitem__ = _noting_variable(plain, found.asked)  # type: ignore[method-assign]
-        for function in dict.fromkeys(CAPTURING):
-            stack.enter_context(_told_as_eager(function))
+        for seeding in SEEDING:
+            stack.enter_context(seeding.replaced(_noting_seed(found.seeded)))
+        for question, patch in ASKED.items():
+            stack.enter_context(patch.replaced(_noting(question, found.asked)))
+        stack.enter_context(VARIABLES.replaced(_noting_variable(found.asked)))
+        for function in CAPTURING:
+            stack.enter_context(function.replaced(_as_eager))
         yield found
 
 
-def _noting_seed(plain: Callable[..., Any], seeded: list[Place]) -> Callable[..., Any]:
-    def noting(*args: Any, **kwargs: Any) -> Any:
-        if not is_ours(sys._getframe(1).f_code.co_filename):
-            where = calling_place(plain)
-            seeded.extend([] if where in seeded else [where])
-        return plain(*args, **kwargs)
+def _noting_seed(seeded: list[Place]) -> Make:
+    def make(plain: Callable[..., Any]) -> Callable[..., Any]:
+        def noting(*args: Any, **kwargs: Any) -> Any:
+            if not is_ours(caller().f_code.co_filename):
+                where = calling_place(plain)
+                seeded.extend([] if where in seeded else [where])
+            return plain(*args, **kwargs)
 
-    return noting
+        return noting
+
+    return make
 
 
-def _noting_variable(plain: Callable[..., Any], asked: set[str]) -> Callable[..., Any]:
+def _noting_variable(asked: set[str]) -> Make:
     """``os.environ[name]``, by which ``getenv`` and the others look a variable up as well."""
 
-    def noting(self: Any, name: Any) -> Any:
-        if isinstance(name, str) and asking_frame(sys._getframe(1)) is not None:
-            asked.add(VARIABLE + name)
-        return plain(self, name)
+    def make(plain: Callable[..., Any]) -> Callable[..., Any]:
+        def noting(self: Any, name: Any) -> Any:
+            if isinstance(name, str) and asking_frame(caller()) is not None:
+                asked.add(VARIABLE + name)
+            return plain(self, name)
 
-    return noting
+        return noting
 
-
-def _noting(plain: Callable[..., Any], question: str, asked: set[str]) -> Callable[..., Any]:
-    inside = plain() if question in _SWITCHED else None
-    outside = (_OUTSIDE.get() or {}).get(question, inside)
-
-    def noting(*args: Any, **kwargs: Any) -> Any:
-        found = plain(*args, **kwargs)
-        if is_ours(sys._getframe(1).f_code.co_filename):
-            return found
-        asked.add(question)
-        # The model may switch it itself: then the answer is its own.
-        return outside if question in _SWITCHED and found == inside else found
-
-    return noting
+    return make
 
 
-@contextmanager
-def _told_as_eager(function: types.FunctionType) -> Iterator[None]:
-    """Have a function of torch answer False on lines of the model. Its code is replaced and not its
-    name: a model may have imported it."""
-    own, plain = function.__code__, types.FunctionType(function.__code__, function.__globals__)
-    _PLAIN[function.__name__, function.__module__] = plain
-    made = compile(
-        _TOLD.format(name=function.__name__, module=function.__module__), "<told>", "exec"
-    )
-    space: dict[str, Any] = {}
-    exec(made, space)
-    function.__code__ = space["told"].__code__
-    try:
-        yield
-    finally:
-        function.__code__ = own
-        del _PLAIN[function.__name__, function.__module__]
+def _noting(question: str, asked: set[str]) -> Make:
+    def make(plain: Callable[..., Any]) -> Callable[..., Any]:
+        inside = plain() if question in _SWITCHED else None
+        outside = (_OUTSIDE.get() or {}).get(question, inside)
+
+        def noting(*args: Any, **kwargs: Any) -> Any:
+            found = plain(*args, **kwargs)
+            if is_ours(caller().f_code.co_filename):
+                return found
+            asked.add(question)
+            # The model may switch it itself: then the answer is its own.
+            return outside if question in _SWITCHED and found == inside else found
+
+        return noting
+
+    return make
 
 
-_TOLD = """
-def told():
-    from pgt_fx.capture.observe.surroundings import told_on
-    return told_on({name!r}, {module!r})
-"""
-_PLAIN: dict[tuple[str, str], Callable[[], bool]] = {}
+def _as_eager(plain: Callable[[], bool]) -> Callable[[], bool]:
+    """A question whether something is captured: no, on lines of the model; torch's own have to
+    know."""
 
+    def told() -> bool:
+        return is_ours(caller().f_code.co_filename) and plain()
 
-def told_on(name: str, module: str) -> bool:
-    """The answer on the line that asks: torch's own have to know."""
-    return is_ours(sys._getframe(2).f_code.co_filename) and _PLAIN[name, module]()
+    return told

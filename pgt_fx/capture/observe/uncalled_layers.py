@@ -13,11 +13,11 @@ from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 from torch import nn
-from torch.utils import _pytree as pytree
 
 from pgt_fx.capture.observe.module_calls import ModuleCall
 from pgt_fx.core.clip import ClipSpec
 from pgt_fx.core.hints import hints_for
+from pgt_fx.core.torch_private import pytree
 
 #: Paths that a line names; the others are counted.
 MOST_NAMED = 3

@@ -17,11 +17,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses import FakeTensor
-from torch._subclasses.functional_tensor import FunctionalTensor
 
 from pgt_fx.capture.observe.globals_read import is_value
 from pgt_fx.core.tensor_bytes import bytes_of
+from pgt_fx.core.torch_private import FakeTensor, FunctionalTensor, version_of
 
 #: Values that are compared as they are; others by what is in them.
 PLAIN = (int, float, complex, str, bytes, bool, type(None), torch.dtype, torch.device)
@@ -65,7 +64,7 @@ def _content(value: Any, depth: int, seen: dict[int, Any], apart: Container[int]
     if isinstance(value, PLAIN):
         return _exactly(value)
     if isinstance(value, Tensor):
-        return id(value), _version(value), value.dtype, value.requires_grad, _few_bytes(value)
+        return id(value), version_of(value), value.dtype, value.requires_grad, _few_bytes(value)
     if depth == 0 or id(value) in seen or id(value) in apart or len(seen) > _MOST:
         return id(value)
     if isinstance(value, (type, types.ModuleType)):
@@ -168,10 +167,6 @@ def is_filled(cell: types.CellType) -> bool:
         return cell.cell_contents is not None
     except ValueError:
         return False
-
-
-def _version(tensor: Tensor) -> int | None:
-    return None if tensor.is_inference() else tensor._version
 
 
 def _few_bytes(tensor: Tensor) -> bytes | None:

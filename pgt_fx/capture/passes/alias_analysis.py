@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, fx
 
 from pgt_fx.capture.schema import schema_name
+from pgt_fx.core.torch_private import schema_if_any, storage_of
 
 #: Give their argument itself or a copy of it, as the sizes (or strides) have it.
 BY_SIZE = {f"aten::{name}" for name in ("contiguous", "reshape", "reshape_as", "flatten", "einsum")}
@@ -110,7 +111,7 @@ class Aliases:
 
 def written_by(node: fx.Node) -> list[fx.Node]:
     """The operands that an operator writes into, by its schema (``Tensor(a!)``)."""
-    schema = getattr(node.target, "_schema", None)
+    schema = schema_if_any(node.target)
     if node.op != "call_function" or schema is None or not schema.is_mutable:
         return []
     found: list[fx.Node] = []
@@ -142,7 +143,7 @@ def storages(node: fx.Node) -> set[int]:
     for t in values:
         if isinstance(t, Tensor):
             try:
-                out.add(t.untyped_storage()._cdata)
+                out.add(storage_of(t))
             except (NotImplementedError, RuntimeError):  # of torch.func: a wrapper, without memory
                 out.add(id(t))
     return out

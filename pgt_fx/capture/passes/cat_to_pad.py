@@ -16,10 +16,11 @@ from torch import fx
 from pgt_fx.capture.captured import Captured
 from pgt_fx.capture.guards.length_guard import Condition
 from pgt_fx.capture.observe.module_calls import place
-from pgt_fx.capture.schema import schema_name
+from pgt_fx.capture.schema import named, schema_name
 from pgt_fx.core.counts import counted
 from pgt_fx.core.lengths.questions import at_most
 from pgt_fx.core.lengths.sets import NotQuasiLinear
+from pgt_fx.core.node_arguments import as_node, as_nodes, as_number
 
 # Fill value of constant pieces; None: an argument.
 CONSTANTS = {
@@ -71,7 +72,7 @@ def _of_one_type(captured: Captured, node: fx.Node) -> None:
     """The parts of a concatenation along time in its type, which is the widest of theirs: a step
     may give those of one part alone. The tensor ``[]`` that a loop begins with is left out.
     """
-    pieces: list[fx.Node] = list(node.args[0])  # type: ignore[arg-type]
+    pieces = as_nodes(node.args[0])
     value = node.meta["val"]
     pieces = [p for p in pieces if p.meta["val"].dim() == value.dim() or not _is_empty(p)]
     if any(captured.has_time(s) for p in pieces for s in p.meta["val"].shape):
@@ -89,10 +90,9 @@ def _is_empty(node: fx.Node) -> bool:
 
 
 def _rewrite(captured: Captured, node: fx.Node, clip: int) -> None:
-    pieces: list[fx.Node] = list(node.args[0])  # type: ignore[arg-type]
+    pieces = as_nodes(node.args[0])
     rank = node.meta["val"].dim()
-    given = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", 0)
-    dim = int(given) % rank  # type: ignore[arg-type]
+    dim = as_number(named(node)["dim"]) % rank
     lengths = [p.meta["val"].shape[dim] for p in pieces]
     bodies = [i for i, n in enumerate(lengths) if captured.has_time(n)]
     if len(bodies) != 1 or not all(
@@ -215,7 +215,7 @@ def _kind(piece: fx.Node, body: Chain, dim: int, behind: bool) -> str | float | 
     if value is not None:
         return value
     while schema_name(piece) in SEE_THROUGH and not _rounds(piece):
-        piece = piece.args[0]  # type: ignore[assignment]
+        piece = as_node(piece.args[0])
     for chain in _chains(piece, dim):
         same = (chain.root, chain.others) == (body.root, body.others)
         if same and (chain.start, chain.stop) == ((-1, None) if behind else (0, 1)):
@@ -268,7 +268,7 @@ def _uncropped(graph: fx.Graph, body: Chain, like: fx.Node) -> fx.Node:
 def constant_value(node: fx.Node) -> float | None:
     """The value of a tensor that is the same everywhere, else None."""
     if schema_name(node) in SEE_THROUGH | {"aten::slice"}:
-        within = constant_value(node.args[0])  # type: ignore[arg-type]
+        within = constant_value(as_node(node.args[0]))
         return None if within is None else _rounded(within, node)
     name = schema_name(node)
     if name not in CONSTANTS:
@@ -276,14 +276,13 @@ def constant_value(node: fx.Node) -> float | None:
     value = CONSTANTS[name]
     if value is not None:
         return value
-    position = [a.name for a in node.target._schema.arguments].index("fill_value")  # type: ignore[union-attr]
-    given = node.args[position] if position < len(node.args) else node.kwargs.get("fill_value")
+    given = named(node)["fill_value"]
     return _rounded(float(given), node) if isinstance(given, (int, float)) else None
 
 
 def _rounds(node: fx.Node) -> bool:
     """Whether a node changes the type, and values with it."""
-    return bool(node.meta["val"].dtype != node.args[0].meta["val"].dtype)  # type: ignore[union-attr]
+    return bool(node.meta["val"].dtype != as_node(node.args[0]).meta["val"].dtype)
 
 
 def _rounded(value: float, node: fx.Node) -> float:

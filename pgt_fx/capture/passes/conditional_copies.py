@@ -16,6 +16,8 @@ from pgt_fx.capture.guards.length_guard import Condition
 from pgt_fx.capture.observe.module_calls import place
 from pgt_fx.core.lengths.questions import at_most
 from pgt_fx.core.lengths.sets import LengthSet, NotQuasiLinear
+from pgt_fx.core.node_arguments import function_of
+from pgt_fx.core.torch_private import storage_of
 
 #: Lengths at which an axis along time has one entry or none: more are not looked at one by one.
 MOST_LOOKED_AT = 256
@@ -92,7 +94,7 @@ def _is_shared(node: fx.Node, table: dict[Any, int]) -> bool:
             return number(value)
         shape, strides = ([number(s) for s in x] for x in (value.shape, value.stride()))
         tensor = torch.empty_strided(shape, strides, dtype=value.dtype, device="meta")
-        made.add(tensor.untyped_storage()._cdata)
+        made.add(storage_of(tensor))
         kept.append(tensor)
         return tensor
 
@@ -100,7 +102,7 @@ def _is_shared(node: fx.Node, table: dict[Any, int]) -> bool:
     kept: list[Tensor] = []
     args, kwargs = fx.map_arg((node.args, node.kwargs), given)
     try:
-        result = node.target(*args, **kwargs)  # type: ignore[operator]
+        result = function_of(node)(*args, **kwargs)
     except (RuntimeError, ValueError, TypeError):
         return False  # there is no such size
-    return not isinstance(result, Tensor) or result.untyped_storage()._cdata in made
+    return not isinstance(result, Tensor) or storage_of(result) in made

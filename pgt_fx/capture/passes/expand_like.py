@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, fx
+from torch.fx.node import Argument
 
 from pgt_fx.capture.captured import Captured
 from pgt_fx.capture.schema import schema_name
+from pgt_fx.core.node_arguments import as_list, function_of
 
 GROWING = ("aten::expand", "aten::repeat", "aten::broadcast_to")
 TOGETHER = ("aten::cat", "aten::concat", "aten::concatenate")
@@ -76,7 +78,7 @@ def _rewrite(graph: fx.Graph, node: fx.Node, user: fx.Node, like: fx.Node, dim: 
     """``grown(one row of the value, like)`` in place of the repetition."""
     kept = {k: v for k, v in node.meta.items() if k != "val"}
     with graph.inserting_before(user):
-        row = graph.call_function(node.target, (node.args[0], _one_row(node, dim)))  # type: ignore[arg-type]
+        row = graph.call_function(function_of(node), (node.args[0], _one_row(node, dim)))
         new = graph.call_function(torch.ops.pgt_fx.grown.default, (row, like, dim))
     value = node.meta["val"]
     row.meta = {**kept, "val": value.narrow(dim, 0, 1)}
@@ -84,7 +86,7 @@ def _rewrite(graph: fx.Graph, node: fx.Node, user: fx.Node, like: fx.Node, dim: 
     user.replace_input_with(node, new)
 
 
-def _one_row(node: fx.Node, dim: int) -> list[object]:
-    sizes = list(node.args[1])  # type: ignore[arg-type]
+def _one_row(node: fx.Node, dim: int) -> list[Argument]:
+    sizes = as_list(node.args[1])
     sizes[dim] = 1
     return sizes

@@ -22,6 +22,8 @@ from pgt_fx.capture.passes.buffer_writes import refuse_kept
 from pgt_fx.capture.passes.conditional_copies import hold_to_copies
 from pgt_fx.capture.schema import schema_name
 from pgt_fx.core.errors import Refusal
+from pgt_fx.core.node_arguments import as_number, as_numbers, function_of
+from pgt_fx.core.torch_private import overload_name, overloads_beside, schema_of
 
 aten = torch.ops.aten
 #: ``meta`` of a node that is not to be run inside a call of its module, which would write. Where
@@ -121,7 +123,7 @@ def out_of_place(node: fx.Node, copied: bool = True) -> fx.Node:
     found = _functional(node)
     if found is not None:
         types = {n.meta["val"].dtype for n in node.all_input_nodes if _is_tensor(n)}
-        cast = len(types) > 1 or found._schema.name.removeprefix("aten::") in TRUTHS
+        cast = len(types) > 1 or schema_of(found).name.removeprefix("aten::") in TRUTHS
         node.target = found
         node.kwargs = {k: v for k, v in node.kwargs.items() if k != "out"}
         return _as(node, value.dtype) if cast else node
@@ -140,15 +142,15 @@ def _is_tensor(node: fx.Node) -> bool:
 def _functional(node: fx.Node) -> Any:
     """The operator that gives what this one writes; None where there is none."""
     target: Any = node.target
-    name, schema = target._schema.name.removeprefix("aten::"), target._schema
+    schema = schema_of(target)
+    name = schema.name.removeprefix("aten::")
     if "out" not in node.kwargs:
         packet = getattr(aten, name[:-1], None) if name.endswith("_") else None
-        return getattr(packet, target._overloadname, None)
+        return getattr(packet, overload_name(target), None)
     wanted = [(a.name, str(a.type)) for a in schema.arguments if a.name != "out"]
-    for overload in target._overloadpacket.overloads():
-        found = getattr(target._overloadpacket, overload)
-        given = [(a.name, str(a.type)) for a in found._schema.arguments]
-        if given[: len(wanted)] == wanted and not found._schema.is_mutable:
+    for found in overloads_beside(target):
+        given = [(a.name, str(a.type)) for a in schema_of(found).arguments]
+        if given[: len(wanted)] == wanted and not schema_of(found).is_mutable:
             return found
     return None
 
@@ -157,7 +159,7 @@ def _as(node: fx.Node, dtype: torch.dtype) -> fx.Node:
     """What is written gets the type of what it is written into."""
     args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: n.meta["val"])
     with torch.no_grad():
-        node.meta = {**node.meta, "val": node.target(*args, **kwargs)}  # type: ignore[operator]
+        node.meta = {**node.meta, "val": function_of(node)(*args, **kwargs)}
     if node.meta["val"].dtype == dtype:
         return node
     with node.graph.inserting_after(node):
@@ -281,7 +283,7 @@ class _Memory:
             return self._call(target, (whole, value, *args), whole, by)
         if name == "aten::narrow":
             dim, start, length = args
-            end = start + length  # type: ignore[operator]
+            end = as_number(start) + as_number(length)
             return self._call(
                 aten.slice_scatter.default, (whole, value, dim, start, end), whole, by
             )
@@ -299,7 +301,8 @@ class _Memory:
                 aten.permute.default, (value, [*range(len(_sizes(whole)))][::-1]), whole, by
             )
         if name == "aten::permute":
-            order = [int(d) % len(args[0]) for d in args[0]]  # type: ignore[union-attr,arg-type]
+            given = as_numbers(args[0])
+            order = [d % len(given) for d in given]
             back = [order.index(d) for d in range(len(order))]
             return self._call(aten.permute.default, (value, back), whole, by)
         sizes = [

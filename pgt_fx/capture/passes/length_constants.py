@@ -12,11 +12,12 @@ from typing import Any
 import sympy
 import torch
 from torch import Tensor, fx, nn
-from torch.utils import _pytree as pytree
 
 from pgt_fx.capture.captured import Captured
 from pgt_fx.capture.passes.alias_analysis import written_by
 from pgt_fx.core.devices import elsewhere
+from pgt_fx.core.node_arguments import function_of
+from pgt_fx.core.torch_private import pytree, version_of
 
 
 class NotConstant(Exception):
@@ -78,7 +79,7 @@ class Constants:
                         out[s.node.expr] = int(s.node.hint)
         return out
 
-    def size(self, size: Any, frames: int) -> int:
+    def size(self, size: Any, frames: int) -> float:
         """A size for videos of ``frames`` frames (of the shortest path), else as in the capture."""
         if not isinstance(size, (torch.SymInt, torch.SymFloat, torch.SymBool)):
             return size
@@ -91,7 +92,7 @@ class Constants:
         value = size.node.expr.xreplace(at)
         if not value.is_number:
             raise NotConstant(str(size))
-        return float(value) if isinstance(size, torch.SymFloat) else int(value)  # type: ignore[return-value]
+        return float(value) if isinstance(size, torch.SymFloat) else int(value)
 
     def value(self, node: fx.Node, frames: int, known: dict[fx.Node, Any] | None = None) -> Any:
         """The value of a node for a video of ``frames`` frames, on the CPU.
@@ -122,7 +123,7 @@ class Constants:
             args, kwargs = pytree.tree_map_only(Tensor, Tensor.clone, (args, kwargs))
         try:
             with torch.no_grad():
-                return node.target(*args, **kwargs)  # type: ignore[operator]
+                return function_of(node)(*args, **kwargs)
         except (RuntimeError, IndexError, ValueError, TypeError) as error:
             raise NotConstant(f"{node.name}: {error}") from error
 
@@ -173,14 +174,14 @@ _KEPT = 1 << 16
 
 def _version(tensor: Tensor) -> tuple[int, int | None, Tensor | None]:
     """What tells whether a tensor was written to or replaced."""
-    counted = None if tensor.is_inference() else tensor._version
+    counted = version_of(tensor)
     return id(tensor), counted, tensor.detach().clone() if tensor.numel() <= _KEPT else None
 
 
 def _other(tensor: Tensor, seen: tuple[int, int | None, Tensor | None]) -> bool:
     """Whether a tensor is another one, or has been written to."""
     number, counted, values = seen
-    if id(tensor) != number or (None if tensor.is_inference() else tensor._version) != counted:
+    if id(tensor) != number or (version_of(tensor)) != counted:
         return True
     return values is not None and not torch.equal(tensor, values)
 

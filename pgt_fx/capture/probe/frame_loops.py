@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
 from pgt_fx.capture.observe.failing_line import calling_place
 from pgt_fx.capture.probe.meta_run import Stopped, probe
@@ -20,6 +19,7 @@ from pgt_fx.capture.probe.returned_caches import Tail
 from pgt_fx.core.clip import ClipSpec
 from pgt_fx.core.counts import counted
 from pgt_fx.core.errors import LoopError, Place
+from pgt_fx.core.torch_private import pytree
 
 #: A run is longer than the clip by a multiple of so many frames: some models take 4n + 1 alone.
 LIKE_CLIP = 16

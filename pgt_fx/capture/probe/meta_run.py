@@ -5,7 +5,6 @@ A forward on tensors without data costs a thirtieth of a capture and touches no 
 
 from __future__ import annotations
 
-import logging
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -15,10 +14,8 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.func import functional_call
 from torch.nn import functional as F
-from torch.utils import _pytree as pytree
 
 from pgt_fx.capture.observe.active_modules import followed
 from pgt_fx.capture.observe.call_overrides import POOLS, Noted, Spelling
@@ -29,7 +26,9 @@ from pgt_fx.capture.observe.snapshots import restored
 from pgt_fx.capture.observe.surroundings import surroundings
 from pgt_fx.capture.probe.returned_caches import Tail, Tails
 from pgt_fx.capture.probe.varying_pads import PadCall, pad_call
+from pgt_fx.capture.torch_patches import QUIET, UNCOMPILED
 from pgt_fx.core.errors import of_this_machine
+from pgt_fx.core.torch_private import FakeTensorMode, pytree
 
 Run = Callable[..., Any]
 
@@ -99,28 +98,16 @@ def _as_large(func: Any, args: Any, kwargs: dict[str, Any]) -> torch.Tensor | No
     return None
 
 
-@contextmanager
-def quiet() -> Iterator[None]:
+def quiet() -> AbstractContextManager[None]:
     """Keeps torch from logging the traceback of a failure that is expected and handled."""
-    loggers = [
-        logging.getLogger(name)
-        for name in ("torch._subclasses", "torch.fx", "torch", "torch.__trace")
-    ]
-    levels = [logger.level for logger in loggers]
-    try:
-        for logger in loggers:
-            logger.setLevel(logging.CRITICAL)
-        yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+    return QUIET.on()
 
 
 @contextmanager
 def uncompiled() -> Iterator[None]:
     """Has parts that ``torch.compile`` wraps run as they were written: they would compile what
     looks on as well, and torch warns that it does."""
-    with warnings.catch_warnings(), torch.compiler.set_stance("force_eager"):
+    with warnings.catch_warnings(), UNCOMPILED.on():
         warnings.filterwarnings("ignore", "Using `torch.compile.module.` when there are global")
         yield
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
 from pgt_fx.capture.observe.failing_line import calling_place
 from pgt_fx.core.errors import Place
+from pgt_fx.core.torch_private import pytree
 
 COPIES = (torch.clone, torch.Tensor.clone, torch.Tensor.contiguous, torch.Tensor.detach)
 

@@ -15,7 +15,7 @@ from torch import fx
 
 from pgt_fx.compiler.analysis.walk import Analysis, Operation, Value
 from pgt_fx.core.errors import ClipError
-from pgt_fx.core.laws import Clock, Window, context
+from pgt_fx.core.laws import Clock, Count, Window, context
 from pgt_fx.core.options import Options
 from pgt_fx.core.schedule import check_lengths
 from pgt_fx.rules import Concatenated, Reduced, Scanned, StepOnly, Windowed
@@ -108,7 +108,7 @@ class _Marks:
             return [not single]
         return [not m for m in marks for _ in range(_elements(value))]
 
-    def _now(self, clock: Clock, number: int):  # type: ignore[no-untyped-def]
+    def _now(self, clock: Clock, number: int) -> Count:
         return clock.at(self.cuts[number], number == len(self.cuts) - 1)
 
     def _from_pools(self, value: Value) -> bool:

@@ -21,6 +21,7 @@ from pgt_fx.capture.captured import Captured
 from pgt_fx.capture.schema import named, schema_name
 from pgt_fx.core.devices import elsewhere, in_any_layout
 from pgt_fx.core.layout import Factor, Layout, LayoutError, plain
+from pgt_fx.core.node_arguments import as_node
 from pgt_fx.rules import RULES, Local, OpView, Refusal
 from pgt_fx.rules.registry import hint
 
@@ -143,7 +144,7 @@ def counted_from(node: fx.Node) -> tuple[int, int] | None:
 
 def _rows_given(captured: Captured, node: fx.Node) -> bool:
     """Whether what is expanded has rows of its own where the result has time."""
-    source, result = node.args[0].meta["val"], node.meta["val"]  # type: ignore[union-attr]
+    source, result = as_node(node.args[0]).meta["val"], node.meta["val"]
     new = result.dim() - source.dim()
     return any(
         captured.has_time(s) and d >= new and source.shape[d - new] != 1

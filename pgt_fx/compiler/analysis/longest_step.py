@@ -13,6 +13,7 @@ from pgt_fx.core.laws import Clock
 from pgt_fx.core.layout import size, time_dims
 from pgt_fx.core.lengths.questions import at_most
 from pgt_fx.core.lengths.sets import ANY_LENGTH, NotQuasiLinear
+from pgt_fx.core.node_arguments import as_node, as_numbers
 
 
 def longest_step(analysis: Analysis) -> int | None:
@@ -37,10 +38,10 @@ def _limits(analysis: Analysis, name: str) -> list[tuple[Clock, int]]:
         return []
     if schema_name(node) == "pgt_fx::clip_table":
         table: Any = node.args[0]
-        like = analysis.value(node.args[1]).layout or ()  # type: ignore[arg-type]
+        like = analysis.value(as_node(node.args[1])).layout or ()
         out = []
-        for d in node.args[2]:  # type: ignore[union-attr]
-            dim = like[int(d)]  # type: ignore[arg-type]
+        for d in as_numbers(node.args[2]):
+            dim = like[d]
             entries = size(dim) // next(f.size for f in dim if f.time)
             out.append((clock, int(table.meta["val"].shape[d]) // entries))
         return out

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, fx
-from torch.utils import _pytree as pytree
 
 from pgt_fx.capture.observe.module_calls import place
 from pgt_fx.compiler.analysis.length_tables import Table, table_graph
@@ -12,6 +11,8 @@ from pgt_fx.compiler.analysis.timed_graph import Analysis, Operation, Value
 from pgt_fx.core.errors import Blocker, Place
 from pgt_fx.core.laws import Clock
 from pgt_fx.core.layout import time_dims
+from pgt_fx.core.node_arguments import as_list
+from pgt_fx.core.torch_private import pytree
 from pgt_fx.rules import Local, Refusal
 
 MADE = "pgt_returned"
@@ -19,11 +20,13 @@ MADE = "pgt_returned"
 
 def check_outputs(analysis: Analysis, output: fx.Node) -> dict[str, Blocker]:
     """What can't be returned step by step, by name; notes the outputs in the analysis."""
-    flat = list(output.args[0])  # type: ignore[arg-type]
+    flat = as_list(output.args[0])
     analysis.outputs = flat
     found: dict[str, Blocker] = {}
     for item in dict.fromkeys(flat):
-        value = analysis.values[item.name] if isinstance(item, fx.Node) else None
+        if not isinstance(item, fx.Node):
+            continue
+        value = analysis.values[item.name]
         if not isinstance(value, Value):
             continue
         try:

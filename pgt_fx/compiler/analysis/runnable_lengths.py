@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import torch
 from torch import Tensor, fx
 
 from pgt_fx.capture.guards.length_guard import Condition, Lengths
@@ -22,6 +21,7 @@ from pgt_fx.core.layout import Layout, has_time, size
 from pgt_fx.core.lengths.functions import QuasiLinear
 from pgt_fx.core.lengths.questions import at_most, same
 from pgt_fx.core.lengths.sets import LengthSet, NotQuasiLinear
+from pgt_fx.core.torch_private import OpOverload, schema_of
 from pgt_fx.rules import RULES, Local, OpView, Outcome, Reduced, StepOnly, Windowed
 
 #: The lengths at which an operator runs, and what it needs in words.
@@ -97,12 +97,12 @@ def untold(tried: frozenset[tuple[str, str]], node: fx.Node, *, timed: bool) -> 
         tried: such lines.
         timed: whether an operand has time.
     """
-    if not tried or not isinstance(node.target, torch._ops.OpOverload):
+    if not tried or not isinstance(node.target, OpOverload):
         return False
     lines = lines_around(node)
     if lines and lines.isdisjoint(where for where, _ in tried):
         return False
-    rule = RULES.get(node.target._schema.name)
+    rule = RULES.get(schema_of(node.target).name)
     ours = rule is not None and rule.__module__.startswith("pgt_fx.rules.")
     of_length = any(n.meta.get("pgt_time") for n in node.all_input_nodes)
     return (timed and not ours) or (of_length and schema_name(node) not in _ANY_SIZE)

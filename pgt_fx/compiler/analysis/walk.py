@@ -35,6 +35,8 @@ from pgt_fx.core.clock_equality import covers, same, samples
 from pgt_fx.core.errors import BlockedError, Blocker
 from pgt_fx.core.laws import Clock, ConcatClock, InputClock, JoinClock, LawClock
 from pgt_fx.core.layout import Factor, Layout, LayoutError, open_sizes, plain, time_dims
+from pgt_fx.core.node_arguments import as_number
+from pgt_fx.core.torch_private import HigherOrderOperator, OpOverload, schema_of
 from pgt_fx.rules import (
     RULES,
     Concatenated,
@@ -151,8 +153,8 @@ class _Walk:
         values = [self.analysis.values[n.name] for n in operands]
         flat = [v for value in values for v in (value if isinstance(value, list) else [value])]
         pooled = frozenset().union(*(v.pooled for v in flat)) if flat else frozenset()
-        if not isinstance(node.target, torch._ops.OpOverload) or not _has_tensor(node):
-            if isinstance(node.target, torch._ops.HigherOrderOperator):
+        if not isinstance(node.target, OpOverload) or not _has_tensor(node):
+            if isinstance(node.target, HigherOrderOperator):
                 raise Refusal(
                     "runs a part of the model as a block of its own, which is not looked into",
                     _OF_BLOCKS.get(
@@ -176,7 +178,7 @@ class _Walk:
         if not timed:
             self._timeless(node, pooled)
             return
-        rule = RULES.get(node.target._schema.name)
+        rule = RULES.get(schema_name(node))
         if rule is None:
             raise Refusal(
                 "there is no rule for this operator, and it is given a tensor with a time axis",
@@ -313,9 +315,9 @@ class _Walk:
     def _builtin(self, node: fx.Node, pooled: frozenset[str]) -> None:
         """``getitem`` on several results; arithmetic on sizes."""
         source = node.args[0] if node.args else None
-        if isinstance(source, fx.Node) and isinstance(self.analysis.values[source.name], list):
-            found = self.analysis.values[source.name]
-            self.analysis.values[node.name] = found[int(node.args[1])]  # type: ignore[index,arg-type]
+        found = self.analysis.values[source.name] if isinstance(source, fx.Node) else None
+        if isinstance(found, list):
+            self.analysis.values[node.name] = found[as_number(node.args[1])]
             return
         of_length = any(
             v.of_length
@@ -373,7 +375,7 @@ class _Walk:
         """Arguments computed from the length of the video must have been re-derived."""
         if isinstance(outcome, Reduced):
             return
-        schema = node.target._schema  # type: ignore[union-attr]
+        schema = schema_of(node.target)
         for position, argument in enumerate(schema.arguments):
             if argument.name in outcome.args:
                 given = outcome.args[argument.name]

@@ -9,6 +9,7 @@ import torch
 from torch import fx
 
 from pgt_fx.capture.captured import Captured
+from pgt_fx.core.torch_private import schema_of
 from pgt_fx.runtime.markov.template import Hole, Template
 
 
@@ -38,7 +39,7 @@ _NEEDED: Any = object()
 
 def argument(node: fx.Node, name: str, default: Any = _NEEDED) -> Any:
     """An argument of a call, by its name in the schema; ``default`` where it isn't given."""
-    for position, argument in enumerate(node.target._schema.arguments):  # type: ignore[union-attr]
+    for position, argument in enumerate(schema_of(node.target).arguments):
         if argument.name == name:
             if position < len(node.args) and not argument.kwarg_only:
                 return node.args[position]
@@ -52,7 +53,7 @@ def arguments(node: fx.Node, changes: dict[str, Any]) -> tuple[list[Any], dict[s
     """Arguments of a call with some changed, positional as far as the schema allows."""
     args: list[Any] = list(node.args)
     kwargs = dict(node.kwargs)
-    for position, argument in enumerate(node.target._schema.arguments):  # type: ignore[union-attr]
+    for position, argument in enumerate(schema_of(node.target).arguments):
         if argument.name not in changes:
             continue
         value = changes[argument.name]
@@ -60,7 +61,7 @@ def arguments(node: fx.Node, changes: dict[str, Any]) -> tuple[list[Any], dict[s
             kwargs[argument.name] = value
             continue
         while len(args) <= position:
-            args.append(node.target._schema.arguments[len(args)].default_value)  # type: ignore[union-attr]
+            args.append(schema_of(node.target).arguments[len(args)].default_value)
         args[position] = value
     return args, kwargs
 
@@ -71,7 +72,7 @@ def with_memories(node: fx.Node, args: list[Any], memories: dict[fx.Node, fx.Nod
     Place by place: an operand may be the queries as well, which are those of the step alone.
     """
     out = list(args)
-    name = node.target._schema.name  # type: ignore[union-attr]
+    name = schema_of(node.target).name
     if name == "aten::einsum":
         terms, result = str(args[0]).replace(" ", "").split("->")
         twice = args[1].count(args[1][0]) > 1  # then the keys are those that make the columns

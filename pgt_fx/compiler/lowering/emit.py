@@ -39,6 +39,7 @@ from pgt_fx.core.errors import BlockedError, Blocker, CaptureError
 from pgt_fx.core.laws import Clock, ConcatClock, JoinClock
 from pgt_fx.core.layout import LayoutError, axis_of, time_dims
 from pgt_fx.core.options import Options
+from pgt_fx.core.torch_private import schema_if_any
 from pgt_fx.rules import Concatenated, Local, Reduced, Scanned, StepOnly, Windowed
 from pgt_fx.rules.registry import Refusal, SizeAtHand
 from pgt_fx.runtime.autocast_types import MixedTypes
@@ -264,13 +265,15 @@ class _Emitter:
         """One product of an attention, with a memory in front of its keys or values."""
         aligned = self._aligned(node, operation) | self._tables(node, operation)
         outcome = operation.outcome
+        if not isinstance(outcome, (Scanned, StepOnly)):
+            raise AssertionError("an attention that carries no keys")
         size = memory_size(self.analysis, operation, self.options)
         label = self.names.label(node)
         args, kwargs = arguments(node, getattr(outcome, "args", {}))
         query = args[0]
-        names = ("keys", "values") if len(outcome.keys) == 2 else ("memory",)  # type: ignore[union-attr]
+        names = ("keys", "values") if len(outcome.keys) == 2 else ("memory",)
         memories: dict[fx.Node, fx.Node] = {}
-        for name, operand in zip(names, outcome.keys, strict=True):  # type: ignore[union-attr]
+        for name, operand in zip(names, outcome.keys, strict=True):
             if operand in memories:  # keys that are the values as well are carried once
                 continue
             slot = self.names.slot(f"{label}.{name}")
@@ -283,7 +286,7 @@ class _Emitter:
             memory = self._markov(module, slot, (given,), item)
             self.env[memory] = memories[operand] = memory
         if argument(node, "is_causal", default=False):
-            keys = memories[outcome.keys[0]]  # type: ignore[union-attr]
+            keys = memories[outcome.keys[0]]
             mask = self._fresh(causal_mask, aligned.get(query) or self._get(query), keys)
             args, kwargs = arguments(node, {"is_causal": False, "attn_mask": mask})
         args = with_memories(node, args, memories)
@@ -481,7 +484,7 @@ class _Emitter:
 
     def _stateful(self, node: fx.Node) -> bool:
         """Nodes that must stay though nothing reads them: writes into the model's own buffers."""
-        schema = getattr(node.target, "_schema", None)
+        schema = schema_if_any(node.target)
         return node.op in ("placeholder", "output") or bool(schema and schema.is_mutable)
 
     def _schedule(self) -> None:

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.modules.batchnorm import _NormBase
 
 from pgt_fx.capture.passes.alias_analysis import Aliases, written_by
 from pgt_fx.compiler.analysis.longest_step import longest_step
@@ -21,6 +20,7 @@ from pgt_fx.compiler.selfcheck.trials import BOUNDS, Trials
 from pgt_fx.compiler.selfcheck.videos import Video, device_of, first_line
 from pgt_fx.core.errors import PgtError
 from pgt_fx.core.options import Changes
+from pgt_fx.core.torch_private import NormBase, written_count
 from pgt_fx.runtime.progressive import Progressive
 
 #: Parameters up to which a second video in the batch costs nothing to speak of.
@@ -76,11 +76,11 @@ class Trial(Trials):
 
     def _redraw(self) -> None:
         self._answers: list[Any] = []
-        norms = [m for m in self.model.modules() if isinstance(m, _NormBase)]
+        norms = [m for m in self.model.modules() if isinstance(m, NormBase)]
         fitted = {id(buffer) for norm in norms for buffer in norm.buffers()}
         # Those made under inference_mode count no writes, and can't be written outside of it.
         buffers = [b for b in self.model.buffers() if not b.is_inference()]
-        before = [(b, b._version) for b in buffers if id(b) not in fitted]
+        before = [(b, written_count(b)) for b in buffers if id(b) not in fitted]
         try:
             redraw_zeros(self.model, self.seed)
             # Norms are fitted to what arrives at each before it runs: its answer is the model's.
@@ -89,20 +89,20 @@ class Trial(Trials):
             seeded(lambda: redraw_norms(self.model, generator, run, FLOOR))
         except Exception as reason:
             raise Unfit(_fails(reason)) from reason
-        if any(b._version != version for b, version in before):
+        if any(written_count(b) != version for b, version in before):
             self._answers.clear()  # it keeps something for the next call
         self._training = any(m.training for m in self.model.modules())
-        self._kept = [(b, b._version, b.clone()) for b in buffers]
+        self._kept = [(b, written_count(b), b.clone()) for b in buffers]
 
     def alone(self, run: Callable[[], Any], seed: int = 0) -> Any:
         """What a run gives that finds the model as if there had been none before: the same buffers,
         which a warm-up writes, and the same random numbers."""
         for number, (buffer, version, value) in enumerate(self._kept):
             # In train mode norms write their statistics without a count.
-            if self._training or buffer._version != version:
+            if self._training or written_count(buffer) != version:
                 with torch.no_grad():
                     buffer.copy_(value)
-                self._kept[number] = (buffer, buffer._version, value)
+                self._kept[number] = (buffer, written_count(buffer), value)
         return seeded(run, seed)
 
     def leaves_otherwise(self, prog: Progressive, video: Video) -> tuple[float, str] | None:

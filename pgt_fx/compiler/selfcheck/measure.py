@@ -12,7 +12,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
+
+from pgt_fx.core.torch_private import pytree
 
 INF = float("inf")
 #: How many times the median magnitude no value of a model is that it computes from its video.
@@ -163,11 +164,8 @@ def time_dims(shorter: Any, longer: Any) -> list[int | None]:
     """Per tensor of an output the dimension that grows with the video; None where none does."""
     out: list[int | None] = []
     for a, b in zip(leaves(shorter), leaves(longer), strict=True):
-        dims = [
-            d
-            for d, (m, n) in enumerate(zip(a.shape, b.shape, strict=True))  # type: ignore[union-attr]
-            if m != n
-        ]
+        pairs = zip(a.shape, b.shape, strict=True) if a is not None and b is not None else ()
+        dims = [d for d, (m, n) in enumerate(pairs) if m != n]
         out.append(dims[0] if dims else None)
     return out
 

@@ -5,18 +5,24 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
-from unittest import mock
 
 import torch
 from torch import Tensor, fx, nn
 
+from pgt_fx.capture.replacing import Patch
 from pgt_fx.compiler.selfcheck.trials import Trials
 from pgt_fx.compiler.selfcheck.videos import Video, device_of
 from pgt_fx.core.devices import elsewhere, in_any_layout
+from pgt_fx.core.errors import annotate
 from pgt_fx.runtime.program import Program
 
 #: Node name -> what it gave, in the order of execution; one for each step.
 Record = dict[str, Any]
+
+#: No part of torch, and replaced in the same way: another thread's steps are not recorded.
+_STEPS = Patch(
+    "Program.module", "a step gives what its operators gave to nobody", Program, "module"
+)
 
 
 class _Recorder(fx.Interpreter):
@@ -53,23 +59,25 @@ class _Plain(_Recorder):
 def recording(only: Collection[str] | None = None) -> Iterator[list[Record]]:
     """Every step that any program runs meanwhile is recorded."""
     records: list[Record] = []
-    original = Program.module
 
-    def module(self: Program, work: Any = None) -> Any:
-        bound = original(self, work)
+    def make(plain: Callable[..., fx.GraphModule]) -> Callable[..., Any]:
+        def module(self: Program, work: Any = None) -> Any:
+            bound = plain(self, work)
 
-        def call(*args: Any) -> Any:
-            records.append({})
-            recorder = _Recorder(bound, records[-1], only)
-            try:
-                return recorder.run(*args)
-            except Exception as error:
-                error.pgt_at = recorder.at  # type: ignore[attr-defined]
-                raise
+            def call(*args: Any) -> Any:
+                records.append({})
+                recorder = _Recorder(bound, records[-1], only)
+                try:
+                    return recorder.run(*args)
+                except Exception as error:
+                    annotate(error, pgt_at=recorder.at)
+                    raise
 
-        return call
+            return call
 
-    with mock.patch.object(Program, "module", module):
+        return module
+
+    with _STEPS.replaced(make):
         yield records
 
 
@@ -80,7 +88,7 @@ def raising(prog: Any) -> Iterator[None]:
         yield
     except Exception as error:
         name = getattr(error, "pgt_at", "")
-        error.pgt_node = (prog, name) if name else (None, "")  # type: ignore[attr-defined]
+        annotate(error, pgt_node=(prog, name) if name else (None, ""))
         raise
 
 

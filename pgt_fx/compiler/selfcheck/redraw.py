@@ -13,10 +13,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.parameter import is_lazy
 
 from pgt_fx.core.counts import counted
+from pgt_fx.core.torch_private import NormBase
 
 _LOCAL = (nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
 
@@ -48,7 +48,7 @@ def redrawn(model: nn.Module) -> set[int]:
 
 
 def _of_norms(model: nn.Module) -> list[nn.Parameter]:
-    norms = [m for m in model.modules() if isinstance(m, (_NormBase, *_LOCAL))]
+    norms = [m for m in model.modules() if isinstance(m, (NormBase, *_LOCAL))]
     return [p for m in norms for p in m.parameters(recurse=False)]
 
 
@@ -106,9 +106,9 @@ def redraw_norms(
         return (low + (high - low) * drawn).to(like)
 
     count = 0
-    running: list[_NormBase] = []
+    running: list[NormBase] = []
     for module in model.modules():
-        if not isinstance(module, (_NormBase, *_LOCAL)):
+        if not isinstance(module, (NormBase, *_LOCAL)):
             continue
         count += 1
         weight, bias = getattr(module, "weight", None), getattr(module, "bias", None)
@@ -117,7 +117,7 @@ def redraw_norms(
             weight.copy_(uniform(weight, *((0.5, 1.5) if weight.any() else (0.2, 0.6))))
         if bias is not None:
             bias.copy_(uniform(bias, -0.3, 0.3))
-        if isinstance(module, _NormBase) and module.running_mean is not None:
+        if isinstance(module, NormBase) and module.running_mean is not None:
             running.append(module)
     if running:
         _fit(running, uniform, run, floor)
@@ -125,7 +125,7 @@ def redraw_norms(
 
 
 def _fit(
-    norms: list[_NormBase],
+    norms: list[NormBase],
     uniform: Callable[[Tensor, float, float], Tensor],
     run: Callable[[], Any],
     floor: float,
@@ -137,14 +137,17 @@ def _fit(
     def fit(module: nn.Module, args: tuple[Any, ...]) -> None:
         if id(module) in seen or not args:  # used twice: the statistics of its first use
             return
+        means, variances = module.running_mean, module.running_var
+        if not isinstance(means, Tensor) or not isinstance(variances, Tensor):
+            return
         seen.add(id(module))
         x: Tensor = args[0].transpose(0, 1).flatten(1)
         mean, var = x.mean(1), x.var(1, unbiased=False)
         # A channel that is nearly constant on this clip must not be blown up on others.
         var = var.clamp_min(floor * float(x.square().mean()) + 1e-12)
         shift, scale = uniform(mean, -0.2, 0.2), uniform(var, 0.5, 1.5)
-        module.running_mean.copy_(mean + shift * var.sqrt())  # type: ignore[operator]
-        module.running_var.copy_(var * scale)  # type: ignore[operator]
+        means.copy_(mean + shift * var.sqrt())
+        variances.copy_(var * scale)
 
     handles = [norm.register_forward_pre_hook(fit) for norm in norms]
     try:

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from pgt_fx.compiler.selfcheck.videos import Video, Videos
+from pgt_fx.core.errors import annotate
+from pgt_fx.runtime.progressive import Progressive
 
 #: Greatest relative error that passes for rounding, and what is certainly more than rounding.
 BOUNDS = {torch.float64: (1e-9, 1e-13), torch.float32: (1e-4, 1e-6)}
@@ -24,7 +26,7 @@ def the_model() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        error.pgt_by_the_model = True  # type: ignore[attr-defined]
+        annotate(error, pgt_by_the_model=True)
         raise
 
 
@@ -50,11 +52,11 @@ class Trials(Videos):
         with torch.set_grad_enabled(self.gradients), the_model():
             return (model or self.model)(*args, **kwargs)
 
-    def full(self, prog: nn.Module, video: Video) -> Any:
+    def full(self, prog: Progressive, video: Video) -> Any:
         """The whole video in one step."""
         args, kwargs = self.args(video)
         with torch.set_grad_enabled(self.gradients):
-            return prog.full(*args, **kwargs)  # type: ignore[operator]
+            return prog.full(*args, **kwargs)
 
     def feed(self, prog: nn.Module, piece: Video, last: bool) -> Any:
         """One step, as a user makes it."""

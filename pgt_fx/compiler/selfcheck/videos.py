@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
 from pgt_fx.capture.guards.length_guard import Lengths
 from pgt_fx.core.clip import ClipSpec, as_call, resized
 from pgt_fx.core.errors import ClipError, OptionError
+from pgt_fx.core.torch_private import pytree
 
 Video = list[Any]  # leaves of a clip, as the spec numbers them
 

@@ -261,8 +261,9 @@ class Entries:
                 yield Case((), x if isinstance(x, Infinite) and above else ANY)
             elif isinstance(x, Form) and self.space.is_whole(x.linear) and not x.error:
                 found = _product(x, Form(Linear({}, 1 / k)), True)
-                whole = k.denominator == 1 and isinstance(found, Form)
-                yield Case((), Form(found.linear, found.error, True) if whole else found)  # type: ignore[union-attr]
+                if k.denominator == 1 and isinstance(found, Form):
+                    found = Form(found.linear, found.error, True)
+                yield Case((), found)
             elif isinstance(x, Infinite):
                 yield Case((), Infinite(x.sign if k > 0 else -x.sign))
             else:

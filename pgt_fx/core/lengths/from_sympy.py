@@ -304,7 +304,8 @@ def remainder_of(f: QuasiLinear, divisor: QuasiLinear) -> Any:
     """What is left over of a division, if it is the same at all lengths."""
     if not divisor.is_constant:
         return None
-    return remainder(f, divisor(1))  # type: ignore[arg-type]
+    modulus = divisor(1)
+    return None if modulus is None else remainder(f, modulus)
 
 
 def _floor_div(reader: LengthReader, a: Any, b: Any) -> Polynomial:

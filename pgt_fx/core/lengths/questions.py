@@ -147,7 +147,9 @@ def offset_from(
     return the_constant(as_function(f) - g, on)
 
 
-def remainder(f: QuasiLinear | Number, modulus: int, on: LengthSet = ANY_LENGTH) -> Number | None:
+def remainder(
+    f: QuasiLinear | Number, modulus: Number, on: LengthSet = ANY_LENGTH
+) -> Number | None:
     """f modulo a number, if it is the same at every length of a set; else None."""
     return the_constant(as_function(f) % modulus, on)
 

@@ -235,12 +235,11 @@ def _plain(stretches: list[Stretch]) -> tuple[Stretch, ...]:
 
     for i, (start, period, mask) in enumerate(stretches):
         if period > 1:
-            least = shortened(
-                period,
-                lambda d, m=mask, p=period: (  # type: ignore[misc]
-                    m == (m & (1 << d) - 1) * (((1 << p) - 1) // ((1 << d) - 1))
-                ),
-            )
+
+            def repeats(d: int, m: int = mask, p: int = period) -> bool:
+                return m == (m & (1 << d) - 1) * (((1 << p) - 1) // ((1 << d) - 1))
+
+            least = shortened(period, repeats)
             period, mask = least, mask & (1 << least) - 1
         end = stretches[i + 1].start if i + 1 < len(stretches) else None
         if period > 1 and end is not None and end - start <= period:  # not seen to repeat

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -119,22 +119,22 @@ def taken(
     return (owned(parts[0]), True) if only_tail else (parts[0], False)
 
 
-def beside(pieces: Sequence[Tensor], dim: int) -> Tensor:
+def beside(pieces: list[Tensor], dim: int) -> Tensor:
     """``torch.cat``; on a GPU in one kernel, where pieces are laid out alike. What torch has there
     is for up to four dimensions: of more it copies piece by piece, with a kernel for any layout."""
     if pieces[0].is_cuda and pieces[0].dim() > 4 and not torch.compiler.is_compiling():
         return flat_cat(pieces, dim)
-    return torch.cat(pieces, dim)  # type: ignore[arg-type]
+    return torch.cat(pieces, dim)
 
 
-def flat_cat(pieces: Sequence[Tensor], dim: int) -> Tensor:
+def flat_cat(pieces: list[Tensor], dim: int) -> Tensor:
     """``torch.cat`` in two dimensions, of pieces of one layout that differ in ``dim`` alone."""
     shape = list(pieces[0].shape)
     plain = all(p.is_contiguous() for p in pieces)
     last = not plain and dim >= 2 and all(channels_last(p) for p in pieces)
     alike = all(_sizes(p, dim) == _sizes(pieces[0], dim) for p in pieces)
     if not (plain or last) or not alike or len({p.dtype for p in pieces}) > 1:
-        return torch.cat(pieces, dim)  # type: ignore[arg-type]
+        return torch.cat(pieces, dim)
     shape[dim] = sum(p.shape[dim] for p in pieces)
 
     def flat(x: Tensor) -> Tensor:

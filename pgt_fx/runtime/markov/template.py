@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
@@ -28,6 +28,9 @@ class Template:
     call: Callable[..., Any]
     args: tuple[Any, ...] = ()
     kwargs: tuple[tuple[str, Any], ...] = ()
+    _run: Callable[..., Any] = field(init=False, repr=False, compare=False)
+    _fixed: list[Any] | None = field(init=False, repr=False, compare=False)
+    _holes: list[tuple[int, int]] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         # Most arguments are the same in every step: they are laid out once. As plain lists: those
@@ -40,12 +43,12 @@ class Template:
         object.__setattr__(self, "_holes", holes)
 
     def __call__(self, *operands: Any) -> Tensor:
-        fixed: list[Any] | None = self._fixed  # type: ignore[attr-defined]
+        fixed = self._fixed
         if fixed is not None:
             args = fixed.copy()
-            for at, number in self._holes:  # type: ignore[attr-defined]
+            for at, number in self._holes:
                 args[at] = operands[number]
-            return self._run(*args)  # type: ignore[attr-defined]
+            return self._run(*args)
         named = {name: _filled(value, operands) for name, value in self.kwargs}
         return self.call(*[_filled(a, operands) for a in self.args], **named)
 

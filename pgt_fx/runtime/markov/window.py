@@ -166,7 +166,9 @@ class MarkovWindow(nn.Module):
         return next((n for n in (1, 2, 3) if f"{n}d" in name), 1)
 
     def _rescaled(self, out: Tensor, divisors: tuple[int, ...]) -> Tensor:
-        kernel = self.law.kernel  # type: ignore[attr-defined]
+        if not isinstance(self.law, Window):
+            raise AssertionError("a mean over what has no kernel")
+        kernel = self.law.kernel
         # Filled piece by piece: a list of numbers would be copied to the device, and waited for.
         runs = [(kernel / d, len(list(same))) for d, same in itertools.groupby(divisors)]
         scale = torch.cat([out.new_full((n,), by) for by, n in runs])

@@ -11,13 +11,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.dropout import _DropoutNd
 
 from pgt_fx.compiler.selfcheck.measure import error, leaves, same_bits
 from pgt_fx.compiler.selfcheck.videos import Video, first_line
 from pgt_fx.core.counts import counted
 from pgt_fx.core.errors import BlockedError, CaptureError, PgtError
+from pgt_fx.core.torch_private import BatchNorm, DropoutNd, schema_of
 from pgt_fx.testing.verify.locality import _loss
 from pgt_fx.testing.verify.result import Check
 from pgt_fx.testing.verify.subject import Subject
@@ -63,7 +62,7 @@ def _of_clip(
     progressive form's."""
     prog = copy.deepcopy(subject.answering).train(mode == "train")
     for module in prog.modules():
-        if isinstance(module, _DropoutNd):
+        if isinstance(module, DropoutNd):
             module.eval()
     timed = [x if t is not None else None for x, t in zip(video, subject.spec.times, strict=True)]
     leaves = {
@@ -109,8 +108,8 @@ def exact_gradients(check: Check, subject: Subject, chunkings: int) -> Check:
 def replayed(check: Check, subject: Subject, chunkings: int) -> Check:
     """In train mode: exact gradients see the same random numbers, and update statistics once."""
     modules = list(subject.model.modules())
-    drops = any(isinstance(m, _DropoutNd) and m.p > 0 for m in modules)
-    norms = any(isinstance(m, _BatchNorm) and m.track_running_stats for m in modules)
+    drops = any(isinstance(m, DropoutNd) and m.p > 0 for m in modules)
+    norms = any(isinstance(m, BatchNorm) and m.track_running_stats for m in modules)
     try:
         random = drops or norms or _random(subject)
     except PgtError as refused:  # mode-switching tells it
@@ -168,7 +167,7 @@ def _draws(node: fx.Node) -> bool:
     """Whether an operator draws random numbers: a dropout with a probability of zero does not."""
     if torch.Tag.nondeterministic_seeded not in getattr(node.target, "tags", ()):
         return False
-    names = [a.name for a in node.target._schema.arguments]  # type: ignore[union-attr]
+    names = [a.name for a in schema_of(node.target).arguments]
     given = {**dict(zip(names, node.args, strict=False)), **node.kwargs}
     chances = [given.get(n, 0.0) for n in ("p", "dropout_p") if n in names]
     return not chances or any(chance != 0 for chance in chances)
@@ -184,7 +183,7 @@ def gradient_rounding(subject: Subject, exact: Subject, training: bool) -> float
     for one in (subject, exact):
         prog = copy.deepcopy(one.answering).train(training)
         for module in prog.modules():
-            if isinstance(module, _DropoutNd):
+            if isinstance(module, DropoutNd):
                 module.eval()
         chunks = one.fitting([one.length] * 3)
         video = one.video(sum(chunks), batch=2, salt=15)
