@@ -8,7 +8,7 @@ from torch import fx
 
 from pgt_fx.capture.schema import schema_name
 from pgt_fx.compiler.analysis.walk import Analysis
-from pgt_fx.core.laws import Clock
+from pgt_fx.core.clocks import Clock
 from pgt_fx.core.layout import size, time_dims
 
 

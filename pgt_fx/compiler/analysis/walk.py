@@ -25,8 +25,8 @@ from pgt_fx.compiler.analysis.timed_graph import Analysis, Operation, Value
 from pgt_fx.compiler.analysis.video_lengths import not_empty, part_of, whole_groups, within_table
 from pgt_fx.core.clip import ClipSpec
 from pgt_fx.core.clock_equality import covers, same, samples
+from pgt_fx.core.clocks import Clock, ConcatClock, InputClock, JoinClock, LawClock
 from pgt_fx.core.errors import BlockedError, Blocker
-from pgt_fx.core.laws import Clock, ConcatClock, InputClock, JoinClock, LawClock
 from pgt_fx.core.layout import Factor, Layout, LayoutError, open_sizes, plain, time_dims
 from pgt_fx.rules import (
     RULES,

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+
 import sympy
 import torch
 from torch import Tensor, fx
 
 from pgt_fx.capture.guards.length_guard import value_of
 from pgt_fx.compiler.analysis.walk import Analysis
-from pgt_fx.runtime.plan import (
-    AlignItem,
-    MemoryItem,
-    PoolItem,
-    ScanItem,
-    TableItem,
-    WindowItem,
-    plan,
-)
+from pgt_fx.runtime.plan import plan
 from pgt_fx.runtime.step_graph import Emitted
+from pgt_fx.runtime.work import Work
 
 #: Moments, in frames of the slowest path, over which the phases of a stream are looked at.
 PHASES = range(160, 160 + 32)
@@ -28,29 +23,19 @@ def state_bytes(analysis: Analysis, emitted: Emitted) -> dict[str, int]:
     ``"@" + name`` those of all slots of a captured node."""
     ratio = analysis.spec.ratio
     sizes = example_sizes(analysis)
-    lengths: dict[str, int] = {}
+    works: defaultdict[str, list[Work]] = defaultdict(list)
     for n in PHASES:
         before, after = (tuple(m * r for r in ratio) for m in (n, n + 1))
-        work = plan(emitted.schedulable, before, after, False)
-        for slot, due in work.due.items():
-            keep = getattr(due, "keep", (0, 1))
-            lengths[slot] = max(lengths.get(slot, 0), keep[1] - keep[0])
+        for slot, work in plan(emitted.schedulable, before, after, False).due.items():
+            works[slot].append(work)
+    clip = tuple(analysis.spec.lengths)
     out: dict[str, int] = {}
     for slot, item in emitted.schedulable.items.items():
-        if isinstance(item, TableItem) or slot in emitted.shared:
-            out[slot] = 0
-            continue
-        node = emitted.origin[slot]
-        reduced = isinstance(item, PoolItem) and item.running
-        per_element = element_bytes(analysis, node, sizes, pooled=reduced)
-        law_is_free = isinstance(item, (WindowItem, AlignItem)) and lengths.get(slot, 0) <= 0
-        out[slot] = 0 if law_is_free else per_element * max(0, lengths.get(slot, 0))
-        if isinstance(item, ScanItem):
-            out[slot] = item.states * per_element
-        if isinstance(item, MemoryItem) and item.size is None:
-            # It grows with the video: what it is after one clip.
-            clip = tuple(analysis.spec.lengths)
-            out[slot] = item.source.at(clip, True).total * per_element
+        elements = 0 if slot in emitted.shared else item.carried(works[slot], clip)
+        out[slot] = 0
+        if elements:
+            node = emitted.origin[slot]
+            out[slot] = elements * element_bytes(analysis, node, sizes, pooled=item.pooled)
     for slot, owner in emitted.owner.items():
         out[f"@{owner}"] = out.get(f"@{owner}", 0) + out[slot]
     return out

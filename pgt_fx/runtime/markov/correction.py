@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pgt_fx.core.laws import Law, Window
+from pgt_fx.core.law import Law
 from pgt_fx.runtime.markov.template import Hole, Template
 from pgt_fx.runtime.work import Due
 
@@ -127,11 +127,8 @@ def correction(call: Template, law: Law, dim: int) -> Correction | None:
         dim: the time dimension of its input.
     """
     rank = _CONV.get(call.call)
-    if rank is None or not isinstance(law, Window) or call.kwargs:
-        return None
-    ends = law.left
-    plain = law.stride == law.dilation == 1 and law.mode == "constant" and law.limit is None
-    if not plain or ends < 1 or law.right != ends or law.kernel != 2 * ends + 1:
+    ends = law.centred
+    if rank is None or ends < 1 or call.kwargs:
         return None
     given = dict(zip(_NAMES, call.args, strict=False))
     numbers = [given.get(name, 1) for name in ("stride", "padding", "dilation", "groups")]
