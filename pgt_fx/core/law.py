@@ -8,7 +8,7 @@ has is asked of the law itself, by these methods (DESIGN §5).
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from fractions import Fraction
 from typing import NamedTuple
 
@@ -176,11 +176,11 @@ class Law(ABC):
         """
         return 2
 
-    def looking_back(self, before: tuple[int, int] | None, spelled: Callable[[int], str]) -> str:
+    def to_look_back(self, rank: int, pad: tuple[int, int] | None) -> str:
         """What to change in a model so that this operator reads no later element than its own.
 
         Args:
-            before: padding, left and right, of an ``F.pad`` in front of the operator, if any.
-            spelled: the padding argument of an ``F.pad`` that puts so many elements in front.
+            rank: dimensions of the operator's input, (N, C, T, ...).
+            pad: padding, left and right, of an ``F.pad`` in front of the operator, if any.
         """
         return "crop its result at the end and not at the start"

@@ -6,7 +6,7 @@ Pure integers: no tensors and no torch. What a law is and what is asked of it st
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -171,15 +171,16 @@ class Window(Law):
         around = self.span + abs(self.left) + abs(self.right) + self.minimum
         return 2 * around + self.stride + (self.limit or 0) * self.stride
 
-    def looking_back(self, before: tuple[int, int] | None, spelled: Callable[[int], str]) -> str:
+    def to_look_back(self, rank: int, pad: tuple[int, int] | None) -> str:
         if self.kernel == 1:
             return "shift towards the past only"
         front = self.span - self.stride
-        if before is not None:
-            now = " and ".join(str(max(n, 0)) for n in before)
+        spelled = "(" + "0, " * (2 * max(0, rank - 3)) + f"{front}, 0)"
+        if pad is not None:
+            now = " and ".join(str(max(n, 0)) for n in pad)
             return (
                 f"put {front} in front and 0 behind in place of {now} in the F.pad before it: "
-                f"{spelled(front)}; train again, or fine-tune"
+                f"{spelled}; train again, or fine-tune"
             )
         if self.left <= 0 and self.right <= 0:
             return (
@@ -188,7 +189,7 @@ class Window(Law):
             )
         return (
             f"pad {front} in front and 0 behind in place of {self.left} and {self.right}: "
-            f"F.pad(x, {spelled(front)}), and padding 0 along time in the layer; train again, "
+            f"F.pad(x, {spelled}), and padding 0 along time in the layer; train again, "
             "or fine-tune"
         )
 
@@ -322,5 +323,5 @@ class Interpolate(Upsampling):
     def keep(self, j: int, n: int) -> int:
         return max(0, min(self.need(j), n - 1))
 
-    def looking_back(self, before: tuple[int, int] | None, spelled: Callable[[int], str]) -> str:
+    def to_look_back(self, rank: int, pad: tuple[int, int] | None) -> str:
         return "upsample by mode='nearest', which reads no later frame"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 from pgt_fx.compiler.analysis.walk import Operation
 from pgt_fx.rules import Reduced, StepOnly, Windowed
 
@@ -17,13 +15,8 @@ def for_look_ahead(operation: Operation, pad: tuple[int, int] | None = None) -> 
     outcome = operation.outcome
     if not isinstance(outcome, Windowed):
         return ""
-    return outcome.law.looking_back(pad, partial(_pad, operation))
-
-
-def _pad(operation: Operation, back: int) -> str:
     value = operation.node.meta.get("val")
-    rank = value.dim() if value is not None else 5
-    return "(" + "0, " * (2 * max(0, rank - 3)) + f"{back}, 0)"
+    return outcome.law.to_look_back(5 if value is None else value.dim(), pad)
 
 
 def for_mixing(operation: Operation, gated: bool) -> str:

@@ -85,7 +85,6 @@ class Item(ABC):
         return max((max(0, work.kept) for work in works), default=0)
 
 
-@dataclass(frozen=True)
 class TailItem(Item):
     """An operator that carries the last elements of its operand.
 
@@ -132,6 +131,8 @@ class WindowItem(TailItem):
     """
 
     law: Law
+    source: Clock
+    out: Clock
     mean: str = ""
 
     def due(self, before: Count, after: Count, out_before: Count, out_after: Count) -> Due:
@@ -144,6 +145,9 @@ class WindowItem(TailItem):
 @dataclass(frozen=True)
 class AlignItem(TailItem):
     """One operand of a join, or the model's output."""
+
+    source: Clock
+    out: Clock
 
     def due(self, before: Count, after: Count, out_before: Count, out_after: Count) -> Due:
         return align_due(before, after, out_before, out_after)

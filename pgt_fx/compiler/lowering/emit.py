@@ -381,7 +381,7 @@ class _Emitter:
             markov=self.options.markov,
         )
         inputs = (self._get(source), *(self._get(n) for n in others))
-        item = WindowItem(clock, value.clock, outcome.law, outcome.mean)
+        item = WindowItem(outcome.law, clock, value.clock, outcome.mean)
         self.out.origin[slot], self.out.owner[slot] = source, node.name
         new = self._markov(module, slot, inputs, item)
         self.env[node] = new
