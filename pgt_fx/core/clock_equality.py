@@ -50,8 +50,8 @@ def covers(a: Clock, b: Clock, ratio: tuple[int, ...]) -> bool:
 
 
 def same(a: Clock, b: Clock, ratio: tuple[int, ...]) -> bool:
-    """Whether two clocks always agree, as far as can be told: to take two that do for two that
-    don't costs an operator with nothing to do, and no more.
+    """Whether two clocks always agree, as far as is known. Where that is not known they are taken
+    to differ, which costs an operator that has nothing to do, and no more.
 
     Clocks of different input paths are never taken to agree: the paths may be fed unevenly.
     """

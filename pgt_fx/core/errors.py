@@ -225,5 +225,5 @@ class BlockedError(PgtError):
             lines.setdefault(
                 (b.place.source, b.place.line) if b.place.source else number, []
             ).append(b)
-        told = (f"  {n}. {_of_one_line(found)}" for n, found in enumerate(lines.values(), 1))
-        super().__init__("\n".join([head, *told]))
+        listed = (f"  {n}. {_of_one_line(found)}" for n, found in enumerate(lines.values(), 1))
+        super().__init__("\n".join([head, *listed]))

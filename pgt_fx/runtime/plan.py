@@ -186,18 +186,18 @@ class ScanItem(Item):
     Attributes:
         source: clock of its operand.
         states: what it carries, in elements of its result.
-        tells: beside its elements it gives the state that it ends in, which the last step has
+        gives_state: beside its elements it gives the state that it ends in. The last step has that
             whether it brings elements or not.
     """
 
     source: Clock
     states: int
-    tells: bool = False
+    gives_state: bool = False
 
     def planned(self, before: Frames, after: Frames, last: bool, silent: Set[str]) -> Planned:
         then, now = self.source.at(before, False), self.source.at(after, last)
         new = now.total - then.sure
-        ends = self.tells and last and then.total > 0 and new == 0
+        ends = self.gives_state and last and then.total > 0 and new == 0
         gives = new > 0 or ends
         work = PoolDue(then.total > 0, now.total - then.total)
         return Planned(work, gives, gives, ends, max(0, new) if silent else 0)

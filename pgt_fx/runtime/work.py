@@ -1,8 +1,7 @@
 """What one operator has to do in one step, in integers relative to the data at hand.
 
-Pure arithmetic on :mod:`pgt_fx.core.law`: the executors in
-:mod:`pgt_fx.runtime.markov` only follow it.
-All figures are relative, so that in a steady stream they are the same at every step.
+Pure arithmetic on laws and counts; the executors in :mod:`pgt_fx.runtime.markov` only follow it.
+All figures are relative, so that they are the same at every step of a steady stream.
 """
 
 from __future__ import annotations

@@ -47,7 +47,7 @@ class Correction:
     groups: int
 
     def fits(self, due: Due, x: Tensor) -> bool:
-        """Whether this step can be done so: padding behind the step, carried frames before it."""
+        """Whether this step can be done so: padding after its frames, carried ones before them."""
         if x.dim() != self.rank + 2 or due.new < self.ends or due.outs != due.new:
             return False
         if due.skip or due.left or due.trim or due.offset:
@@ -74,7 +74,7 @@ class Correction:
     def run(
         self, x: Tensor, tail: Tensor | None, weight: Tensor, bias: Tensor | None = None
     ) -> Tensor:
-        """The convolution of ``tail`` and ``x``, padded behind. Without a tail: ``x`` alone."""
+        """The convolution of ``tail`` and ``x``, padded at the end. Without a tail: ``x`` alone."""
         conv = getattr(torch, f"conv{self.rank}d")
         ways = (self.stride, self.padding, self.dilation, self.groups)
         out: Tensor = conv(x, weight, bias, *ways)
