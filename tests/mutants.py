@@ -30,7 +30,7 @@ from planting import (
 from torch import Tensor
 
 from pgt_fx.compiler.analysis.walk import Analysis
-from pgt_fx.core import laws as timeline
+from pgt_fx.core import clocks
 from pgt_fx.runtime.markov import align, buffer, concat, context, pool, window
 from pgt_fx.runtime.markov.window import MarkovWindow
 from pgt_fx.runtime.program import Program
@@ -326,7 +326,7 @@ def _impatient() -> Any:
 
         return parts_at
 
-    return patched(timeline.ConcatClock, "parts_at", make)
+    return patched(clocks.ConcatClock, "parts_at", make)
 
 
 # -- what the analysis claims --------------------------------------------------------------------
@@ -375,7 +375,7 @@ def _late() -> Any:
 
         return at
 
-    return patched(timeline.JoinClock, "at", make)
+    return patched(clocks.JoinClock, "at", make)
 
 
 # -- the paper's operators -----------------------------------------------------------------------

@@ -25,7 +25,6 @@ from pgt_fx.compiler.guards import Guard, guards_of
 from pgt_fx.compiler.lowering.state_bytes import state_bytes
 from pgt_fx.core.counts import counted, plural
 from pgt_fx.core.errors import ExactnessError, Place
-from pgt_fx.core.laws import recalls
 from pgt_fx.core.options import Options
 from pgt_fx.core.text_tables import Fitted
 from pgt_fx.rules import Concatenated, Local, Reduced, Scanned, StepOnly, Windowed
@@ -362,7 +361,7 @@ def _verdict(
     verdict, reason = EXACT, ""
     if isinstance(outcome, Windowed):
         what = outcome.what
-        if not options.markov.exact and recalls(outcome.law):
+        if not options.markov.exact and outcome.law.recalls:
             verdict, reason = CONTEXT, _past_of(options)
     elif isinstance(outcome, Concatenated):
         what = outcome.what

@@ -190,7 +190,7 @@ def _check_rates(spec: ClipSpec) -> None:
         )
 
 
-#: Sizes of an axis that is taken for channels where the layout must be told from the shape.
+#: Sizes of an axis that is taken for channels where the shape alone says which axis is which.
 CHANNELS = (1, 2, 3, 4)
 
 

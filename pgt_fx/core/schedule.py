@@ -59,7 +59,7 @@ class OverTime:
     def __post_init__(self) -> None:
         if not callable(self.at):
             raise OptionError(
-                "OverTime: expected a function of the first frame of a step and the one behind its "
+                "OverTime: expected a function of the first frame of a step and the one after its "
                 f"last, got {self.at!r}; values that are one for each step are a PerStep"
             )
 
@@ -130,7 +130,7 @@ class Schedule:
     def chunks(self, frames: int | None = None) -> list[int]:
         """Lengths of the chunks for a video of ``frames`` frames (None: as long as the schedule).
 
-        Without a number of steps a remainder makes a shorter last chunk; with one, frames behind
+        Without a number of steps a remainder makes a shorter last chunk; with one, frames after
         the last step are left out.
 
         Raises:

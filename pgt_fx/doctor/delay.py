@@ -11,19 +11,14 @@ from torch import fx
 
 from pgt_fx.compiler.analysis.receptive_field import Reach
 from pgt_fx.compiler.analysis.walk import Analysis
-from pgt_fx.core.laws import Interpolate, Law, Repeat, Transposed, Window
+from pgt_fx.core.law import Law
 from pgt_fx.rules import Windowed
 
 
 def elements_ahead(law: Law) -> Fraction:
     """How far after its own place in the input an output reads, in elements of the input."""
-    step, phases = Fraction(1), 1
-    if isinstance(law, Window):
-        step = Fraction(law.stride)
-    elif isinstance(law, Transposed):
-        step, phases = Fraction(1, law.stride), law.stride
-    elif isinstance(law, (Repeat, Interpolate)):
-        step, phases = 1 / Fraction(law.scale), law.scale
+    step = law.inputs_per_output
+    phases = max(1, step.denominator)
     # Far from the start, of which an interpolation makes an exception, and every phase.
     return max(max(law.taps(j)) - j * step for j in range(8 * phases, 9 * phases))
 
@@ -34,17 +29,17 @@ class LookAhead:
 
     Attributes:
         frames: how far, in frames of the path with the fewest.
-        pad: the padding operator in front, where it has one of its own (``F.pad``).
+        pad: padding, left and right, of an operator of its own in front (``F.pad``), if any.
     """
 
     frames: Fraction
-    pad: Window | None = None
+    pad: tuple[int, int] | None = None
 
 
 def look_aheads(analysis: Analysis, reach: dict[str, dict[int, Reach]]) -> dict[str, LookAhead]:
     """Every windowed operator that looks ahead, by node name."""
     out: dict[str, LookAhead] = {}
-    credit: dict[str, tuple[Fraction, Window]] = {}
+    credit: dict[str, tuple[Fraction, tuple[int, int]]] = {}
     ratio, least = analysis.spec.ratio, min(analysis.spec.ratio)
     for name, operation in analysis.operations.items():
         if not isinstance(operation.outcome, Windowed):
@@ -60,9 +55,9 @@ def look_aheads(analysis: Analysis, reach: dict[str, dict[int, Reach]]) -> dict[
         own += before
         if own > 0:
             out[name] = LookAhead(own, pad)
-        elif own < 0 and isinstance(law, Window) and law.kernel == 1:
-            # Padding in front lets the operator behind it look back: it is that one's.
-            credit[name] = own, law
+        elif own < 0 and law.pads_only is not None:
+            # Padding in front lets the operator after it look back: it is that one's.
+            credit[name] = own, law.pads_only
     return out
 
 

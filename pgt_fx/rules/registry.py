@@ -19,7 +19,8 @@ from torch import fx
 from pgt_fx.capture.guards.symbolic_sizes import Sizes
 from pgt_fx.core.counts import counted
 from pgt_fx.core.errors import Refusal
-from pgt_fx.core.laws import Law, Window
+from pgt_fx.core.law import Law
+from pgt_fx.core.laws import Window
 from pgt_fx.core.layout import Factor, Layout, size
 from pgt_fx.core.torch_private import schema_of
 

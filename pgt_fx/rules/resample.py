@@ -6,7 +6,8 @@ from typing import Any
 
 from torch import Tensor
 
-from pgt_fx.core.laws import Interpolate, Law, Repeat
+from pgt_fx.core.law import Law
+from pgt_fx.core.laws import Interpolate, Repeat
 from pgt_fx.core.layout import Dim, has_time, plain, relabel, time_dims
 from pgt_fx.rules.registry import (
     Local,

@@ -7,16 +7,15 @@ from typing import Any
 
 import torch
 
+from pgt_fx.core.law import Law
 from pgt_fx.core.laws import Transposed, Window
 from pgt_fx.core.layout import Dim, Layout, has_time, plain, relabel, time_dims
 from pgt_fx.rules.registry import Local, OpView, Outcome, Refusal, Windowed, alone, rule, wrap
 
 
-def windowed(
-    op: OpView, law: Window | Transposed, layout: Layout, source: str, **kwargs: Any
-) -> Outcome:
+def windowed(op: OpView, law: Law, layout: Layout, source: str, **kwargs: Any) -> Outcome:
     """A window, or a local operator where the window is one element wide and nothing else."""
-    if isinstance(law, Window) and law.identity:
+    if law.identity:
         return Local(layout)
     return Windowed(law, layout, source, **kwargs)
 
@@ -115,7 +114,7 @@ def conv_transpose(op: OpView) -> Outcome:
     padding, extra = op.ints("padding", rank, 0), op.ints("output_padding", rank, 0)
     kernel = int(weight.shape[2 + at])
     law = Transposed(kernel, stride[at], dilation[at], padding[at], extra[at])
-    if (kernel, stride[at], padding[at], extra[at]) == (1, 1, 0, 0):
+    if law.identity:
         return Local(layout)
     padding[at], extra[at] = 0, 0
     args = {"padding": padding, "output_padding": extra}

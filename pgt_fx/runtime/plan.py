@@ -5,67 +5,275 @@ It is a pure function of the frames seen before and after the step; no tensor is
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
+from pgt_fx.core.clocks import Clock, Count
 from pgt_fx.core.counts import counted
 from pgt_fx.core.errors import StateError
-from pgt_fx.core.laws import Clock, ConcatClock, Law
+from pgt_fx.core.law import Law
 from pgt_fx.runtime.work import (
     ConcatDue,
     Due,
     MemoryDue,
     PoolDue,
+    Work,
     align_due,
     memory_due,
     window_due,
 )
 
+Frames = tuple[int, ...]
+
+
+class Planned(NamedTuple):
+    """One operator's part in the plan of a step.
+
+    Attributes:
+        work: what its executor is given.
+        runs: whether it has anything to do.
+        gives: whether it has a result.
+        ends: the result is the last state alone, without an element.
+        unfed: elements that are due, but depend on a value that this step does not have.
+    """
+
+    work: Work
+    runs: bool
+    gives: bool
+    ends: bool = False
+    unfed: int = 0
+
+
+class Answers(NamedTuple):
+    """What the first result of an operator waits for.
+
+    Attributes:
+        clock: it has a result once there is an element more than before the first frame.
+        before: elements before the first frame.
+        alone: a result may come in a step in which an operand has none: of what was carried.
+    """
+
+    clock: Clock
+    before: int
+    alone: bool
+
+
+class Item(ABC):
+    """An operator of the emitted graph that has work of its own in each step."""
+
+    @abstractmethod
+    def planned(self, before: Frames, after: Frames, last: bool, silent: Set[str]) -> Planned:
+        """What is due in the step from ``before`` to ``after`` frames per input path.
+
+        Args:
+            last: no more frames will come.
+            silent: names of its operands that have no value in this step.
+        """
+
+    @property
+    def clocks(self) -> tuple[Clock, ...] | None:
+        """The clocks that its work is made from. None where that depends on how far the video has
+        come, and not on the phase of the stream alone."""
+        return None
+
+    @property
+    @abstractmethod
+    def counted(self) -> tuple[Clock, ...]:
+        """The clocks that say what it carries and gives."""
+
+    @property
+    def windows(self) -> tuple[tuple[Law, Clock], ...]:
+        """The law by which it reads its operand, and that one's clock, where it has one."""
+        return ()
+
+    @abstractmethod
+    def answers(self, ratio: Frames) -> Answers:
+        """What its first result waits for.
+
+        Args:
+            ratio: frames of each input path for one of the path with the fewest.
+        """
+
+    @property
+    def tail(self) -> TailItem | None:
+        """Itself, where what it carries are the last elements of its operand."""
+        return None
+
+    @property
+    def pooled(self) -> bool:
+        """Whether what it carries is made of all elements so far: it has no time axis."""
+        return False
+
+    @property
+    def made_anew(self) -> bool:
+        """Whether its operand is made anew in each step, so that nothing is ever carried."""
+        return False
+
+    def carried(self, works: Iterable[Work], clip: Frames) -> int:
+        """How many elements it carries at most, once a stream is under way.
+
+        Args:
+            works: its work in steps of every phase.
+            clip: frames per input path after which they are counted, where they grow with the
+                video.
+        """
+        return max((max(0, work.kept) for work in works), default=0)
+
+
+class TailItem(Item):
+    """An operator that carries the last elements of its operand.
+
+    Attributes:
+        source, out: clocks of its operand and of its result.
+    """
+
+    source: Clock
+    out: Clock
+
+    @abstractmethod
+    def due(self, before: Count, after: Count, out_before: Count, out_after: Count) -> Due:
+        """Its work between two moments: counts of its operand and of its result."""
+
+    @abstractmethod
+    def held(self, outs: int, seen: int) -> int:
+        """How many of ``seen`` elements it carries when ``outs`` outputs are out."""
+
+    def planned(self, before: Frames, after: Frames, last: bool, silent: Set[str]) -> Planned:
+        source, out = self.source, self.out
+        now, then = source.at(after, last), source.at(before, False)
+        work = self.due(then, now, out.at(before, False), out.at(after, last))
+        gives = work.outs > 0
+        if silent:
+            return Planned(work, gives, gives, unfed=max(0, work.new))
+        return Planned(work, True, gives)
+
+    @property
+    def clocks(self) -> tuple[Clock, ...]:
+        return self.source, self.out
+
+    @property
+    def counted(self) -> tuple[Clock, ...]:
+        return self.source, self.out
+
+    def answers(self, ratio: Frames) -> Answers:
+        return Answers(self.out, _at_start(self.out, ratio).sure, True)
+
+    @property
+    def tail(self) -> TailItem:
+        return self
+
 
 @dataclass(frozen=True)
-class WindowItem:
-    """A windowed operator: its law and the clocks of its operand and its result."""
+class WindowItem(TailItem):
+    """A windowed operator.
+
+    Attributes:
+        law: how its outputs read its inputs.
+        mean: "include" or "exclude" for an average pool, see :func:`window_due`.
+    """
 
     law: Law
     source: Clock
     out: Clock
     mean: str = ""
 
+    def due(self, before: Count, after: Count, out_before: Count, out_after: Count) -> Due:
+        return window_due(self.law, before, after, out_before, out_after, mean=self.mean)
+
+    def held(self, outs: int, seen: int) -> int:
+        return self.law.held(outs, seen)
+
+    @property
+    def windows(self) -> tuple[tuple[Law, Clock], ...]:
+        return ((self.law, self.source),)
+
 
 @dataclass(frozen=True)
-class AlignItem:
+class AlignItem(TailItem):
     """One operand of a join, or the model's output."""
 
     source: Clock
     out: Clock
 
+    def due(self, before: Count, after: Count, out_before: Count, out_after: Count) -> Due:
+        return align_due(before, after, out_before, out_after)
+
+    def held(self, outs: int, seen: int) -> int:
+        return seen - min(outs, seen)
+
 
 @dataclass(frozen=True)
-class PoolItem:
+class PoolItem(Item):
     """A reduction over time; ``running`` when it carries."""
 
     source: Clock
     running: bool
 
+    def planned(self, before: Frames, after: Frames, last: bool, silent: Set[str]) -> Planned:
+        then = self.source.at(before, False).total
+        new = self.source.at(after, last).total - then
+        gives = new > 0 or (self.running and last and then > 0)
+        # Elements without a value would be missing from all that is pooled later.
+        return Planned(PoolDue(then > 0, new), gives, gives, unfed=max(0, new) if silent else 0)
+
+    @property
+    def clocks(self) -> tuple[Clock, ...]:
+        return (self.source,)
+
+    @property
+    def pooled(self) -> bool:
+        return self.running
+
+    @property
+    def counted(self) -> tuple[Clock, ...]:
+        return (self.source,)
+
+    def answers(self, ratio: Frames) -> Answers:
+        return Answers(self.source, _at_start(self.source, ratio).total, False)
+
 
 @dataclass(frozen=True)
-class ScanItem:
+class ScanItem(Item):
     """A scan along time.
 
     Attributes:
         source: clock of its operand.
         states: what it carries, in elements of its result.
-        tells: beside its elements it gives the state that it ends in, which the last step has
+        gives_state: beside its elements it gives the state that it ends in. The last step has that
             whether it brings elements or not.
     """
 
     source: Clock
     states: int
-    tells: bool = False
+    gives_state: bool = False
+
+    def planned(self, before: Frames, after: Frames, last: bool, silent: Set[str]) -> Planned:
+        then, now = self.source.at(before, False), self.source.at(after, last)
+        new = now.total - then.sure
+        ends = self.gives_state and last and then.total > 0 and new == 0
+        gives = new > 0 or ends
+        work = PoolDue(then.total > 0, now.total - then.total)
+        return Planned(work, gives, gives, ends, max(0, new) if silent else 0)
+
+    @property
+    def clocks(self) -> tuple[Clock, ...]:
+        return (self.source,)
+
+    def carried(self, works: Iterable[Work], clip: Frames) -> int:
+        return self.states
+
+    @property
+    def counted(self) -> tuple[Clock, ...]:
+        return (self.source,)
+
+    def answers(self, ratio: Frames) -> Answers:
+        return Answers(self.source, _at_start(self.source, ratio).total, False)
 
 
 @dataclass(frozen=True)
-class MemoryItem:
+class MemoryItem(Item):
     """Keys or values of an attention over time.
 
     Attributes:
@@ -76,14 +284,47 @@ class MemoryItem:
     source: Clock
     size: int | None
 
+    def due(self, before: Count, after: Count) -> MemoryDue:
+        """Its work between two moments, by the counts of its operand."""
+        work = memory_due(before, after, self.size)
+        # Where a step stands in the video does not matter: whether it is the first one does.
+        return replace(work, before=min(work.before, 1))
+
+    def planned(self, before: Frames, after: Frames, last: bool, silent: Set[str]) -> Planned:
+        work = self.due(self.source.at(before, False), self.source.at(after, last))
+        gives = work.new > 0
+        return Planned(work, gives, gives, unfed=max(0, work.new) if silent else 0)
+
+    def carried(self, works: Iterable[Work], clip: Frames) -> int:
+        if self.size is None:  # it grows with the video
+            return self.source.at(clip, True).total
+        return super().carried(works, clip)
+
+    @property
+    def counted(self) -> tuple[Clock, ...]:
+        return (self.source,)
+
+    def answers(self, ratio: Frames) -> Answers:
+        return Answers(self.source, _at_start(self.source, ratio).sure, False)
+
 
 @dataclass(frozen=True)
 class TableItem(MemoryItem):
     """A table made in each step, for elements with clock ``source``; nothing is carried."""
 
+    def due(self, before: Count, after: Count) -> MemoryDue:
+        return memory_due(before, after, self.size)
+
+    @property
+    def made_anew(self) -> bool:
+        return True
+
+    def carried(self, works: Iterable[Work], clip: Frames) -> int:
+        return 0
+
 
 @dataclass(frozen=True)
-class ConcatItem:
+class ConcatItem(Item):
     """Values one after the other along time.
 
     Attributes:
@@ -91,12 +332,29 @@ class ConcatItem:
         names: of the nodes that give the parts.
     """
 
-    out: ConcatClock
+    out: Clock
     names: tuple[str, ...]
 
+    def planned(self, before: Frames, after: Frames, last: bool, silent: Set[str]) -> Planned:
+        moments = ((before, False), (after, last))
+        then, now = ([part.at(*moment) for part in self.out.parts] for moment in moments)
+        out_then, out_now = (self.out.parts_at(*moment) for moment in moments)
+        work = ConcatDue(tuple(map(align_due, then, now, out_then, out_now)))
+        new = [part.new for part in work.parts]
+        missed = (n for name, n in zip(self.names, new, strict=True) if name in silent and n > 0)
+        gives = work.outs > 0
+        return Planned(work, gives or any(new), gives, unfed=next(missed, 0))
 
-Work = Due | ConcatDue | PoolDue | MemoryDue
-Item = ConcatItem | WindowItem | AlignItem | PoolItem | ScanItem | MemoryItem
+    @property
+    def counted(self) -> tuple[Clock, ...]:
+        return (self.out,)
+
+    def answers(self, ratio: Frames) -> Answers:
+        return Answers(self.out, _at_start(self.out, ratio).sure, True)
+
+
+def _at_start(clock: Clock, ratio: Frames) -> Count:
+    return clock.at((0,) * len(ratio), False)
 
 
 @dataclass(frozen=True)
@@ -141,7 +399,7 @@ class Plan:
     silent: frozenset[str]
 
 
-def plan(graph: Schedulable, before: tuple[int, ...], after: tuple[int, ...], last: bool) -> Plan:
+def plan(graph: Schedulable, before: Frames, after: Frames, last: bool) -> Plan:
     """Plan the step that takes the model from ``before`` to ``after`` frames per path.
 
     A last step may bring no frames: it gives what is still due at the end of the video.
@@ -153,77 +411,27 @@ def plan(graph: Schedulable, before: tuple[int, ...], after: tuple[int, ...], la
     due: dict[str, Work] = {}
     idle: set[str] = set()
     silent = {name for name, path in graph.clips.items() if after[path] == before[path]}
-    told: set[str] = set()  # scans that have their last state to give, and no elements
+    ended: set[str] = set()  # scans that have their last state to give, and no elements
     for node in graph.nodes:
         if node.slot is None:
-            none = silent | told if node.first else silent
-            missing = [name for name in node.inputs if name in none]
-            if missing:
+            none = silent | ended if node.first else silent
+            if not none.isdisjoint(node.inputs):
                 idle.add(node.name)
                 silent.add(node.name)
             continue
-        fed = not any(name in silent for name in node.inputs)
-        item = graph.items[node.slot]
-        if isinstance(item, ConcatItem):
-            parts = _concat_due(item.out, before, after, last)
-            due[node.slot] = parts
-            for name, part in zip(item.names, parts.parts, strict=True):
-                if name in silent and part.new > 0:
-                    raise _unfed(node.slot, part.new)
-            if not parts.outs:
-                silent.add(node.name)
-                if not any(part.new for part in parts.parts):
-                    idle.add(node.name)
-            continue
-        now, then = item.source.at(after, last), item.source.at(before, False)
-        if isinstance(item, PoolItem):
-            new = now.total - then.total
-            if not fed and new > 0:  # they would be missing from all that is pooled later
-                raise _unfed(node.slot, new)
-            due[node.slot] = PoolDue(then.total > 0, new)
-            speaks = new > 0 or (item.running and last and then.total > 0)
-            runs = speaks
-        elif isinstance(item, (ScanItem, MemoryItem)):
-            if isinstance(item, ScanItem):
-                new = now.total - then.total
-                due[node.slot] = PoolDue(then.total > 0, new)
-            else:
-                seen = memory_due(then, now, item.size)
-                # Where a step stands in the video matters to a table alone.
-                table = isinstance(item, TableItem)
-                due[node.slot] = seen if table else replace(seen, before=min(seen.before, 1))
-                new = now.total - then.sure
-            speaks = runs = fed and new > 0
-            if not fed and new > 0:
-                raise _unfed(node.slot, new)
-            if isinstance(item, ScanItem) and item.tells and last and then.total > 0 and new == 0:
-                speaks = runs = True
-                told.add(node.name)
-        else:
-            out_now, out_then = item.out.at(after, last), item.out.at(before, False)
-            if isinstance(item, WindowItem):
-                work = window_due(item.law, then, now, out_then, out_now, mean=item.mean)
-            else:
-                work = align_due(then, now, out_then, out_now)
-            due[node.slot] = work
-            speaks = work.outs > 0
-            runs = fed or speaks
-            if not fed and work.new > 0:
-                raise _unfed(node.slot, work.new)
-        if not runs:
+        planned = graph.items[node.slot].planned(
+            before, after, last, silent.intersection(node.inputs)
+        )
+        if planned.unfed:
+            raise _unfed(node.slot, planned.unfed)
+        due[node.slot] = planned.work
+        if planned.ends:
+            ended.add(node.name)
+        if not planned.runs:
             idle.add(node.name)
-        if not speaks:
+        if not planned.gives:
             silent.add(node.name)
     return Plan(due, frozenset(idle), frozenset(silent))
-
-
-def _concat_due(
-    out: ConcatClock, before: tuple[int, ...], after: tuple[int, ...], last: bool
-) -> ConcatDue:
-    moments = ((before, False), (after, last))
-    (then, now) = ([part.at(*moment) for part in out.parts] for moment in moments)
-    (out_then, out_now) = (out.parts_at(*moment) for moment in moments)
-    return ConcatDue(tuple(map(align_due, then, now, out_then, out_now)))
 
 
 def _unfed(slot: str, count: int) -> StateError:

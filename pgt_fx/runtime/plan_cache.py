@@ -1,6 +1,6 @@
 """Plans of a steady stream: a step that looks like an earlier one is not planned again.
 
-Behind a video's start all clocks are linear with a period, and what is due is said relative to the
+After a video's start all clocks are linear with a period, and what is due is said relative to the
 data at hand; so a plan depends on where the step stands within the period alone. To plan anew
 would take half a millisecond of Python in each step, which shows beside the operators of a small
 model or on a fast device.
@@ -10,15 +10,13 @@ from __future__ import annotations
 
 import math
 
-from pgt_fx.core.laws import Clock, InputClock, JoinClock, Law, LawClock, Transposed, Window
-from pgt_fx.runtime.plan import AlignItem, Plan, PoolItem, ScanItem, Schedulable, WindowItem, plan
+from pgt_fx.core.clocks import Clock
+from pgt_fx.runtime.plan import Frames, Plan, Schedulable, plan
 
 #: Plans kept at most; chunks of odd lengths make many.
 MOST = 1024
 #: Frames within which a model must have settled, else each step is planned.
 LATEST = 1 << 14
-
-Frames = tuple[int, ...]
 
 
 class SteadyPlans:
@@ -69,58 +67,35 @@ def _clocks(graph: Schedulable) -> list[Clock] | None:
     """
     out: list[Clock] = []
     for item in graph.items.values():
-        if isinstance(item, (WindowItem, AlignItem)):
-            out += [item.source, item.out]
-        elif isinstance(item, (PoolItem, ScanItem)):
-            out += [item.source]
-        else:
+        clocks = item.clocks
+        if clocks is None:
             return None
+        out += clocks
     return out
 
 
 def _settled(clocks: list[Clock], ratio: Frames) -> int:
-    """Frames behind which no clock feels the start of the video any more."""
+    """Frames after which no clock feels the start of the video any more."""
     low, high = 0, 1
-    while high <= LATEST and not _behind(clocks, tuple(high * r for r in ratio)):
+    while high <= LATEST and not _settled_at(clocks, tuple(high * r for r in ratio)):
         low, high = high, 2 * high
     while high - low > 1 and high <= LATEST:
         middle = (low + high) // 2
-        if _behind(clocks, tuple(middle * r for r in ratio)):
+        if _settled_at(clocks, tuple(middle * r for r in ratio)):
             high = middle
         else:
             low = middle
     return high
 
 
-def _behind(clocks: list[Clock], frames: Frames) -> bool:
+def _settled_at(clocks: list[Clock], frames: Frames) -> bool:
+    """Whether after so many frames no clock feels the start of the video any more."""
     known: dict[int, bool] = {}
 
     def linear(clock: Clock) -> bool:
         """Whether the clock is linear, up to its period, from these frames on."""
         if id(clock) not in known:
-            known[id(clock)] = found(clock)
+            known[id(clock)] = clock.is_linear_from(frames) and all(map(linear, clock.sources))
         return known[id(clock)]
 
-    def found(clock: Clock) -> bool:
-        if isinstance(clock, LawClock):
-            enough = clock.source.at(frames, False).sure >= edge(clock.law)
-            return enough and linear(clock.source)
-        if isinstance(clock, JoinClock):
-            return all(linear(source) for source in clock.sources)
-        return isinstance(clock, InputClock)
-
     return all(c.at(frames, False).sure > 0 and linear(c) for c in clocks)
-
-
-def edge(law: Law) -> int:
-    """Elements of its input behind which an operator does not feel where they begin.
-
-    Its outputs, what it carries and the past that it hands on are then the same for any shift by
-    its stride: no window reaches padding in front, and none is cut off.
-    """
-    if isinstance(law, Window):
-        around = law.span + abs(law.left) + abs(law.right) + law.minimum
-        return 2 * around + law.stride + (law.limit or 0) * law.stride
-    if isinstance(law, Transposed):
-        return 2 * (law.kernel * law.dilation + law.padding + law.extra)
-    return 2

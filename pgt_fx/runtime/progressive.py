@@ -67,7 +67,7 @@ class Progressive(nn.Module):
     # -- one step ------------------------------------------------------------------------------
 
     if TYPE_CHECKING:
-        # nn.Module says Any: nobody would be told that an answer may be None.
+        # nn.Module says Any: type checkers would not see that an answer may be None.
         def __call__(self, *clip: Any, last: bool = False, **named: Any) -> Any | None: ...
 
     def forward(self, *clip: Any, last: bool = False, **named: Any) -> Any | None:

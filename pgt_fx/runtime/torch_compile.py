@@ -88,7 +88,7 @@ class CompiledSteps:
         except Exception as error:
             if (refused := _refused(error)) is None:
                 raise
-            if StateError.__name__ in str(error):  # the step itself refuses the state, and tells it
+            if StateError.__name__ in str(error):  # the step refuses the state, with a message
                 run_eagerly(module, state, leaves, work)
             raise refused from error
         if self._replayed:

@@ -1,19 +1,29 @@
 """What one operator has to do in one step, in integers relative to the data at hand.
 
-Pure arithmetic on :mod:`pgt_fx.core.laws`: the executors in
-:mod:`pgt_fx.runtime.markov` only follow it.
-All figures are relative, so that in a steady stream they are the same at every step.
+Pure arithmetic on laws and counts; the executors in :mod:`pgt_fx.runtime.markov` only follow it.
+All figures are relative, so that they are the same at every step of a steady stream.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
-from pgt_fx.core.laws import Count, Interpolate, Law, Repeat, Transposed, Window, context
+from pgt_fx.core.clocks import Count
+from pgt_fx.core.law import Law, Placement
+
+
+class Work(ABC):
+    """What one operator has to do in one step."""
+
+    @property
+    @abstractmethod
+    def kept(self) -> int:
+        """How many elements it carries to the next step."""
 
 
 @dataclass(frozen=True)
-class Due:
+class Due(Work):
     """One operator's work in one step.
 
     The *buffer* is the carried tail followed by the step's new input elements.
@@ -31,7 +41,7 @@ class Due:
         keep: half-open range of the buffer to carry to the next step.
         pads: leading buffer elements that are padding, not elements.
         past: range of the buffer that the last step handed on as its context: what stood before
-            this step for the operators of the paper (:func:`pgt_fx.core.laws.context_end`).
+            this step for the operators of the paper (:meth:`pgt_fx.core.law.Law.context`).
         context: the same of what this step hands on, within ``keep``.
         divisors: for each due output the number of elements a mean counts, where it is not the
             kernel (average pools at the ends of the video), else empty.
@@ -52,6 +62,13 @@ class Due:
     context: tuple[int, int] = (0, 0)
     divisors: tuple[int, ...] = ()
 
+    @property
+    def kept(self) -> int:
+        return self.keep[1] - self.keep[0]
+
+
+_NOTHING = Placement()
+
 
 def window_due(
     law: Law, before: Count, after: Count, out_before: Count, out_after: Count, *, mean: str = ""
@@ -69,38 +86,30 @@ def window_due(
     start = min(base, before.sure)  # element number of the buffer's first entry
     skip = min(max(0, base - before.sure), after.total - before.sure)
     first = start + skip
-    wanted = law.need(out_before.sure)
-    left, right, trim, offset = 0, 0, 0, 0
+    placed = _NOTHING
     if outs > 0:
-        if isinstance(law, Window):
-            left, trim = max(0, first - wanted), max(0, wanted - first)
-            final = law.need(out_after.total - 1) + law.span - 1
-            right = max(0, final - after.total + 1)
-        elif isinstance(law, Transposed):
-            offset = out_before.sure + law.padding - first * law.stride
-        elif isinstance(law, (Repeat, Interpolate)):
-            offset = out_before.sure - first * law.scale
+        placed = law.placed(first, after.total, out_before.sure, out_after.total)
     keep = min(law.keep(out_after.sure, after.sure), after.sure)
     return Due(
         held=before.sure - start,
         blank=blank,
         skip=skip,
-        left=left,
-        right=right,
-        trim=trim,
-        offset=offset,
+        left=placed.left,
+        right=placed.right,
+        trim=placed.trim,
+        offset=placed.offset,
         outs=max(0, outs),
         new=after.total - before.sure,
         keep=(keep - start, after.sure - start),
         pads=max(0, -start),
         past=_context(law, out_before, before, start),
         context=_context(law, out_after, after, start),
-        divisors=_divisors(law, out_before.sure, out_after.total, after.total, mean),
+        divisors=law.divisors(out_before.sure, out_after.total, after.total, mean),
     )
 
 
 def _context(law: Law, out: Count, seen: Count, start: int) -> tuple[int, int]:
-    first, end = context(law, out.sure, seen.sure)
+    first, end = law.context(out.sure, seen.sure)
     return first - start, end - start
 
 
@@ -118,15 +127,8 @@ def align_due(before: Count, after: Count, out_before: Count, out_after: Count) 
     )
 
 
-def held(seen: int, outs: int, law: Law | None = None) -> int:
-    """How many of ``seen`` elements are carried when ``outs`` outputs are out: by an operator with
-    ``law``; without one, at a join."""
-    first = outs if law is None else law.keep(outs, seen)
-    return seen - min(first, seen)
-
-
 @dataclass(frozen=True)
-class ConcatDue:
+class ConcatDue(Work):
     """The work of values put one after the other: what each part holds and hands on."""
 
     parts: tuple[Due, ...]
@@ -136,22 +138,25 @@ class ConcatDue:
         return sum(part.outs for part in self.parts)
 
     @property
-    def keep(self) -> tuple[int, int]:
-        """``(0, n)``: how many elements are held back in all."""
-        return 0, sum(part.keep[1] - part.keep[0] for part in self.parts)
+    def kept(self) -> int:
+        return sum(part.kept for part in self.parts)
 
 
 @dataclass(frozen=True)
-class PoolDue:
+class PoolDue(Work):
     """One running reduction's work in one step: whether there were elements before, and how many
     there are in this step."""
 
     before: bool
     new: int
 
+    @property
+    def kept(self) -> int:
+        return 1
+
 
 @dataclass(frozen=True)
-class MemoryDue:
+class MemoryDue(Work):
     """The work of an attention's memory, or of a table beside one, in one step.
 
     Attributes:
@@ -166,6 +171,10 @@ class MemoryDue:
     keys: int
     keep: tuple[int, int]
 
+    @property
+    def kept(self) -> int:
+        return self.keep[1] - self.keep[0]
+
 
 def memory_due(before: Count, after: Count, size: int | None) -> MemoryDue:
     """A memory of ``size`` elements (None: of all) in the step between two moments."""
@@ -175,16 +184,3 @@ def memory_due(before: Count, after: Count, size: int | None) -> MemoryDue:
 
     new = after.total - before.sure
     return MemoryDue(before.sure, new, held(before.sure) + new, (0, held(after.sure)))
-
-
-def _divisors(law: Law, first: int, end: int, n: int, mean: str) -> tuple[int, ...]:
-    """How many elements each mean counts: PyTorch clips a window to the (padded) video."""
-    if not mean or not isinstance(law, Window):
-        return ()
-    counted = []
-    for j in range(first, end):
-        begin, stop = law.need(j), min(law.need(j) + law.span, n + law.right)
-        if mean == "exclude":
-            begin, stop = max(begin, 0), min(stop, n)
-        counted.append(stop - begin)
-    return tuple(counted) if any(c != law.kernel for c in counted) else ()

@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from pgt_fx.core.counts import counted
 from pgt_fx.testing.zoo_survey import KINDS, REFUSED, Row
 from pgt_fx.zoo.cost import VIEW, view_space
 from pgt_fx.zoo.registry import get, names
@@ -104,7 +105,9 @@ def summary(rows: Sequence[Row]) -> str:
     """How many of each, in words."""
     counts = {kind: sum(r.kind == kind for r in rows) for kind in KINDS}
     violated = [r.name for r in rows if not r.ok]
-    text = f"{len(rows)} models: " + ", ".join(f"{n} {kind}" for kind, n in counts.items())
+    text = f"{counted(len(rows), 'model')}: " + ", ".join(
+        f"{n} {kind}" for kind, n in counts.items()
+    )
     held = sum(bool(r.promises) and r.ok and not r.errors for r in rows)
     errors = [r.name for r in rows if r.errors]
     text += f". {held} of the {len(rows) - counts[REFUSED]} that are converted keep their promises"

@@ -16,7 +16,7 @@ from torch import Tensor, fx, nn
 import pgt_fx
 from pgt_fx.compiler.lowering import retiming as delays
 from pgt_fx.compiler.lowering.retiming import _least, _Network, _Reader
-from pgt_fx.core.laws import InputClock
+from pgt_fx.core.clocks import InputClock
 from pgt_fx.rules import Local
 
 

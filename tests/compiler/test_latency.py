@@ -12,7 +12,7 @@ from torch import Tensor, fx, nn
 
 import pgt_fx
 from pgt_fx import zoo
-from pgt_fx.core.laws import Interpolate, Repeat, Transposed, Window, recalls
+from pgt_fx.core.laws import Interpolate, Repeat, Transposed, Window
 from pgt_fx.doctor.delay import elements_ahead
 
 #: Frames that are counted one by one: three times as many as any of these models looks at.
@@ -133,8 +133,8 @@ def test_no_step_answers_before_the_end() -> None:
 
 
 def test_what_recurs_is_looked_at_where_it_does() -> None:
-    assert recalls(Window(100)) and recalls(Window(3, left=1, right=1)) and not recalls(Window(1))
-    assert recalls(Window(2, 2, left=1)) and not recalls(Window(2, 2))
+    assert Window(100).recalls and Window(3, left=1, right=1).recalls and not Window(1).recalls
+    assert Window(2, 2, left=1).recalls and not Window(2, 2).recalls
     for law in (Interpolate(31), Repeat(17), Transposed(40, 20, padding=3)):
         step = Fraction(1, getattr(law, "scale", 0) or law.stride)
         far: Any = max(max(law.taps(j)) - j * step for j in range(600, 1200))

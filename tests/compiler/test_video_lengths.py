@@ -20,21 +20,9 @@ from torch import Tensor, nn
 
 import pgt_fx
 from pgt_fx.capture.guards.symbolic_sizes import Sizes
-from pgt_fx.compiler.analysis import video_lengths as whole
-from pgt_fx.compiler.analysis.video_lengths import total
+from pgt_fx.core.clocks import Clock, ConcatClock, InputClock, JoinClock, LawClock, Part
 from pgt_fx.core.errors import BlockedError, CaptureError, ClipError
-from pgt_fx.core.laws import (
-    Clock,
-    ConcatClock,
-    InputClock,
-    Interpolate,
-    JoinClock,
-    LawClock,
-    Part,
-    Repeat,
-    Transposed,
-    Window,
-)
+from pgt_fx.core.laws import Interpolate, Repeat, Transposed, Window
 from pgt_fx.core.lengths.sets import LengthSet
 
 EXACT = 1e-9
@@ -474,7 +462,7 @@ def test_the_elements_of_a_whole_video_as_a_function_of_its_length() -> None:
     rng = random.Random(0)
     for _ in range(150):
         clock = random_clock(rng, rng.randint(1, 4))
-        found = total(clock, (1, 4))
+        found = clock.count_of_video((1, 4))
         for n in (*range(1, 40), *range(700, 730)):
             assert found(n) == clock.at((n, 4 * n), True).total, (clock, n)
 
@@ -542,8 +530,8 @@ def test_lengths_of_a_deep_model_take_time_in_its_depth_and_no_power_of_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     calls: list[Any] = []
-    plain = whole.outputs_of
-    monkeypatch.setattr(whole, "outputs_of", lambda law, n: calls.append(law) or plain(law, n))
+    plain = Window.count_of
+    monkeypatch.setattr(Window, "count_of", lambda law, n: calls.append(law) or plain(law, n))
     prog = pgt_fx.transform(Shifted(), torch.randn(1, 2, 8), time_dim=2)
     assert str(prog.video_lengths) == "at least 2"
     assert len(calls) <= 100

@@ -201,7 +201,7 @@ def test_sets_of_lengths_are_what_brute_force_gives() -> None:
 def test_the_arithmetic_needs_no_torch_and_sympy_at_its_edge_alone() -> None:
     for file in Path(lengths.__file__).parent.glob("*.py"):
         found = set(re.findall(r"^(?:from|import) (torch|sympy)\b", file.read_text(), re.M))
-        assert found <= ({"sympy"} if file.name == "sympy_lengths.py" else set()), file
+        assert found <= ({"sympy"} if file.name == "from_sympy.py" else set()), file
 
 
 def test_the_examples_of_the_documentation() -> None:

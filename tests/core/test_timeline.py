@@ -11,20 +11,17 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pgt_fx.core.clock_equality import same
-from pgt_fx.core.laws import (
+from pgt_fx.core.clocks import (
     Clock,
     ConcatClock,
     Count,
     InputClock,
-    Interpolate,
     JoinClock,
-    Law,
     LawClock,
     Part,
-    Repeat,
-    Transposed,
-    Window,
 )
+from pgt_fx.core.law import Law
+from pgt_fx.core.laws import Interpolate, Repeat, Transposed, Window
 
 LENGTHS = range(1, 21)
 Operator = Callable[[Tensor], Tensor]

@@ -13,8 +13,9 @@ from torch.nn import functional as F
 
 import pgt_fx
 from pgt_fx.core.clock_equality import same, samples
+from pgt_fx.core.clocks import Clock, InputClock, JoinClock, LawClock
 from pgt_fx.core.errors import ClipError
-from pgt_fx.core.laws import Clock, InputClock, JoinClock, LawClock, Window
+from pgt_fx.core.laws import Window
 
 EXACT = 1e-9
 

@@ -14,8 +14,8 @@ from typing import Any
 from torch import fx
 
 from pgt_fx.compiler.analysis.walk import Analysis, Operation, Value
+from pgt_fx.core.clocks import Clock, Count
 from pgt_fx.core.errors import ClipError
-from pgt_fx.core.laws import Clock, Count, Window, context
 from pgt_fx.core.options import Options
 from pgt_fx.core.schedule import check_lengths
 from pgt_fx.rules import Concatenated, Reduced, Scanned, StepOnly, Windowed
@@ -203,7 +203,7 @@ class _Marks:
         for tap in law.taps(j):
             if tap >= known and known < real and (tap < real or outcome.mode != "constant"):
                 return True  # a padding stands where a real frame will, or copies another one
-            at = law.stands_for(tap, known) if isinstance(law, Window) else tap
+            at = law.stands_for(tap, known)
             if at is not None and 0 <= at < known and (marks[at] or at in replaced):
                 return True
         return False
@@ -220,7 +220,7 @@ class _Marks:
         if now.total == then.sure and new.total == old.sure:
             return  # idle: it carries what it carried
         before = self.contexts.get(node.name, Context())
-        first, end = context(law, new.sure, now.sure)
+        first, end = law.context(new.sure, now.sure)
         seen = now.total - max(0, min(law.keep(old.sure, then.sure), then.sure))
         pooled = markov.aggregate != "none" and (seen != end - first)
         replaced = frozenset(range(first, end))

@@ -1,15 +1,14 @@
 """How many frames a model waits for: until its first answer, and until an answer is final.
 
 Both follow from how many elements there are after any number of frames, as exact functions of that
-number (:func:`pgt_fx.compiler.analysis.video_lengths.so_far`).
+number (:meth:`pgt_fx.core.clocks.Clock.counts_so_far`).
 """
 
 from __future__ import annotations
 
 from fractions import Fraction
 
-from pgt_fx.compiler.analysis.video_lengths import so_far
-from pgt_fx.core.laws import Clock
+from pgt_fx.core.clocks import Clock
 from pgt_fx.core.lengths.questions import at_most
 from pgt_fx.core.lengths.sets import (
     ANY_LENGTH,
@@ -18,7 +17,7 @@ from pgt_fx.core.lengths.sets import (
     LengthSet,
     NotQuasiLinear,
 )
-from pgt_fx.runtime.plan import AlignItem, ConcatItem, Item, Node, PoolItem, ScanItem, WindowItem
+from pgt_fx.runtime.plan import Item, Node
 from pgt_fx.runtime.step_graph import Emitted
 
 
@@ -33,7 +32,7 @@ def until_final(clock: Clock, ratio: tuple[int, ...], stride: Fraction) -> int |
             tells it.
     """
     try:
-        counts = so_far(clock, ratio).sure
+        counts = clock.counts_so_far(ratio).sure
     except NotQuasiLinear:
         return None
     last = counts.pieces[-1]
@@ -77,10 +76,6 @@ def _spoken(
     items: dict[str, Item], node: Node, fed: LengthSet, ratio: tuple[int, ...]
 ) -> LengthSet:
     """Where a node with a state has elements to hand on that it had not before the first frame."""
-    item = items[str(node.slot)]
-    hands_on = isinstance(item, (WindowItem, AlignItem, ConcatItem))
-    clock = item.out if isinstance(item, (WindowItem, AlignItem, ConcatItem)) else item.source
-    none = clock.at((0,) * len(ratio), False)
-    before = none.total if isinstance(item, (PoolItem, ScanItem)) else none.sure
-    found = at_most(before + 1, so_far(clock, ratio).total)
-    return found if hands_on else found & fed
+    clock, before, alone = items[str(node.slot)].answers(ratio)
+    found = at_most(before + 1, clock.counts_so_far(ratio).total)
+    return found if alone else found & fed

@@ -7,9 +7,8 @@ from typing import Any
 from torch import fx
 
 from pgt_fx.capture.schema import schema_name
-from pgt_fx.compiler.analysis.video_lengths import total
 from pgt_fx.compiler.analysis.walk import Analysis
-from pgt_fx.core.laws import Clock
+from pgt_fx.core.clocks import Clock
 from pgt_fx.core.layout import size, time_dims
 from pgt_fx.core.lengths.questions import at_most
 from pgt_fx.core.lengths.sets import ANY_LENGTH, NotQuasiLinear
@@ -23,7 +22,7 @@ def longest_step(analysis: Analysis) -> int | None:
     held = ANY_LENGTH
     try:
         for clock, rows in limits:
-            held &= at_most(total(clock, ratio), rows)
+            held &= at_most(clock.count_of_video(ratio), rows)
     except NotQuasiLinear:
         return clip
     beyond = (~held).next(clip + 1)

@@ -8,8 +8,8 @@ from torch import Tensor, fx
 from pgt_fx.capture.observe.module_calls import place
 from pgt_fx.compiler.analysis.length_tables import Table, table_graph
 from pgt_fx.compiler.analysis.timed_graph import Analysis, Operation, Value
+from pgt_fx.core.clocks import Clock
 from pgt_fx.core.errors import Blocker, Place
-from pgt_fx.core.laws import Clock
 from pgt_fx.core.layout import time_dims
 from pgt_fx.core.node_arguments import as_list
 from pgt_fx.core.torch_private import pytree

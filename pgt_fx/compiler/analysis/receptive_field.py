@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from pgt_fx.compiler.analysis.walk import Analysis, Operation
-from pgt_fx.core.laws import Interpolate, Law, Repeat, Transposed, Window
+from pgt_fx.core.law import Law
 from pgt_fx.rules import Concatenated, Scanned, StepOnly, Windowed
 
 
@@ -156,14 +156,8 @@ def _stride(operation: Operation | None, sources: list[dict[int, Fraction]]) -> 
         merged.update(source)
     if operation is None or not isinstance(operation.outcome, Windowed):
         return merged
-    law = operation.outcome.law
-    if isinstance(law, Window):
-        return {p: s * law.stride for p, s in merged.items()}
-    if isinstance(law, Transposed):
-        return {p: s / law.stride for p, s in merged.items()}
-    if isinstance(law, (Repeat, Interpolate)):
-        return {p: s / law.scale for p, s in merged.items()}
-    return merged
+    per_output = operation.outcome.law.inputs_per_output
+    return {p: s * per_output for p, s in merged.items()}
 
 
 def _measure(span: Spans, stride: Fraction, frames: int) -> tuple[Reach, bool]:

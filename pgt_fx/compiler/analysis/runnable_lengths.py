@@ -13,10 +13,11 @@ from pgt_fx.capture.guards.length_guard import Condition, Lengths
 from pgt_fx.capture.observe.module_calls import lines_around, place
 from pgt_fx.capture.schema import schema_name
 from pgt_fx.compiler.analysis.timed_graph import Analysis, Operation
-from pgt_fx.compiler.analysis.video_lengths import outputs_of, total
+from pgt_fx.core.clocks import Clock
 from pgt_fx.core.counts import counted
 from pgt_fx.core.errors import ClipError, Refusal
-from pgt_fx.core.laws import Clock, Law, Transposed, Window
+from pgt_fx.core.law import Law
+from pgt_fx.core.laws import Transposed, Window
 from pgt_fx.core.layout import Layout, has_time, size
 from pgt_fx.core.lengths.functions import QuasiLinear
 from pgt_fx.core.lengths.questions import at_most, same
@@ -143,7 +144,7 @@ def _needs(analysis: Analysis, operation: Operation, view: OpView) -> Iterator[N
     if operation.clock is None:
         return
     ratio = analysis.spec.ratio
-    there = total(operation.clock, ratio)
+    there = operation.clock.count_of_video(ratio)
     if len(operation.joins) > 1 and isinstance(outcome, Local):
         yield from _as_many_of_each(analysis, operation, there)
     source = next((n for n in view.tensors if view.timed(n)), None)
@@ -178,7 +179,7 @@ def _long_enough(law: Law, there: QuasiLinear) -> Iterator[Need]:
             yield at_most(least, there), f"needs at least {counted(least, 'element')}"
             return
     if isinstance(law, (Window, Transposed)):
-        yield at_most(1, outputs_of(law, there)), text
+        yield at_most(1, law.count_of(there)), text
 
 
 def _padded(outcome: Outcome, there: QuasiLinear) -> Iterator[Need]:
@@ -213,5 +214,5 @@ def _as_many_of_each(
         if clock is not None and clock not in clocks:
             clocks.append(clock)
     for clock in clocks:
-        held = same(total(clock, analysis.spec.ratio), there)
+        held = same(clock.count_of_video(analysis.spec.ratio), there)
         yield held, "takes operands of as many elements"

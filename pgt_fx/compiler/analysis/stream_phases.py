@@ -6,11 +6,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
-from pgt_fx.compiler.analysis.video_lengths import so_far
-from pgt_fx.core.laws import Clock, Law
+from pgt_fx.core.clocks import Clock
+from pgt_fx.core.law import Law
 from pgt_fx.core.lengths.questions import at_most
 from pgt_fx.core.lengths.sets import NotQuasiLinear
-from pgt_fx.runtime.plan_cache import edge
 
 #: Phases that are looked at, at most.
 MOST = 1024
@@ -29,12 +28,12 @@ def phases(
     start, period = 1, 1
     try:
         for clock in set(clocks):
-            for counts in so_far(clock, ratio):
+            for counts in clock.counts_so_far(ratio):
                 last = counts.pieces[-1]
                 start, period = max(start, last.start), math.lcm(period, len(last.values))
         for law, source in windows:
             # Of a value that ends before, or is never there, nothing is carried in the end.
-            there = at_most(edge(law), so_far(source, ratio).sure).least
+            there = at_most(law.shiftable_from, source.counts_so_far(ratio).sure).least
             start = max(start, there or 1)
     except NotQuasiLinear:
         return USUAL

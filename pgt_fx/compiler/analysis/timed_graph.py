@@ -11,8 +11,8 @@ from pgt_fx.capture.captured import Captured
 from pgt_fx.capture.guards.length_guard import Lengths
 from pgt_fx.compiler.analysis.length_tables import PairTable, Table
 from pgt_fx.core.clip import ClipSpec
+from pgt_fx.core.clocks import Clock
 from pgt_fx.core.errors import Place
-from pgt_fx.core.laws import Clock
 from pgt_fx.core.layout import Axis, Layout, LayoutError, axis_of
 from pgt_fx.rules import Outcome, Refusal
 

@@ -5,32 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import suppress
 from itertools import product
-from typing import Any, NamedTuple
-from weakref import WeakKeyDictionary
+from typing import Any
 
 from torch import fx
 
 from pgt_fx.capture.guards.length_guard import Condition, Lengths
 from pgt_fx.compiler.analysis.length_tables import PairTable
 from pgt_fx.compiler.analysis.timed_graph import Analysis, Operation
+from pgt_fx.core.clocks import Part
 from pgt_fx.core.counts import counted
-from pgt_fx.core.laws import (
-    Clock,
-    ConcatClock,
-    InputClock,
-    Interpolate,
-    JoinClock,
-    Law,
-    LawClock,
-    Part,
-    Repeat,
-    Transposed,
-    Window,
-)
 from pgt_fx.core.layout import time_dims
-from pgt_fx.core.lengths.functions import QuasiLinear, constant, frames
-from pgt_fx.core.lengths.questions import at_most, larger, less, same, smaller, where
-from pgt_fx.core.lengths.sets import ANY_LENGTH, LengthSet, NotQuasiLinear
+from pgt_fx.core.lengths.questions import at_most, same
+from pgt_fx.core.lengths.sets import LengthSet, NotQuasiLinear
 from pgt_fx.rules import Local, Reduced, Refusal, StepOnly
 
 
@@ -43,7 +29,7 @@ def whole_groups(analysis: Analysis, operation: Operation, entries: int) -> Leng
     if operation.clock is None:
         return analysis.lengths
     try:
-        held = same(total(operation.clock, analysis.spec.ratio) % entries, 0)
+        held = same(operation.clock.count_of_video(analysis.spec.ratio) % entries, 0)
         place, text = operation.place, f"takes frames in groups of {entries}"
         return analysis.lengths.within(Condition(held, place.source, place.line, text))
     except NotQuasiLinear as error:
@@ -62,7 +48,7 @@ def not_empty(analysis: Analysis, operation: Operation) -> Lengths:
     if operation.clock is None:
         return analysis.lengths
     try:
-        held = ~at_most(total(operation.clock, analysis.spec.ratio), 0)
+        held = ~at_most(operation.clock.count_of_video(analysis.spec.ratio), 0)
     except NotQuasiLinear as error:
         raise Refusal(f"pads elements at lengths that can't be told ({error})") from error
     place, text = operation.place, "pads at least one element"
@@ -95,9 +81,10 @@ def _as_many(analysis: Analysis, operation: Operation) -> Iterator[LengthSet]:
     that have to; where they can't be told, none."""
     if not isinstance(operation.outcome, (Local, StepOnly)):
         return
-    if isinstance(operation.clock, JoinClock):
+    joined = operation.clock.joined if operation.clock is not None else ()
+    if joined:
         with suppress(NotQuasiLinear):
-            first, *others = (total(c, analysis.spec.ratio) for c in operation.clock.sources)
+            first, *others = (clock.count_of_video(analysis.spec.ratio) for clock in joined)
             yield from (same(first, other) for other in others)
     sizes = analysis.captured.sizes
     rows = [n for n in operation.tables if n not in operation.pairs]
@@ -126,141 +113,11 @@ def within_table(analysis: Analysis, operation: Operation, table: PairTable) -> 
     if limit is None or operation.clock is None:
         return analysis.lengths
     try:
-        held = at_most(total(operation.clock, analysis.spec.ratio) * most, limit)
+        held = at_most(operation.clock.count_of_video(analysis.spec.ratio) * most, limit)
     except NotQuasiLinear as error:
         raise Refusal(f"cuts a table to a length that can't be told ({error})") from error
     place, text = operation.place, f"has a table for {counted(limit // most, 'frame')}"
     return analysis.lengths.within(Condition(held, place.source, place.line, text))
-
-
-def total(clock: Clock, ratio: tuple[int, ...]) -> QuasiLinear:
-    """How many elements of a value a whole video has, as a function of its number of frames.
-
-    Raises:
-        NotQuasiLinear: where it repeats after too many frames.
-    """
-    # A residual network asks for each value again by both of its branches: 2 ** depth times.
-    known = _TOTALS.setdefault(clock, {})
-    if ratio not in known:
-        known[ratio] = _total(clock, ratio)
-    return known[ratio]
-
-
-_TOTALS: WeakKeyDictionary[Clock, dict[tuple[int, ...], QuasiLinear]] = WeakKeyDictionary()
-
-
-def _total(clock: Clock, ratio: tuple[int, ...]) -> QuasiLinear:
-    if isinstance(clock, InputClock):
-        return frames(ratio[clock.path])
-    if isinstance(clock, LawClock):
-        return outputs_of(clock.law, total(clock.source, ratio))
-    if isinstance(clock, JoinClock):
-        first, *others = (total(source, ratio) for source in clock.sources)
-        for other in others:
-            first = smaller(first, other)
-        return first
-    if isinstance(clock, ConcatClock):
-        return sum((_entries(part, ratio) for part in clock.parts), constant(0))
-    raise NotQuasiLinear(f"a {type(clock).__name__}")
-
-
-def _entries(part: Part, ratio: tuple[int, ...]) -> QuasiLinear:
-    if part.clock is None:
-        return constant(part.length or 0)
-    there = total(part.clock, ratio)
-    return smaller(there, 1) if part.first else there
-
-
-def outputs_of(law: Law, n: QuasiLinear) -> QuasiLinear:
-    """How many outputs an operator makes of n elements: ``law.count``."""
-    if isinstance(law, Window):
-        room = n + (law.left + law.right - law.span)
-        outs = larger((-(-room // law.stride) if law.ceil else room // law.stride) + 1, 0)
-        if law.ceil:  # a window that would start behind the input and its left padding
-            outs = where(less((outs - 1) * law.stride, n + law.left), outs, outs - 1)
-        outs = where(less(n, law.minimum), 0, outs)
-        return outs if law.limit is None else smaller(outs, law.limit)
-    if isinstance(law, Transposed):
-        span = (law.kernel - 1) * law.dilation + 1
-        outs = larger((n - 1) * law.stride + (span + law.extra - 2 * law.padding), 0)
-        return where(less(n, 1), 0, outs)
-    if isinstance(law, (Repeat, Interpolate)):
-        return n * law.scale
-    raise NotQuasiLinear(f"a {type(law).__name__}")
-
-
-class Counts(NamedTuple):
-    """How far a value has come in a video that goes on (:class:`pgt_fx.core.laws.Count`), as
-    functions of the number of frames shown so far."""
-
-    sure: QuasiLinear
-    total: QuasiLinear
-
-
-def so_far(clock: Clock, ratio: tuple[int, ...]) -> Counts:
-    """How many elements of a value there are before the video has ended.
-
-    Raises:
-        NotQuasiLinear: where that repeats after too many frames.
-    """
-    known = _SO_FAR.setdefault(clock, {})
-    if ratio not in known:
-        known[ratio] = _so_far(clock, ratio)
-    return known[ratio]
-
-
-_SO_FAR: WeakKeyDictionary[Clock, dict[tuple[int, ...], Counts]] = WeakKeyDictionary()
-
-
-def _so_far(clock: Clock, ratio: tuple[int, ...]) -> Counts:
-    if isinstance(clock, InputClock):
-        return Counts(*[frames(ratio[clock.path])] * 2)
-    if isinstance(clock, LawClock):
-        seen = so_far(clock.source, ratio)
-        ready = _ready(clock.law, seen.sure)
-        if clock.future == "wait":
-            return Counts(ready, ready)
-        count = outputs_of(clock.law, seen.total)
-        return Counts(smaller(count, ready) if clock.law.provisional else count, count)
-    if isinstance(clock, JoinClock):
-        sure, most = so_far(clock.sources[0], ratio)
-        for source in clock.sources[1:]:
-            other = so_far(source, ratio)
-            sure, most = larger(sure, other.sure), smaller(most, other.total)
-        return Counts(most if clock.commit else smaller(most, sure), most)
-    if isinstance(clock, ConcatClock):
-        return Counts(*(_in_turn(clock, ratio, which) for which in (0, 1)))
-    raise NotQuasiLinear(f"a {type(clock).__name__}")
-
-
-def _in_turn(clock: ConcatClock, ratio: tuple[int, ...], which: int) -> QuasiLinear:
-    """The elements of parts that are handed on, each when all of the parts before it are."""
-    found, turn = constant(0), ANY_LENGTH
-    for part in clock.parts:
-        there = constant(part.length or 0)
-        if part.clock is not None:
-            there = so_far(part.clock, ratio)[which]
-            there = smaller(there, 1) if part.first else there
-        found += where(turn, there, 0)
-        if part.length is not None:
-            turn &= at_most(part.length, there)
-    return found
-
-
-def _ready(law: Law, n: QuasiLinear) -> QuasiLinear:
-    """``law.ready`` of n elements."""
-    if isinstance(law, Window):
-        complete = larger((n + (law.left - law.span)) // law.stride + 1, 0)
-        if law.right < 0:
-            complete = smaller(complete, outputs_of(law, n))
-        complete = where(less(n, law.minimum), 0, complete)
-        return complete if law.limit is None else smaller(complete, law.limit)
-    if isinstance(law, Transposed):
-        return larger(smaller(n * law.stride - law.padding, outputs_of(law, n)), 0)
-    if isinstance(law, Interpolate):
-        complete = ((2 * n - 1) * law.scale - 1) // 2 + 1
-        return where(less(n, 1), 0, larger(smaller(n * law.scale, complete), 0))
-    return outputs_of(law, n)
 
 
 def part_of(analysis: Analysis, node: fx.Node, length: int | None) -> Part:

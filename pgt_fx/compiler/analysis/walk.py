@@ -32,8 +32,8 @@ from pgt_fx.compiler.analysis.video_lengths import (
 )
 from pgt_fx.core.clip import ClipSpec
 from pgt_fx.core.clock_equality import covers, same, samples
+from pgt_fx.core.clocks import Clock, ConcatClock, InputClock, JoinClock, LawClock
 from pgt_fx.core.errors import BlockedError, Blocker
-from pgt_fx.core.laws import Clock, ConcatClock, InputClock, JoinClock, LawClock
 from pgt_fx.core.layout import Factor, Layout, LayoutError, open_sizes, plain, time_dims
 from pgt_fx.core.node_arguments import as_number
 from pgt_fx.core.torch_private import HigherOrderOperator, OpOverload, schema_of

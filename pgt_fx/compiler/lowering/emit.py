@@ -33,10 +33,10 @@ from pgt_fx.compiler.lowering.refuse_unrepresentable import check_by_hand, check
 from pgt_fx.compiler.lowering.retiming import late
 from pgt_fx.compiler.lowering.share_state import share
 from pgt_fx.core.clock_equality import same
+from pgt_fx.core.clocks import Clock, JoinClock
 from pgt_fx.core.counts import counted
 from pgt_fx.core.devices import follow_the_clip, in_any_layout
 from pgt_fx.core.errors import BlockedError, Blocker, CaptureError
-from pgt_fx.core.laws import Clock, ConcatClock, JoinClock
 from pgt_fx.core.layout import LayoutError, axis_of, time_dims
 from pgt_fx.core.options import Options
 from pgt_fx.core.torch_private import schema_if_any
@@ -445,7 +445,7 @@ class _Emitter:
 
     def _concat(self, node: fx.Node, operation: Operation, outcome: Concatenated) -> None:
         clock = operation.clock
-        if not isinstance(clock, ConcatClock) or not isinstance(operation.value, Value):
+        if clock is None or not isinstance(operation.value, Value):
             raise AssertionError("a concatenation without a clock")
         timed = [self.analysis.value(n).timed for n in outcome.parts]
         axes = [

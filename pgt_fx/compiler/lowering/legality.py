@@ -5,8 +5,8 @@ from __future__ import annotations
 
 from pgt_fx.capture.passes.pipeline import CHECKS
 from pgt_fx.capture.schema import schema_name
+from pgt_fx.core.counts import counted
 from pgt_fx.core.trace import IllegalGraph
-from pgt_fx.runtime.plan import TableItem
 from pgt_fx.runtime.step_graph import Emitted
 
 
@@ -32,13 +32,13 @@ def check_emitted(emitted: Emitted, markov_name: str) -> None:
             raise IllegalGraph(f"after lowering: {name!r} is called twice, and has one state")
         called.add(name)
     items = emitted.schedulable.items
-    lost = {slot for slot, item in items.items() if not isinstance(item, TableItem)}
+    lost = {slot for slot, item in items.items() if not item.made_anew}
     lost -= emitted.origin.keys()
     if lost:
         raise IllegalGraph(f"after lowering: nothing says whose elements {sorted(lost)} carry")
     output = next(node for node in emitted.graph.nodes if node.op == "output")
     if len(output.args[0]) != len(emitted.outputs):
         raise IllegalGraph(
-            f"after lowering: {len(output.args[0])} outputs, and the model has "
+            f"after lowering: {counted(len(output.args[0]), 'output')}, and the model has "
             f"{len(emitted.outputs)}"
         )

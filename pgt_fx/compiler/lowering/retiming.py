@@ -24,10 +24,10 @@ from pgt_fx.compiler.analysis.walk import Analysis, Value
 from pgt_fx.compiler.lowering.fold_modules import Region
 from pgt_fx.compiler.lowering.state_bytes import element_bytes, example_sizes
 from pgt_fx.core.clock_equality import same, samples
-from pgt_fx.core.laws import Clock, Law
+from pgt_fx.core.clocks import Clock
+from pgt_fx.core.law import Law
 from pgt_fx.core.layout import LayoutError
 from pgt_fx.rules import Local, StepOnly, Windowed
-from pgt_fx.runtime.work import held
 
 #: Bytes of what can't wait, if there is any other way.
 _NEVER = 1 << 48
@@ -45,7 +45,7 @@ def early(clock: Clock, joined: Clock, ratio: tuple[int, ...]) -> int:
 def carried(law: Law, source: Clock, out: Clock, ratio: tuple[int, ...]) -> int:
     """Elements that a window carries at most, once a stream is under way."""
     counts = _counts(source, out, ratio, [(law, source)])
-    return max(held(seen, outs, law) for seen, outs in counts)
+    return max(law.held(outs, seen) for seen, outs in counts)
 
 
 def _counts(

@@ -10,12 +10,11 @@ from __future__ import annotations
 from collections import defaultdict
 
 from pgt_fx.core.clock_equality import samples
-from pgt_fx.core.laws import Clock, JoinClock, LawClock
+from pgt_fx.core.clocks import Clock
 from pgt_fx.runtime.markov.align import MarkovAlign
 from pgt_fx.runtime.markov.window import MarkovWindow
-from pgt_fx.runtime.plan import AlignItem, WindowItem
+from pgt_fx.runtime.plan import TailItem
 from pgt_fx.runtime.step_graph import Emitted
-from pgt_fx.runtime.work import held as held_of
 
 Carrier = MarkovWindow | MarkovAlign
 
@@ -23,18 +22,20 @@ Carrier = MarkovWindow | MarkovAlign
 def share(emitted: Emitted, ratio: tuple[int, ...]) -> None:
     """Let operators read the tail of another one where they can."""
     readers: defaultdict[tuple[str, Clock], list[Carrier]] = defaultdict(list)
+    tails: dict[str, TailItem] = {}
     live = {node.slot for node in emitted.schedulable.nodes}
     for module in emitted.markov.values():
         if not isinstance(module, Carrier) or module.slot not in live:
             continue
-        item = emitted.schedulable.items[module.slot]
+        tail = emitted.schedulable.items[module.slot].tail
         whole = not isinstance(module, MarkovWindow) or (
             module.markov.exact and module.mode == "constant"
         )
-        if isinstance(item, (AlignItem, WindowItem)) and whole and not module.axis.merged:
-            readers[emitted.origin[module.slot].name, item.source].append(module)
+        if tail is not None and whole and not module.axis.merged:
+            tails[module.slot] = tail
+            readers[emitted.origin[module.slot].name, tail.source].append(module)
     for (_, source), modules in readers.items():
-        held = _carried(emitted, source, modules, ratio)
+        held = _carried(source, {m.slot: tails[m.slot] for m in modules}, ratio)
         if not any(held.values()):
             continue
         # The one that carries most owns the tail; the first of several that carry the same.
@@ -60,26 +61,15 @@ def _serves(owner: Carrier, reader: Carrier, held: dict[str, list[int]]) -> bool
 
 
 def _carried(
-    emitted: Emitted, source: Clock, modules: list[Carrier], ratio: tuple[int, ...]
+    source: Clock, tails: dict[str, TailItem], ratio: tuple[int, ...]
 ) -> dict[str, list[int]]:
-    """How many elements each operator carries at moments that tell them apart; none where several
-    paths fed unevenly may differ."""
-    items = [emitted.schedulable.items[m.slot] for m in modules]
-    outs = [item.out for item in items if isinstance(item, (AlignItem, WindowItem))]
-    laws = [item.law if isinstance(item, WindowItem) else None for item in items]
-    if not all(_follows(out, source) for out in outs):
+    """How many elements of a value each operator carries at moments that tell them apart; none
+    where several paths fed unevenly may differ."""
+    outs = [tail.out for tail in tails.values()]
+    if not all(out.follows(source) for out in outs):
         return {}
     (seen, *made), times = samples(ratio, source, *outs)
     return {
-        m.slot: [held_of(seen.at(t, False).sure, out.at(t, False).sure, law) for t in times]
-        for m, out, law in zip(modules, made, laws, strict=True)
+        slot: [tail.held(out.at(t, False).sure, seen.at(t, False).sure) for t in times]
+        for (slot, tail), out in zip(tails.items(), made, strict=True)
     }
-
-
-def _follows(clock: Clock, source: Clock) -> bool:
-    """Whether a clock is a function of the count of ``source`` alone."""
-    if clock is source or (len(clock.paths) == 1 and clock.paths == source.paths):
-        return True
-    if isinstance(clock, JoinClock):
-        return all(_follows(part, source) for part in clock.sources)
-    return isinstance(clock, LawClock) and _follows(clock.source, source)

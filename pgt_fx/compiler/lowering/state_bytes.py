@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+
 import sympy
 import torch
 from torch import Tensor, fx
@@ -9,18 +11,9 @@ from torch import Tensor, fx
 from pgt_fx.capture.guards.length_guard import value_of
 from pgt_fx.compiler.analysis.stream_phases import phases
 from pgt_fx.compiler.analysis.walk import Analysis
-from pgt_fx.core.laws import Clock
-from pgt_fx.runtime.plan import (
-    AlignItem,
-    ConcatItem,
-    MemoryItem,
-    PoolItem,
-    ScanItem,
-    TableItem,
-    WindowItem,
-    plan,
-)
+from pgt_fx.runtime.plan import plan
 from pgt_fx.runtime.step_graph import Emitted
+from pgt_fx.runtime.work import Work
 
 
 def state_bytes(analysis: Analysis, emitted: Emitted) -> dict[str, int]:
@@ -28,32 +21,19 @@ def state_bytes(analysis: Analysis, emitted: Emitted) -> dict[str, int]:
     ``"@" + name`` those of all slots of a captured node."""
     ratio = analysis.spec.ratio
     sizes = example_sizes(analysis)
-    lengths: dict[str, int] = {}
+    works: defaultdict[str, list[Work]] = defaultdict(list)
     for n in _moments(emitted, ratio):
         before, after = (tuple(m * r for r in ratio) for m in (n, n + 1))
-        work = plan(emitted.schedulable, before, after, False)
-        for slot, due in work.due.items():
-            keep = getattr(due, "keep", (0, 1))
-            lengths[slot] = max(lengths.get(slot, 0), keep[1] - keep[0])
-    for slot, item in emitted.schedulable.items.items():
-        if isinstance(item, MemoryItem) and item.size is not None:
-            lengths[slot] = item.size  # however long it takes to fill
+        for slot, work in plan(emitted.schedulable, before, after, False).due.items():
+            works[slot].append(work)
+    clip = tuple(analysis.spec.lengths)
     out: dict[str, int] = {}
     for slot, item in emitted.schedulable.items.items():
-        if isinstance(item, TableItem) or slot in emitted.shared:
-            out[slot] = 0
-            continue
-        node = emitted.origin[slot]
-        reduced = isinstance(item, PoolItem) and item.running
-        per_element = element_bytes(analysis, node, sizes, pooled=reduced)
-        law_is_free = isinstance(item, (WindowItem, AlignItem)) and lengths.get(slot, 0) <= 0
-        out[slot] = 0 if law_is_free else per_element * max(0, lengths.get(slot, 0))
-        if isinstance(item, ScanItem):
-            out[slot] = item.states * per_element
-        if isinstance(item, MemoryItem) and item.size is None:
-            # It grows with the video: what it is after one clip.
-            clip = tuple(analysis.spec.lengths)
-            out[slot] = item.source.at(clip, True).total * per_element
+        elements = 0 if slot in emitted.shared else item.carried(works[slot], clip)
+        out[slot] = 0
+        if elements:
+            node = emitted.origin[slot]
+            out[slot] = elements * element_bytes(analysis, node, sizes, pooled=item.pooled)
     for slot, owner in emitted.owner.items():
         out[f"@{owner}"] = out.get(f"@{owner}", 0) + out[slot]
     return out
@@ -61,16 +41,9 @@ def state_bytes(analysis: Analysis, emitted: Emitted) -> dict[str, int]:
 
 def _moments(emitted: Emitted, ratio: tuple[int, ...]) -> range:
     """Moments, in frames of the path with the fewest, at which a stream is under way."""
-    clocks: list[Clock] = []
-    windows = []
-    for item in emitted.schedulable.items.values():
-        if not isinstance(item, ConcatItem):
-            clocks.append(item.source)
-        if isinstance(item, (WindowItem, AlignItem, ConcatItem)):
-            clocks.append(item.out)
-        if isinstance(item, WindowItem):
-            windows.append((item.law, item.source))
-    return phases(clocks, ratio, windows)
+    items = emitted.schedulable.items.values()
+    clocks = [clock for item in items for clock in item.counted]
+    return phases(clocks, ratio, [window for item in items for window in item.windows])
 
 
 def example_sizes(analysis: Analysis) -> dict[sympy.Symbol, int]:

@@ -205,7 +205,7 @@ def padded(
 
 
 def filled(x: Tensor, dim: int, left: int, right: int, mode: str, value: float) -> Tensor:
-    """``x`` with ``left`` elements before and ``right`` behind it along ``dim``.
+    """``x`` with ``left`` elements before and ``right`` after it along ``dim``.
 
     ``mode`` is "constant", "replicate" or "reflect" as in ``torch.nn.functional.pad``.
     """
@@ -214,15 +214,15 @@ def filled(x: Tensor, dim: int, left: int, right: int, mode: str, value: float) 
     if mode == "reflect":  # element -i is element i; element n-1+i is element n-1-i
         n = x.shape[dim]
         before = [x.narrow(dim, 1, left).flip(dim)] if left else []
-        behind = [x.narrow(dim, n - 1 - right, right).flip(dim)] if right else []
+        after = [x.narrow(dim, n - 1 - right, right).flip(dim)] if right else []
     else:
         before = [_beyond(x, dim, left, mode, value, first=True)] if left else []
-        behind = [_beyond(x, dim, right, mode, value, first=False)] if right else []
-    return beside([*before, x, *behind], dim)
+        after = [_beyond(x, dim, right, mode, value, first=False)] if right else []
+    return beside([*before, x, *after], dim)
 
 
 def _beyond(x: Tensor, dim: int, count: int, mode: str, value: float, *, first: bool) -> Tensor:
-    """Padding in front of the first or behind the last element."""
+    """Padding before the first or after the last element."""
     if mode == "constant":
         return filled_like(x, dim, count, value)
     shape = list(x.shape)
@@ -262,8 +262,8 @@ def owned(x: Tensor) -> Tensor:
     """``x`` with storage of its own: a view would keep all that it is a part of alive.
 
     A copy would keep the strides of dimensions of one element, which are free: that of a batch of
-    one tells how long the whole was, and code compiled for a tail of 8 frames would not take one
-    of 7.
+    one depends on how long the whole was, and code compiled for a tail of 8 frames would not take
+    one of 7.
     """
     if not x.numel():
         return x.new_empty(x.shape)

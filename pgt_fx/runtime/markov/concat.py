@@ -1,4 +1,4 @@
-"""Values one after the other along time: parts of known length, then a stream (DESIGN §9)."""
+"""Values one after the other along time: parts of known length, then a stream (DESIGN §5)."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pgt_fx.core.laws import Law, Window
+from pgt_fx.core.law import Law
 from pgt_fx.runtime.markov.template import Hole, Template
 from pgt_fx.runtime.work import Due
 
@@ -61,7 +61,7 @@ class Correction:
     groups: int
 
     def fits(self, due: Due, x: Tensor) -> bool:
-        """Whether this step can be done so: padding behind the step, carried frames before it."""
+        """Whether this step can be done so: padding after its frames, carried ones before them."""
         if x.dim() != self.rank + 2 or due.new < self.ends or due.outs != due.new:
             return False
         if due.skip or due.left or due.trim or due.offset:
@@ -88,7 +88,7 @@ class Correction:
     def run(
         self, x: Tensor, tail: Tensor | None, weight: Tensor, bias: Tensor | None = None
     ) -> Tensor:
-        """The convolution of ``tail`` and ``x``, padded behind. Without a tail: ``x`` alone."""
+        """The convolution of ``tail`` and ``x``, padded at the end. Without a tail: ``x`` alone."""
         conv = getattr(torch, f"conv{self.rank}d")
         ways = (self.stride, self.padding, self.dilation, self.groups)
         out: Tensor = conv(x, weight, bias, *ways)
@@ -141,11 +141,8 @@ def correction(call: Template, law: Law, dim: int) -> Correction | None:
         dim: the time dimension of its input.
     """
     rank = _CONV.get(call.call)
-    if rank is None or not isinstance(law, Window) or call.kwargs:
-        return None
-    ends = law.left
-    plain = law.stride == law.dilation == 1 and law.mode == "constant" and law.limit is None
-    if not plain or ends < 1 or law.right != ends or law.kernel != 2 * ends + 1:
+    ends = law.centred
+    if rank is None or ends < 1 or call.kwargs:
         return None
     given = dict(zip(_NAMES, call.args, strict=False))
     numbers = [given.get(name, 1) for name in ("stride", "padding", "dilation", "groups")]

@@ -50,7 +50,7 @@ class MarkovPool(nn.Module):
     @property
     def sums(self) -> dict[str, str]:
         """Entries that add up over the video: single precision at least, whatever the model runs
-        in. With each the name of the entry that tells the model's own type."""
+        in. With each the name of the entry that keeps the model's own type."""
         names = {"mean": ("",), "sum": ("",), "var": SPREAD, "std": SPREAD}.get(self.how, ())
         return {f"{self.slot}{name}": f"{self.slot}.dtype" for name in names}
 

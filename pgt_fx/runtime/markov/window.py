@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pgt_fx.core.laws import Law, Repeat, Window
+from pgt_fx.core.law import Law
 from pgt_fx.core.layout import Axis
 from pgt_fx.core.options import MarkovOperator
 from pgt_fx.runtime.markov.buffer import (
@@ -90,7 +90,7 @@ class MarkovWindow(nn.Module):
         first, end = due.keep
         if end > first:
             self._carry(step, whole, first, end)
-        elif not isinstance(self.law, Repeat) and self.tail == self.slot:
+        elif self.law.carries and self.tail == self.slot:
             step.carried[self.slot] = whole.new_empty(_with(whole.shape, dim, 0))
         if not self.markov.exact and averages(whole):
             self._summarize(step, whole, dim, due)
@@ -101,10 +101,9 @@ class MarkovWindow(nn.Module):
             buffer = filled(buffer, dim, due.left, due.right, self.mode, self.fill)
         if due.trim:
             buffer = buffer.narrow(dim, due.trim, buffer.shape[dim] - due.trim)
-        if isinstance(self.law, Window):
-            need = (due.outs - 1) * self.law.stride + self.law.span
-            if buffer.shape[dim] > need:
-                buffer = buffer.narrow(dim, 0, need)
+        need = self.law.spanned(due.outs)
+        if need is not None and buffer.shape[dim] > need:
+            buffer = buffer.narrow(dim, 0, need)
         out = self._apply_to(buffer, tensors, due.offset + due.outs)
         if due.offset or out.shape[self.out_dim] != due.outs:
             out = dense(out.narrow(self.out_dim, due.offset, due.outs), out)
@@ -166,9 +165,7 @@ class MarkovWindow(nn.Module):
         return next((n for n in (1, 2, 3) if f"{n}d" in name), 1)
 
     def _rescaled(self, out: Tensor, divisors: tuple[int, ...]) -> Tensor:
-        if not isinstance(self.law, Window):
-            raise AssertionError("a mean over what has no kernel")
-        kernel = self.law.kernel
+        kernel = self.law.averaged
         # Filled piece by piece: a list of numbers would be copied to the device, and waited for.
         runs = [(kernel / d, len(list(same))) for d, same in itertools.groupby(divisors)]
         scale = torch.cat([out.new_full((n,), by) for by, n in runs])
