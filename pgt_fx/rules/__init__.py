@@ -1,6 +1,17 @@
 """Operator rules: each operator's law in one place (DESIGN §5, §6)."""
 
-from pgt_fx.rules import attention, concat, norm, pointwise, reduce, resample, reshape, scan, window
+from pgt_fx.rules import (
+    attention,
+    concat,
+    indexing,
+    norm,
+    pointwise,
+    reduce,
+    resample,
+    reshape,
+    scan,
+    window,
+)
 from pgt_fx.rules import scatter as write
 from pgt_fx.rules import slice_pad as shift
 from pgt_fx.rules.registry import (
@@ -30,6 +41,7 @@ __all__ = [
     "Windowed",
     "attention",
     "concat",
+    "indexing",
     "norm",
     "pointwise",
     "reduce",

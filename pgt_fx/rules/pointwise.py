@@ -143,8 +143,11 @@ def along_other_axis(op: OpView) -> Outcome:
     """Fine along another axis than time."""
     layout = op.layout(op.arg["self"])
     if wrap(op.static(op.arg["dim"], "dim"), len(layout)) in time_dims(layout):
+        if op.schema.name == "aten::normalize":
+            raise Refusal("normalises over all of time")
         raise Refusal(
-            "accumulates along time; there is no rule that carries its state across steps"
+            "returns positions in the video, which a step doesn't know",
+            "use the values alone: x.cummax(dim).values",
         )
     values = op.node.meta["val"]
     return Local(layout if isinstance(values, torch.Tensor) else [layout] * len(values))

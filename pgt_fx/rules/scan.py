@@ -24,6 +24,18 @@ def cumulative(op: OpView) -> Outcome:
     return Scanned(HOW[name], layout, "self", 1, f"{name} along time")
 
 
+@rule("pgt_fx::extreme_so_far")
+def extreme(op: OpView) -> Outcome:
+    """The largest or least so far: carried is the last one."""
+    layout = op.layout(op.arg["x"])
+    if not _alone(layout[op.arg["dim"]]):
+        raise Refusal(
+            "accumulates over time merged with another axis", "unflatten time in front of it"
+        )
+    how = "max" if op.arg["highest"] else "min"
+    return Scanned(how, layout, "x", 1, f"{how} so far along time")
+
+
 @rule("pgt_fx::recurrent")
 def recurrent(op: OpView) -> Outcome:
     """RNN, GRU and LSTM along time. Carried: the hidden state of every layer (and the LSTM's

@@ -191,7 +191,7 @@ class Blocked(nn.Module):
         forth = self.conv(x)
         back = self.conv(x.flip(2))
         order = forth.sort(2)[0]
-        return order + back + x.cummax(2)[0]
+        return order + back + x.cummax(2)[1]
 
 
 def test_all_blockers_of_a_model_are_listed_at_once() -> None:

@@ -12,6 +12,7 @@ from pgt_fx.capture.captured import Captured
 from pgt_fx.capture.passes.cat_to_pad import cat_to_pad
 from pgt_fx.capture.passes.drop_like_operands import drop_like_operands
 from pgt_fx.capture.passes.expand_like import expand_like
+from pgt_fx.capture.passes.expand_shorthands import expand_shorthands
 from pgt_fx.capture.passes.functionalize import functionalize
 from pgt_fx.capture.passes.inline_blocks import inline_blocks
 from pgt_fx.capture.schema import schema_name
@@ -65,13 +66,17 @@ def detach_is_no_write(captured: Captured, _: int) -> None:
 
 
 def infer_batch_size(captured: Captured, _: int) -> None:
-    """``unflatten(0, (-1, t))``: the size that is left to be inferred is written out where it is
-    one of the clip's own, as a step's number of frames is inferred too."""
+    """``unflatten(0, (-1, t))``, ``view(-1, t, …)``: the size that is left to be inferred is
+    written out where it is one of the clip's own, as a step's number of frames is inferred too."""
     graph = captured.graph
     for node in list(graph.nodes):
-        if schema_name(node) != "aten::unflatten":
+        name = schema_name(node)
+        if name not in ("aten::unflatten", "aten::view", "aten::reshape") or len(node.args) < 2:
             continue
-        source, dim, wanted = node.args
+        source, *given, wanted = node.args
+        if not isinstance(wanted, (list, tuple)):
+            continue
+        dim = given[0] if given else 0
         sizes = node.meta["val"].shape[dim % source.meta["val"].dim() :][: len(wanted)]
         open_ = [k for k, n in enumerate(wanted) if isinstance(n, int) and n == -1]
         if (
@@ -85,7 +90,8 @@ def infer_batch_size(captured: Captured, _: int) -> None:
             with graph.inserting_before(node):
                 number = graph.call_function(torch.ops.aten.sym_size.int, found)
             number.meta = {**node.meta, "val": sizes[open_[0]]}
-            node.args = (source, dim, [number if k in open_ else n for k, n in enumerate(wanted)])
+            sizes = [number if k in open_ else n for k, n in enumerate(wanted)]
+            node.args = (source, *given, sizes)
 
 
 def _size_of_clip(captured: Captured, size: Any) -> tuple[fx.Node, int] | None:
@@ -192,6 +198,7 @@ PASSES: tuple[Pass, ...] = (
     detach_is_no_write,
     infer_batch_size,
     functionalize,
+    expand_shorthands,
     cat_to_pad,
     drop_like_operands,
     adaptive_max_as_amax,

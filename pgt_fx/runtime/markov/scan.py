@@ -13,11 +13,11 @@ from pgt_fx.runtime.markov.template import Template
 
 
 class MarkovScan(nn.Module):
-    """A cumulative sum, product or log-sum-exp; the last element is carried.
+    """A cumulative sum, product, log-sum-exp, maximum or minimum; the last element is carried.
 
     Args:
         slot: name of its entry in the state.
-        how: "sum" | "prod" | "logsumexp".
+        how: "sum" | "prod" | "logsumexp" | "max" | "min".
         call: the model's operator; its first operand has time.
         dim: time in operand and result.
     """
@@ -39,6 +39,10 @@ class MarkovScan(nn.Module):
                 y = y + before
             elif self.how == "prod":
                 y = y * before
+            elif self.how in ("max", "min"):
+                # Of two alike the later one has the gradient, as torch has it.
+                later = y >= before if self.how == "max" else y <= before
+                y = torch.where(later | (y != y), y, before)
             else:
                 y = torch.logaddexp(y, before)
         step.carried[self.slot] = owned(y.narrow(self.dim, y.shape[self.dim] - 1, 1))
