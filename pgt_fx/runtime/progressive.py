@@ -342,7 +342,8 @@ class Progressive(nn.Module):
         return listing(self._programs.current().program)
 
     def exact_frames(self, chunks: Sequence[int] | Sequence[Sequence[int]]) -> list[bool]:
-        """Which outputs equal the original model's, for a video cut into these chunks.
+        """Which outputs equal the original model's, for a video cut into these chunks; of several
+        tensors that the model returns, those of the first.
 
         Computed from the arithmetic alone; nothing is run.
 
@@ -351,8 +352,8 @@ class Progressive(nn.Module):
                 or one length per path.
 
         Returns:
-            one flag per output element along time of the whole video; one flag in all for a
-            model whose output has no time axis.
+            one flag per element along time of the first tensor that the model returns, of the
+            whole video; one flag in all where it has no time axis.
         """
         return self._programs.exact_frames(chunks)
 

@@ -90,3 +90,34 @@ def test_a_frame_grown_to_the_video_is_refused_before_it_is_run() -> None:
     model = Joined(lambda x, y: y + x[:, :, :1].repeat(1, 1, x.shape[2])).double().eval()
     with pytest.raises(BlockedError, match="has a single element along time"):
         pgt_fx.transform(model, torch.randn(1, 4, 8).double(), time_dim=2, future="wait")
+
+
+#: What is reduced, and the fewest frames of which there is an element.
+REDUCED: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], int]] = {
+    "energy of differences": (
+        lambda x, y: (y[:, :, 1:] - y[:, :, :-1]).square().sum((1, 2)) + y.mean((1, 2)),
+        2,
+    ),
+    "changes of sign": (lambda x, y: (y[:, :, 1:] * y[:, :, :-1] < 0).sum(2), 2),
+    "sum of a tail": (lambda x, y: y[:, :, 3:].sum(2) + x.sum(2), 4),
+    "mean of a tail": (lambda x, y: y[:, :, 3:].mean(2), 4),
+    "largest of a valid window": (lambda x, y: F.max_pool1d(y, 5, 2).amax(2), 5),
+}
+
+
+@pytest.mark.parametrize("name", REDUCED)
+def test_a_video_has_an_element_for_each_reduction(name: str) -> None:
+    reduce, least = REDUCED[name]
+    model = Joined(reduce).double().eval()
+    clip = torch.randn(1, 4, 8).double()
+    prog = pgt_fx.transform(model, clip, time_dim=2, future="wait", pooling="running")
+    assert str(prog.video_lengths) == f"at least {least}"
+    for frames in range(1, 10):
+        video = torch.randn(1, 4, frames).double()
+        if frames < least:
+            with pytest.raises(ClipError, match="test_hunted_joins"):
+                prog.full(video)
+            continue
+        with torch.no_grad():
+            last = [out for out in prog.run(video, schedule=[1] * frames) if out is not None][-1]
+            torch.testing.assert_close(last, model(video))
