@@ -63,7 +63,7 @@ def reduced_whole(analysis: Analysis, operation: Operation) -> Lengths:
     if not isinstance(operation.outcome, Reduced) or operation.clock is None:
         return analysis.lengths
     try:
-        held = ~at_most(total(operation.clock, analysis.spec.ratio), 0)
+        held = ~at_most(operation.clock.count_of_video(analysis.spec.ratio), 0)
     except NotQuasiLinear:
         return analysis.lengths
     place, text = operation.place, "reduces at least one element"
