@@ -13,7 +13,6 @@ from pgt_fx.capture.guards.length_guard import Condition, Lengths
 from pgt_fx.capture.observe.module_calls import lines_around, place
 from pgt_fx.capture.schema import schema_name
 from pgt_fx.compiler.analysis.timed_graph import Analysis, Operation
-from pgt_fx.core.clocks import Clock
 from pgt_fx.core.counts import counted
 from pgt_fx.core.errors import ClipError, Refusal
 from pgt_fx.core.law import Law
@@ -23,7 +22,7 @@ from pgt_fx.core.lengths.functions import QuasiLinear
 from pgt_fx.core.lengths.questions import at_most, same
 from pgt_fx.core.lengths.sets import LengthSet, NotQuasiLinear
 from pgt_fx.core.torch_private import OpOverload, schema_of
-from pgt_fx.rules import RULES, Local, OpView, Outcome, Reduced, StepOnly, Windowed
+from pgt_fx.rules import RULES, OpView, Outcome, Reduced, StepOnly, Windowed
 
 #: The lengths at which an operator runs, and what it needs in words.
 Need = tuple[LengthSet, str]
@@ -145,8 +144,6 @@ def _needs(analysis: Analysis, operation: Operation, view: OpView) -> Iterator[N
         return
     ratio = analysis.spec.ratio
     there = operation.clock.count_of_video(ratio)
-    if len(operation.joins) > 1 and isinstance(outcome, Local):
-        yield from _as_many_of_each(analysis, operation, there)
     source = next((n for n in view.tensors if view.timed(n)), None)
     if source is None:
         return
@@ -203,16 +200,3 @@ def _for_statistics(view: OpView, layout: Layout, there: QuasiLinear) -> Iterato
         yield at_most(1, there), NOTHING
     if not beside and (groups is None or groups == size(layout[1])):
         yield ~same(there, 1), "needs more than one element for its statistics"
-
-
-def _as_many_of_each(
-    analysis: Analysis, operation: Operation, there: QuasiLinear
-) -> Iterator[Need]:
-    clocks: list[Clock] = []
-    for node in operation.joins:
-        clock = analysis.value(node).clock
-        if clock is not None and clock not in clocks:
-            clocks.append(clock)
-    for clock in clocks:
-        held = same(clock.count_of_video(analysis.spec.ratio), there)
-        yield held, "takes operands of as many elements"

@@ -55,22 +55,6 @@ def not_empty(analysis: Analysis, operation: Operation) -> Lengths:
     return analysis.lengths.within(Condition(held, place.source, place.line, text))
 
 
-def reduced_whole(analysis: Analysis, operation: Operation) -> Lengths:
-    """The lengths of video at which there is an element to take a sum or a mean of: of none a sum
-    is zero (``x[:, :, 1:] - x[:, :, :-1]`` of one frame) and a mean is no number, and the steps, in
-    which nothing came, would answer with None.
-    """
-    if not isinstance(operation.outcome, Reduced) or operation.clock is None:
-        return analysis.lengths
-    try:
-        held = ~at_most(operation.clock.count_of_video(analysis.spec.ratio), 0)
-    except NotQuasiLinear:
-        return analysis.lengths
-    place, text = operation.place, "reduces at least one element"
-    lengths = analysis.lengths.within(Condition(held, place.source, place.line, text))
-    return lengths if lengths.allows(min(analysis.spec.lengths)) else analysis.lengths
-
-
 def joined_whole(analysis: Analysis, operation: Operation) -> Lengths:
     """The lengths of video at which values that are put together element by element have as many
     elements as each other (``x[:, :, ::2] - x[:, :, 1::2]``). At others the model raises, or

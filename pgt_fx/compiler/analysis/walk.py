@@ -27,7 +27,6 @@ from pgt_fx.compiler.analysis.video_lengths import (
     joined_whole,
     not_empty,
     part_of,
-    reduced_whole,
     whole_groups,
     within_table,
 )
@@ -211,7 +210,6 @@ class _Walk:
         if joins:
             operation.joins, operation.joined = joins, clock
         self.analysis.lengths = joined_whole(self.analysis, operation)
-        self.analysis.lengths = reduced_whole(self.analysis, operation)
         if isinstance(outcome, Windowed) and outcome.groups:
             self.analysis.lengths = whole_groups(self.analysis, operation, outcome.groups)
         if isinstance(outcome, Windowed) and outcome.pads:
