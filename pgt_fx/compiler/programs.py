@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from pgt_fx.capture.captured import Captured
 from pgt_fx.compiler.analysis.walk import Analysis, analyze_graph
 from pgt_fx.compiler.lowering.emit import emit
-from pgt_fx.compiler.report import Report, make_report
+from pgt_fx.compiler.make_report import make_report
+from pgt_fx.compiler.report import Report
 from pgt_fx.compiler.specialize import MOST_CAPTURED, Source
 from pgt_fx.core.errors import BlockedError, OtherClipError, PgtError
 from pgt_fx.core.options import Options

@@ -5,7 +5,10 @@ from pgt_fx.rules import scatter as write
 from pgt_fx.rules import slice_pad as shift
 from pgt_fx.rules.registry import (
     RULES,
+    Attention,
+    CausalAttention,
     Concatenated,
+    Kind,
     Local,
     OpView,
     Outcome,
@@ -19,7 +22,10 @@ from pgt_fx.rules.registry import (
 
 __all__ = [
     "RULES",
+    "Attention",
+    "CausalAttention",
     "Concatenated",
+    "Kind",
     "Local",
     "OpView",
     "Outcome",

@@ -26,7 +26,7 @@ from pgt_fx.core.laws import (
 from pgt_fx.core.lengths.functions import QuasiLinear, constant, frames
 from pgt_fx.core.lengths.questions import at_most, larger, less, same, smaller, where
 from pgt_fx.core.lengths.sets import NotQuasiLinear
-from pgt_fx.rules import Reduced, Refusal
+from pgt_fx.rules import Refusal
 
 
 def whole_groups(analysis: Analysis, operation: Operation, entries: int) -> Lengths:
@@ -150,7 +150,7 @@ def part_of(analysis: Analysis, node: fx.Node, length: int | None) -> Part:
     clocks = []
     for name in value.pooled:
         operation = analysis.operations[name]
-        if not isinstance(operation.outcome, Reduced) or operation.outcome.how != "first":
+        if not operation.outcome.takes_first:
             raise Refusal(
                 "puts a value that is pooled over time in front of the frames",
                 "pool over a constant number of frames",
