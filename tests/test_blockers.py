@@ -80,3 +80,15 @@ def test_the_line_of_a_model_of_the_zoo_is_named_in_either_install() -> None:
     place = caught.value.blockers[0].place
     assert place.source.startswith("zoo/temporal_heads.py:") and "self.rnn(" in place.line
     assert Path(inspect.getfile(type(model))).parent.parent.name == "pgt_fx"
+
+
+def test_a_table_behind_a_first_frame_is_named_as_one() -> None:
+    """No operand of a concatenation along time is made from the number of frames."""
+
+    class Numbered(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            numbers = torch.arange(x.shape[2]).to(x).expand(x.shape[0], 3, -1)
+            return torch.cat([x[:, :, :1], numbers], 2)
+
+    with pytest.raises(BlockedError, match=r"aten\.cat[^$]*a table made from the number of frames"):
+        pgt_fx.transform(Numbered(), CLIP, time_dim=2, future="wait")

@@ -253,7 +253,7 @@ def test_no_answer_to_a_video_that_the_model_answers_is_seen(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(
-        "pgt_fx.compiler.analysis.walk.not_empty", lambda analysis, _: analysis.lengths
+        "pgt_fx.compiler.analysis.operands.not_empty", lambda analysis, _: analysis.lengths
     )
     prog = pgt_fx.transform(Along(_motion), torch.randn(1, 2, 8, 4, 4), future="wait")
     with pytest.raises(SelfCheckError, match="1 frame"):

@@ -90,7 +90,6 @@ class _Walk:
         self.analysis = analysis
         self.blockers: dict[str, Blocker] = {}
         self.paths = {leaf: k for k, leaf in enumerate(analysis.spec.paths)}
-        self.ratio = analysis.spec.ratio
         self.analysis.lengths = analysis.captured.lengths
 
     def visit(self, node: fx.Node) -> None:
