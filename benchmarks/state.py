@@ -29,7 +29,6 @@ from pgt_fx.compiler.analysis.walk import Analysis
 from pgt_fx.compiler.lowering.retiming import early
 from pgt_fx.compiler.lowering.state_bytes import element_bytes, example_sizes
 from pgt_fx.core.laws import Window
-from pgt_fx.rules import Windowed
 from pgt_fx.runtime.plan import AlignItem
 
 
@@ -37,11 +36,11 @@ def lower_bound(analysis: Analysis) -> int:
     """Bytes that the windows must hold."""
     sizes, most = example_sizes(analysis), defaultdict[str, int](int)
     for operation in analysis.operations.values():
-        outcome = operation.outcome
-        if not isinstance(outcome, Windowed) or not isinstance(outcome.law, Window):
+        law = operation.outcome.sliding()
+        if not isinstance(law, Window):
             continue
         source = analysis.streams(operation.node)[0]
-        held = max(0, outcome.law.span - outcome.law.stride)
+        held = max(0, law.span - law.stride)
         size = element_bytes(analysis, source, sizes, pooled=False)
         most[source.name] = max(most[source.name], held * size)
     return sum(most.values())

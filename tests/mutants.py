@@ -354,16 +354,16 @@ def _narrow() -> Any:
 
 @mutant("analysed receptive field too small", "receptive-field")
 def _field() -> Any:
-    from pgt_fx.compiler import report
+    from pgt_fx.compiler import make_report
 
     def make(original: Any) -> Any:
-        def _fields(analysis: Analysis, output: Any, reach: Any) -> Any:
+        def reach_of_output(analysis: Analysis, output: Any, reach: Any) -> Any:
             found = original(analysis, output, reach)
             return [replace(f, future=f.future - 1, field=f.field - 1) for f in found]
 
-        return _fields
+        return reach_of_output
 
-    return patched(report, "_fields", make)
+    return patched(make_report, "reach_of_output", make)
 
 
 @mutant("outputs one too late at the end", "exact-wait")

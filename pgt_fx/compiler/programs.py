@@ -19,7 +19,8 @@ from pgt_fx.compiler.analysis.runnable_lengths import check_statistics
 from pgt_fx.compiler.analysis.walk import Analysis
 from pgt_fx.compiler.guards import Guard, guards_of
 from pgt_fx.compiler.inspect import Inspection
-from pgt_fx.compiler.report import Report, make_report
+from pgt_fx.compiler.make_report import make_report
+from pgt_fx.compiler.report import Report
 from pgt_fx.compiler.specialize import MOST_CAPTURED, Source
 from pgt_fx.core.clip import ClipSpec
 from pgt_fx.core.errors import BlockedError, OtherClipError, PgtError

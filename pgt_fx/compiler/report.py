@@ -3,41 +3,23 @@
 from __future__ import annotations
 
 import io
-import math
 from dataclasses import asdict, dataclass, field
-from fractions import Fraction
 from textwrap import indent
 from typing import Any
 
 import networkx as nx
 from rich.console import Console, Group
 from rich.text import Text
-from torch import fx
 
 from pgt_fx.capture.observe.uncalled_layers import listed
-from pgt_fx.compiler.analysis.attention_memory import grows, memory_size, remembers
-from pgt_fx.compiler.analysis.latency import until_final
-from pgt_fx.compiler.analysis.longest_step import longest_step
-from pgt_fx.compiler.analysis.operator_graph import network
-from pgt_fx.compiler.analysis.receptive_field import Reach, reaches
-from pgt_fx.compiler.analysis.walk import Analysis, Operation, Value, analyze_graph
-from pgt_fx.compiler.guards import Guard, guards_of
-from pgt_fx.compiler.lowering.state_bytes import state_bytes
+from pgt_fx.compiler.guards import Guard
 from pgt_fx.core.counts import counted, plural
-from pgt_fx.core.errors import ExactnessError, Place
-from pgt_fx.core.options import Options
+from pgt_fx.core.errors import ExactnessError
 from pgt_fx.core.text_tables import Fitted
-from pgt_fx.rules import Concatenated, Local, Reduced, Scanned, StepOnly, Windowed
-from pgt_fx.runtime.step_graph import Emitted
+from pgt_fx.rules.kinds.said import CONTEXT, STEP
 
-EXACT, STEP, RUNNING, TRAINING = "exact", "step", "running", "step (training)"
-CONTEXT = "context"
 #: What is said of a buffer that each call in train mode writes, and its answer is computed from.
 MOVING = "buffer that each call moves on"
-MOVED = (
-    "is written in train mode before the answer is computed from it (the power iteration of a "
-    "spectral norm): once in each step, where the model does so once for the whole video"
-)
 
 
 @dataclass(frozen=True)
@@ -120,6 +102,7 @@ class Report:
     guards: tuple[Guard, ...]
     idle: list[str]
     checked: str
+    _refused: tuple[Row, ...] = field(repr=False, compare=False)
     _graph: nx.DiGraph = field(repr=False, compare=False)
     _strict: bool = field(repr=False, compare=False)
 
@@ -134,8 +117,7 @@ class Report:
         Raises:
             ExactnessError: listing the operators, unless the caller passed ``strict=False``.
         """
-        open_ = [r for r in self.inexact if r.what != MOVING]  # training, as a norm's statistics
-        rows = [r for r in open_ if r.reason.endswith(GATED) or not _is_pooled(r)]
+        rows = self._refused
         if self.options["future"] != "wait" or not self._strict or not rows:
             return
         lines = "\n".join(f"  {i}. {r.place}\n    {r.reason}" for i, r in enumerate(rows, 1))
@@ -231,13 +213,6 @@ class Report:
         return "\n".join(line.rstrip() for line in stream.getvalue().splitlines())
 
 
-GATED = "and is combined with single frames again"
-
-
-def _is_pooled(row: Row) -> bool:
-    return row.what.endswith(("all time", "element"))
-
-
 def _inf(value: int | None) -> str:
     return "all" if value is None else str(value)
 
@@ -256,237 +231,3 @@ def size(count: int) -> str:
         if count >= factor:
             return f"{count / factor:.1f} {unit}"
     return f"{count} B"
-
-
-def make_report(
-    analysis: Analysis, options: Options, emitted: Emitted, model: str, checked: str
-) -> Report:
-    """Collect the report of a model under some options.
-
-    Args:
-        model: name of its class.
-        checked: what the self-check has compared.
-    """
-    reach = reaches(analysis)
-    gates = _gates(analysis)
-    by_slot = state_bytes(analysis, emitted)
-    rows = []
-    for operation in analysis.operations.values():
-        frames = isinstance(operation.outcome, Local) and not operation.joins
-        if frames and not operation.tables:
-            continue
-        row = _row(analysis, operation, options, reach, gates, by_slot)
-        if row is not None:
-            rows.append(row)
-    rows += [_moving(memory.place) for memory in analysis.captured.moving]
-    total = sum(count for slot, count in by_slot.items() if not slot.startswith("@"))
-    output = next((o for o in analysis.outputs if isinstance(o, fx.Node)), None)
-    fields = _fields(analysis, output, reach)
-    local = sum(isinstance(o.outcome, Local) for o in analysis.operations.values())
-    exact = not any(r.verdict in (STEP, CONTEXT) or r.what == MOVING for r in rows)
-    return Report(
-        model=model,
-        clip=[tuple(s) for s in analysis.spec.shapes if s is not None],
-        options={
-            "operator": options.operator,
-            "future": options.future,
-            "pooling": options.pooling,
-            "attention": options.attention,
-        },
-        rows=rows,
-        local=local,
-        receptive_field=[f.field for f in fields],
-        stride=[str(f.stride) for f in fields],
-        look_ahead=[f.future for f in fields],
-        latency=None
-        if any(f.future is None for f in fields)
-        else _latency(analysis, output, min((f.stride for f in fields), default=Fraction(1))),
-        state_bytes=total,
-        exact=exact,
-        clip_pools=len(analysis.captured.global_pools),
-        grows=grows(analysis, options),
-        lengths=str(analysis.lengths),
-        longest_step=longest_step(analysis),
-        guards=guards_of(analysis),
-        idle=list(analysis.captured.idle),
-        checked=checked,
-        _graph=network(analysis, reach),
-        _strict=options.strict,
-    )
-
-
-def _row(
-    analysis: Analysis,
-    operation: Operation,
-    options: Options,
-    reach: dict[str, dict[int, Reach]],
-    gates: set[str],
-    state: dict[str, int],
-) -> Row | None:
-    where = operation.place
-    found = reach.get(operation.node.name, {})
-    worst = max(
-        found.values(), key=lambda r: math.inf if r.field is None else r.field, default=None
-    )
-    past = future = None
-    stride = ""
-    if worst is not None:
-        past, future, stride = worst.past, worst.future, str(worst.stride)
-    what, verdict, reason = _verdict(analysis, operation, options, gates)
-    name = _name(where)
-    return Row(
-        name,
-        what,
-        verdict,
-        reason,
-        past,
-        future,
-        stride,
-        state.get(f"@{operation.node.name}", 0),
-        where.source,
-        where.line,
-    )
-
-
-def _moving(where: Place) -> Row:
-    name = ".".join(filter(None, (where.module, where.op)))
-    return Row(name, MOVING, TRAINING, MOVED, None, None, "", 0, where.source, where.line)
-
-
-def _verdict(
-    analysis: Analysis, operation: Operation, options: Options, gates: set[str]
-) -> tuple[str, str, str]:
-    """What an operator is in short words, its verdict, and the reason."""
-    outcome = operation.outcome
-    verdict, reason = EXACT, ""
-    if isinstance(outcome, Windowed):
-        what = outcome.what
-        if not options.markov.exact and outcome.law.recalls:
-            verdict, reason = CONTEXT, _past_of(options)
-    elif isinstance(outcome, Concatenated):
-        what = outcome.what
-    elif isinstance(outcome, Scanned):
-        what = outcome.what
-        if operation.node.name in gates:
-            verdict, reason = STEP, f"its last state is that of all of time {GATED}"
-        elif outcome.keys and outcome.window is None:
-            reason = "carries keys and values of all frames so far: its state grows with the video"
-    elif isinstance(outcome, Reduced):
-        what = outcome.what
-        gated = operation.node.name in gates
-        verdict = RUNNING if options.pooling == "running" and not gated else STEP
-        if gated:
-            reason = f"is taken over all of time {GATED}"
-        elif operation.node.name in analysis.apart and not _returned(analysis, operation):
-            verdict = EXACT
-        elif options.pooling == "step":
-            reason = "is taken over each step's frames; pooling='running' gives the model's answer"
-        elif options.pooling == "markov":
-            verdict = STEP
-            reason = "is taken over each step's frames and one of the past"
-    elif isinstance(outcome, StepOnly):
-        what = operation.place.op.removeprefix("aten.")
-        verdict, reason = (TRAINING if outcome.training else STEP), outcome.reason
-        if remembers(operation, options):
-            past = memory_size(analysis, operation, options)
-            reason += f"; finds {'all' if past is None else counted(past, 'element')} of the past"
-    elif operation.joins:
-        what = "join of operands with different delays"
-    else:
-        what = "beside a table of the frames' positions"
-    return what, verdict, reason
-
-
-def reproduces(analysis: Analysis, options: Options) -> bool:
-    """Whether the outputs under ``future="wait"`` are the model's own: ``Report.exact``, alone."""
-    gates = _gates(analysis)
-    verdicts = (_verdict(analysis, o, options, gates) for o in analysis.operations.values())
-    moving = bool(analysis.captured.moving)
-    return not moving and all(verdict not in (STEP, CONTEXT) for _, verdict, _ in verdicts)
-
-
-def _returned(analysis: Analysis, operation: Operation) -> bool:
-    """Whether what a reduction gives is returned as it is."""
-    nodes = [o for o in analysis.outputs if isinstance(o, fx.Node)]
-    values = [analysis.value(n) for n in nodes]
-    return any(v.clock is None and operation.node.name in v.pooled for v in values)
-
-
-def _past_of(options: Options) -> str:
-    markov = options.markov
-    past = {
-        "none": "the last elements",
-        "avg": "an average of all elements",
-        "max": "the maximum of all elements",
-    }
-    steps = f", averaged over all steps with momentum {markov.momentum}" if markov.momentum else ""
-    return f"finds {past[markov.aggregate]} of the step before in its past{steps}"
-
-
-def _name(where: Place) -> str:
-    op = where.op.removeprefix("aten.")
-    return where.module or op
-
-
-def _gates(analysis: Analysis) -> set[str]:
-    """Reductions over time whose result is combined with single frames again."""
-    out: set[str] = set()
-    for value in analysis.values.values():
-        for one in value if isinstance(value, list) else [value]:
-            if one.clock is not None:
-                out |= one.pooled
-    return out
-
-
-def _fields(
-    analysis: Analysis, output: fx.Node | None, reach: dict[str, dict[int, Reach]]
-) -> list[Reach]:
-    """Reach of the output; of what is pooled where the output is pooled over time."""
-    if output is None:
-        return []
-    if output.name in reach:
-        return [reach[output.name][p] for p in sorted(reach[output.name])]
-    value = analysis.value(output)
-    found: dict[int, Reach] = {}
-    for name in sorted(value.pooled):
-        for source in analysis.operations[name].node.all_input_nodes:
-            for path, one in reach.get(source.name, {}).items():
-                if path not in found or _larger(one, found[path]):
-                    found[path] = one
-    return [found[p] for p in sorted(found)]
-
-
-def _larger(one: Reach, other: Reach) -> bool:
-    """Whether a receptive field is the larger one; all of time is the largest."""
-    return other.field is not None and (one.field is None or one.field > other.field)
-
-
-def _latency(analysis: Analysis, output: fx.Node | None, stride: Fraction) -> int | None:
-    """Frames from an element's own frame to the moment it is final, under ``future="wait"``.
-
-    Args:
-        stride: frames per element of the output.
-    """
-    if output is None:
-        return None
-    if analysis.future != "wait":
-        analysis = analyze_graph(analysis.captured, analysis.spec, "wait")
-    value = analysis.value(output)
-    sources = [output]
-    if value.clock is None:
-        sources = [
-            s
-            for name in value.pooled
-            for s in analysis.operations[name].node.all_input_nodes
-            if isinstance(v := analysis.values[s.name], Value) and v.clock is not None
-        ]
-    worst = 0
-    for source in sources:
-        clock = analysis.value(source).clock
-        if clock is None or analysis.value(source).pooled:
-            return None
-        late = until_final(clock, analysis.spec.ratio, stride)
-        if late is None:
-            return None
-        worst = max(worst, late)
-    return worst

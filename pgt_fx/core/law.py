@@ -71,6 +71,16 @@ class Law(ABC):
     def need(self, j: int) -> int:
         """First input element that an output ``>= j`` reads."""
 
+    @property
+    def fewest(self) -> int:
+        """Fewest elements of which there is an output; 0 where only :meth:`count` tells it."""
+        return 0
+
+    @property
+    def fewest_padded(self) -> int:
+        """Fewest elements that can be padded, or cropped, as the operator does; 0: any number."""
+        return 0
+
     # -- what it carries -----------------------------------------------------------------------
 
     @abstractmethod

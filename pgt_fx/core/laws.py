@@ -52,6 +52,16 @@ class Window(Law):
         """Fewest elements for which the padding is defined (a reflection reads past its edge)."""
         return max(self.left, self.right, 0) + 1 if self.mode == "reflect" else 1
 
+    @property
+    def fewest(self) -> int:
+        return 0 if self.ceil else max(1, self.span - self.left - self.right)
+
+    @property
+    def fewest_padded(self) -> int:
+        if self.mode != "constant":
+            return max(self.minimum, 1 - self.left - self.right)
+        return -min(self.left, 0) - min(self.right, 0)
+
     def count(self, n: int) -> int:
         room = n + self.left + self.right - self.span
         if n < self.minimum:

@@ -12,7 +12,6 @@ from torch import fx
 from pgt_fx.compiler.analysis.receptive_field import Reach
 from pgt_fx.compiler.analysis.walk import Analysis
 from pgt_fx.core.law import Law
-from pgt_fx.rules import Windowed
 
 
 def elements_ahead(law: Law) -> Fraction:
@@ -42,14 +41,14 @@ def look_aheads(analysis: Analysis, reach: dict[str, dict[int, Reach]]) -> dict[
     credit: dict[str, tuple[Fraction, tuple[int, int]]] = {}
     ratio, least = analysis.spec.ratio, min(analysis.spec.ratio)
     for name, operation in analysis.operations.items():
-        if not isinstance(operation.outcome, Windowed):
+        law = operation.outcome.sliding()
+        if law is None:
             continue
         source = analysis.streams(operation.node)[0].name
         frames = min(
             (r.stride * least / ratio[path] for path, r in reach.get(source, {}).items()),
             default=Fraction(1),
         )
-        law = operation.outcome.law
         own = elements_ahead(law) * frames
         before, pad = credit.get(source, (Fraction(0), None))
         own += before

@@ -15,8 +15,10 @@ from torch import nn
 
 from pgt_fx.capture.observe.failing_line import place_of
 from pgt_fx.capture.observe.uncalled_layers import warn_idle
+from pgt_fx.compiler.analysis.gates import gates
 from pgt_fx.compiler.analysis.receptive_field import reaches
-from pgt_fx.compiler.analysis.walk import Analysis, Operation, Value, walk_graph
+from pgt_fx.compiler.analysis.timed_graph import Operation
+from pgt_fx.compiler.analysis.walk import walk_graph
 from pgt_fx.compiler.lowering.state_bytes import state_bytes
 from pgt_fx.compiler.programs import ModelPrograms
 from pgt_fx.compiler.report import size
@@ -27,12 +29,10 @@ from pgt_fx.core.hints import hinted
 from pgt_fx.core.options import ClipPools, Options
 from pgt_fx.core.text_tables import Fitted
 from pgt_fx.core.torch_private import pytree
-from pgt_fx.doctor import advice
 from pgt_fx.doctor.delay import LookAhead, delay, look_aheads
 from pgt_fx.doctor.findings import Ahead, Findings, Mixing
 from pgt_fx.doctor.page import page
 from pgt_fx.doctor.picture import picture
-from pgt_fx.rules import Reduced, StepOnly
 
 
 @dataclass(frozen=True)
@@ -141,18 +141,21 @@ def examine(
         _ahead(analysis.operations[n], look, late - delay(analysis, looks, [n]), state)
         for n, look in looks.items()
     )
-    gates = _gated(analysis)
-    mixing = [
-        _mixed(operation, operation.node.name in gates)
-        for operation in analysis.operations.values()
-        if isinstance(operation.outcome, (Reduced, StepOnly))
-    ]
-    refused = [_refused(b) for b in blockers.values()]
+    gated = gates(analysis)
+    found = (_mixed(o, gated=o.node.name in gated) for o in analysis.operations.values())
+    mixing = [row for row in found if row is not None]
+    refused = [
+        Mixing(
+            _name(b.place), _op(b.place), "refused", b.reason,
+            b.place.source, b.place.line, b.remedy,
+        )
+        for b in blockers.values()
+    ]  # fmt: skip
     verdict = "refused" if refused else _verdict(mixing, late)
     best = 0 if latency is not None else None
     frames = {n: math.ceil(look.frames) for n, look in looks.items()}
-    drawn = picture(analysis, blockers, frames, gates)
-    rows = (*refused, *(m for m in mixing if m is not None))
+    drawn = picture(analysis, blockers, frames, gated)
+    rows = (*refused, *mixing)
     return Diagnosis(name, clip, verdict, latency, best, total, ahead, rows, drawn)
 
 
@@ -182,37 +185,29 @@ def _verdict(mixing: list[Mixing], late: int) -> str:
 
 
 def _ahead(operation: Operation, look: LookAhead, saves: int, state: dict[str, int]) -> Ahead:
-    where = operation.place
-    what = getattr(operation.outcome, "what", "")
+    where, kind = operation.place, operation.outcome
     held = state.get(f"@{operation.node.name}", 0) if state else None
-    change = advice.for_look_ahead(operation, look.pad)
-    frames = math.ceil(look.frames)
+    value = operation.node.meta.get("val")
+    change = kind.to_look_back(5 if value is None else value.dim(), look.pad)
+    frames, what = math.ceil(look.frames), kind.words(_op(where))
     return Ahead(_name(where), what, frames, saves, held, where.source, where.line, change)
 
 
-def _mixed(operation: Operation, gated: bool) -> Mixing:
-    where, outcome = operation.place, operation.outcome
-    verdict = "running" if isinstance(outcome, Reduced) and not gated else "step"
-    reason = getattr(outcome, "reason", "")
-    if isinstance(outcome, Reduced):
-        reason = "is taken over all of time" + (" and combined with single frames" * gated)
-    what = getattr(outcome, "what", "") or where.op.removeprefix("aten.")
-    change = advice.for_mixing(operation, gated)
-    return Mixing(_name(where), what, verdict, reason, where.source, where.line, change)
+def _mixed(operation: Operation, *, gated: bool) -> Mixing | None:
+    where, kind = operation.place, operation.outcome
+    told = kind.mixing(gated=gated)
+    if told is None:
+        return None
+    what, change = kind.words(_op(where)), kind.to_stream(where.op, gated=gated)
+    return Mixing(_name(where), what, told.verdict, told.reason, where.source, where.line, change)
 
 
-def _gated(analysis: Analysis) -> set[str]:
-    """Reductions over time whose result is combined with single frames again."""
-    out: set[str] = set()
-    for value in analysis.values.values():
-        for one in value if isinstance(value, list) else [value]:
-            if isinstance(one, Value) and one.clock is not None:
-                out |= one.pooled
-    return out
+def _op(where: Place) -> str:
+    return where.op.removeprefix("aten.")
 
 
 def _name(where: Place) -> str:
-    return where.module or where.op.removeprefix("aten.")
+    return where.module or _op(where)
 
 
 def _refused(b: Blocker) -> Mixing:

@@ -8,9 +8,8 @@ from dataclasses import dataclass, field
 import networkx as nx
 from torch import Tensor, fx
 
-from pgt_fx.compiler.analysis.walk import Analysis, Operation
+from pgt_fx.compiler.analysis.timed_graph import Analysis, Operation
 from pgt_fx.core.errors import Blocker
-from pgt_fx.rules import Local, Reduced, Scanned, StepOnly, Windowed
 
 #: Verdict -> what it means, in the order of the legend.
 VERDICTS = {
@@ -110,23 +109,18 @@ def _box(
 def _operation(
     node: fx.Node, operation: Operation, ahead: Mapping[str, int], gates: set[str]
 ) -> Box | None:
-    outcome, where = operation.outcome, operation.place
+    where = operation.place
     op = where.op.removeprefix("aten.")
-    label, told = _short(where.module, op), where.line
-    if isinstance(outcome, Windowed):
-        frames = ahead.get(node.name, 0)
-        note = f"{outcome.what}, {frames} ahead" if frames else outcome.what
-        return Box(label, note, "ahead" if frames else "exact", where.source, told)
-    if isinstance(outcome, Reduced):
-        verdict = "step" if node.name in gates else "running"
-        return Box(label, outcome.what, verdict, where.source, told)
-    if isinstance(outcome, Scanned):
-        return Box(label, outcome.what, "exact", where.source, told)
-    if isinstance(outcome, StepOnly):
-        return Box(label, op, "step", where.source, outcome.reason)
-    if isinstance(outcome, Local) and operation.joins:
-        return Box(label, f"{op}: different delays", "join", where.source, told)
-    return None
+    drawn = operation.outcome.drawn(
+        op,
+        ahead=ahead.get(node.name, 0),
+        gated=node.name in gates,
+        joins=bool(operation.joins),
+    )
+    if drawn is None:
+        return None
+    label, told = _short(where.module, op), drawn.told or where.line
+    return Box(label, drawn.note, drawn.colour, where.source, told)
 
 
 def _short(module: str, op: str) -> str:

@@ -8,11 +8,11 @@ from fractions import Fraction
 from torch import fx
 
 from pgt_fx.compiler.analysis.receptive_field import Reach, reaches
-from pgt_fx.compiler.report import CONTEXT
 from pgt_fx.core.counts import counted
 from pgt_fx.core.errors import ClipError, OptionError
 from pgt_fx.core.schedule import Schedule
 from pgt_fx.erf.result import CURVES, Curve, Interval, Receptive
+from pgt_fx.rules.kinds.said import CONTEXT
 from pgt_fx.runtime.progressive import Progressive
 
 

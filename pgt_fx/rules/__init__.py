@@ -16,7 +16,10 @@ from pgt_fx.rules import scatter as write
 from pgt_fx.rules import slice_pad as shift
 from pgt_fx.rules.registry import (
     RULES,
+    Attention,
+    CausalAttention,
     Concatenated,
+    Kind,
     Local,
     OpView,
     Outcome,
@@ -30,7 +33,10 @@ from pgt_fx.rules.registry import (
 
 __all__ = [
     "RULES",
+    "Attention",
+    "CausalAttention",
     "Concatenated",
+    "Kind",
     "Local",
     "OpView",
     "Outcome",

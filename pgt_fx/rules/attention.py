@@ -8,12 +8,22 @@ from __future__ import annotations
 
 from torch import fx
 
-from pgt_fx.capture.attention.find_attention import NOTE, Attention, Band
+from pgt_fx.capture.attention.find_attention import NOTE, Band
+from pgt_fx.capture.attention.find_attention import Attention as Found
 from pgt_fx.capture.observe.module_calls import place
 from pgt_fx.core.layout import Dim, Factor, Layout, axis_of, broadcast, has_time, time_dims
 from pgt_fx.core.node_arguments import as_nodes
 from pgt_fx.core.torch_private import schema_of
-from pgt_fx.rules.registry import Local, OpView, Outcome, Refusal, Scanned, StepOnly, rule
+from pgt_fx.rules.registry import (
+    Attention,
+    CausalAttention,
+    Local,
+    OpView,
+    Outcome,
+    Refusal,
+    StepOnly,
+    rule,
+)
 
 ALL = "relates every frame to every other"
 
@@ -54,16 +64,23 @@ def contraction(op: OpView) -> Outcome:
 
 def _attends(op: OpView, layout: Layout, keys: fx.Node, reason: str) -> Outcome:
     """One of the two products of an attention, ``keys`` its keys or values."""
-    found: Attention | None = op.node.meta.get(NOTE)
+    found: Found | None = op.node.meta.get(NOTE)
     if found is None:
         return StepOnly(layout, reason)
     band = seen_band(op, found)
     if not band.causal:
-        return StepOnly(layout, reason + _opened(op, found), keys=(keys,))
-    return Scanned("attention", layout, "", 0, _words(band), keys=(keys,), window=band.window)
+        return Attention(layout, reason + _opened(op, found), keys=(keys,))
+    return _causal(layout, "", (keys,), band)
 
 
-def _opened(op: OpView, found: Attention) -> str:
+def _causal(layout: Layout, query: str, keys: tuple[fx.Node, ...], band: Band) -> Outcome:
+    """An attention that looks at no later frame; ``query``: the operand that has the rows."""
+    return CausalAttention(
+        "attention", layout, query, 0, _words(band), keys=keys, window=band.window
+    )
+
+
+def _opened(op: OpView, found: Found) -> str:
     """What makes an attention with a causal mask none: an operator behind the softmax, or a number
     that hides nothing."""
     node = found.opened
@@ -77,13 +94,13 @@ def _opened(op: OpView, found: Attention) -> str:
     return f"; its mask hides what is to come, but not any more behind {place(node)}"
 
 
-def seen_band(op: OpView, found: Attention) -> Band:
+def seen_band(op: OpView, found: Found) -> Band:
     """Which frames the queries of an attention see."""
     rows, columns = _entries(op, found)
     return found.band(rows, columns) if rows and columns else Band()
 
 
-def _entries(op: OpView, found: Attention) -> tuple[int, int]:
+def _entries(op: OpView, found: Found) -> tuple[int, int]:
     """Entries per frame along the queries and the keys; 0 where they can't be told."""
     values = found.product.meta["val"]
     out = []
@@ -94,7 +111,7 @@ def _entries(op: OpView, found: Attention) -> tuple[int, int]:
     return (out[0], out[1]) if values is not None and len(out) == 2 else (0, 0)
 
 
-def _sides(op: OpView, found: Attention) -> list[tuple[fx.Node, int]]:
+def _sides(op: OpView, found: Found) -> list[tuple[fx.Node, int]]:
     """The operand with the queries and that with the keys, each with the dimension of time."""
     node = found.product
     if node.target is op.node.target and "query" in op.arg:
@@ -188,11 +205,11 @@ def attention(op: OpView) -> Outcome:
         return Local(layout)  # keys of something else (a text): each frame by itself
     if not all(has_time(op.layout(n)[-2]) for n in keys):
         return StepOnly(layout, "attends over all of time")
-    found: Attention | None = op.node.meta.get(NOTE)
+    found: Found | None = op.node.meta.get(NOTE)
     band = seen_band(op, found) if found is not None else Band()
     if band.causal:
-        return Scanned("attention", layout, "query", 0, _words(band), keys=keys, window=band.window)
-    return StepOnly(
+        return _causal(layout, "query", keys, band)
+    return Attention(
         layout,
         "attends over all of time" + ("" if found is None else _opened(op, found)),
         keys=keys,

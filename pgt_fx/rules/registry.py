@@ -1,28 +1,36 @@
-"""The registry of operator rules, what a rule is given and what it may answer.
+"""The registry of operator rules, and what a rule is given.
 
-A rule is a function ``rule(op: OpView) -> Outcome`` registered under ATen operator names. It is
-called only for operators with at least one operand that has a time axis; an operator on values
-without time runs as it is. An operator without a rule is a blocker: the unknown is never taken
-to be pointwise.
+A rule is a function ``rule(op: OpView) -> Kind`` registered under ATen operator names, which says
+what kind of operator a call is along time (:mod:`pgt_fx.rules.kinds`). It is called only for
+operators with at least one operand that has a time axis; an operator on values without time runs
+as it is. An operator without a rule is a blocker: the unknown is never taken to be pointwise.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import fx
 
 from pgt_fx.capture.guards.symbolic_sizes import Sizes
-from pgt_fx.core.counts import counted
 from pgt_fx.core.errors import Refusal
-from pgt_fx.core.law import Law
-from pgt_fx.core.laws import Window
 from pgt_fx.core.layout import Factor, Layout, size
 from pgt_fx.core.torch_private import schema_of
+from pgt_fx.rules.kinds import (
+    Attention,
+    CausalAttention,
+    Concatenated,
+    Kind,
+    Local,
+    Reduced,
+    Scanned,
+    StepOnly,
+    Windowed,
+)
 
 
 @dataclass(frozen=True)
@@ -48,144 +56,8 @@ class MergedTime(Refusal):
         self.operand, self.dim, self.entries = operand, dim, entries
 
 
-@dataclass(frozen=True)
-class Local:
-    """Time-local: output element i depends on element i of every operand that has time.
-
-    Attributes:
-        layout: of the result; a list for operators with several results.
-        args: arguments to call with instead of the captured ones (shape arithmetic re-derived
-            from the operand at hand), by schema name.
-        note: for the report.
-    """
-
-    layout: Layout | list[Layout | None]
-    args: dict[str, Any] = field(default_factory=dict)
-    note: str = ""
-    kind: str = "local"
-
-
-@dataclass(frozen=True)
-class Windowed:
-    """A window along time: the operator runs on carried tail + new elements.
-
-    Attributes:
-        law: which input elements an output reads.
-        layout: of the result.
-        source: schema name of the operand that carries time.
-        args: arguments of the call in a step: padding along time taken out.
-        call: function to call instead of the operator itself.
-        fill: value of the padding elements.
-        mode: padding mode of ``law`` as ``F.pad`` calls it.
-        mean: "include" / "exclude" for average pools (``count_include_pad``).
-        what: short words for the report, e.g. ``"conv k=3 s=1 p=1"``.
-        groups: a video must have a multiple of so many elements here; 0: any number.
-        pads: whether the operator itself makes elements where it is given none.
-    """
-
-    law: Law
-    layout: Layout
-    source: str
-    args: dict[str, Any] = field(default_factory=dict)
-    call: Callable[..., Any] | None = None
-    fill: float = 0.0
-    mode: str = "constant"
-    mean: str = ""
-    what: str = ""
-    groups: int = 0
-    pads: bool = False
-
-
-@dataclass(frozen=True)
-class Reduced:
-    """All elements become one: mean, max … over time. ``pooling`` says over which elements.
-
-    Attributes:
-        how: "mean" | "sum" | "max" | "min" | "var" | "std" | "last" | "first" | "any" | "all".
-        dims: dimensions reduced (time's among them).
-        keepdim: whether they stay with size 1.
-        options: for var / std: ``{"correction": 1}``.
-    """
-
-    how: str
-    layout: Layout
-    source: str
-    dims: tuple[int, ...]
-    keepdim: bool
-    options: dict[str, Any] = field(default_factory=dict)
-    what: str = ""
-
-
-@dataclass(frozen=True)
-class StepOnly:
-    """Mixes all of time in a way that no bounded state reproduces: computed within the step.
-
-    ``exact_alone``: with one step over the whole video the result is the model's own (always so).
-    ``training``: the mixing is that of batch statistics and is absent in ``eval()``.
-    ``restarts``: every step is computed as the first one (a table that is read
-    from its start), and in the first step it is the model's own.
-    ``keys``: operands of which elements of earlier steps may be put in front (attention).
-    """
-
-    layout: Layout | list[Layout | None]
-    reason: str
-    args: dict[str, Any] = field(default_factory=dict)
-    training: bool = False
-    keys: tuple[fx.Node, ...] = ()
-    restarts: bool = False
-
-
-@dataclass(frozen=True)
-class Scanned:
-    """Element i depends on elements 0 … i, and a state stands for those before it: cumulative sums,
-    recurrent layers, attention with a causal mask. Exact, and without delay.
-
-    Attributes:
-        how: "sum" | "prod" | "logsumexp", "recurrent" or "attention".
-        layout: of the result; for several results the first has time.
-        source: schema name of the operand that carries time.
-        states: elements carried, in elements of the (first) result along time.
-        what: short words for the report.
-        keys: operands that are carried themselves: keys and values of an attention.
-        window: how many elements before its own an element reads; None: all.
-    """
-
-    how: str
-    layout: Layout | list[Layout | None]
-    source: str
-    states: int
-    what: str
-    args: dict[str, Any] = field(default_factory=dict)
-    keys: tuple[fx.Node, ...] = ()
-    window: int | None = None
-
-    @property
-    def law(self) -> Window | None:
-        """Which elements an element reads, where it is not all before it."""
-        return None if self.window is None else Window(self.window + 1, left=self.window)
-
-
-@dataclass(frozen=True)
-class Concatenated:
-    """Values one after the other along time: parts of known length, then one that goes on.
-
-    Attributes:
-        parts: the operands, in order.
-        lengths: of the parts; None for the last one.
-    """
-
-    layout: Layout
-    parts: tuple[fx.Node, ...]
-    lengths: tuple[int | None, ...]
-    args: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def what(self) -> str:
-        first = sum(n for n in self.lengths if n is not None)
-        return f"{counted(first, 'element')}, then a stream"
-
-
-Outcome = Concatenated | Local | Windowed | Reduced | Scanned | StepOnly
+#: What a rule answers: the kind of the operator.
+Outcome = Kind
 Rule = Callable[["OpView"], Outcome]
 RULES: dict[str, Rule] = {}
 
@@ -369,13 +241,17 @@ def infinite(stop: Any) -> bool:
 
 __all__ = [
     "RULES",
+    "Attention",
+    "CausalAttention",
     "Concatenated",
+    "Kind",
     "Local",
     "MergedTime",
     "OpView",
     "Outcome",
     "Reduced",
     "Refusal",
+    "Scanned",
     "SizeAtHand",
     "StepOnly",
     "Windowed",

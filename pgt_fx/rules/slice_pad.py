@@ -141,4 +141,5 @@ def pad(op: OpView) -> Outcome:
         mode=mode,
         what=f"pad {left},{right}" + ("" if mode == "constant" else f" {mode}"),
         pads=left + right > 0,
+        bare=True,
     )

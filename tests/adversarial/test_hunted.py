@@ -254,9 +254,9 @@ def test_what_is_padded_has_elements(name: str) -> None:
 def test_no_answer_to_a_video_that_the_model_answers_is_seen(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    for known in ("not_empty", "where_it_runs"):
+    for known in ("operands.not_empty", "walk.where_it_runs"):
         monkeypatch.setattr(
-            f"pgt_fx.compiler.analysis.walk.{known}", lambda analysis, *_: analysis.lengths
+            f"pgt_fx.compiler.analysis.{known}", lambda analysis, *_: analysis.lengths
         )
     prog = pgt_fx.transform(Along(_motion), torch.randn(1, 2, 8, 4, 4), future="wait")
     with pytest.raises(SelfCheckError, match="1 frame"):

@@ -122,3 +122,15 @@ def test_windows_that_the_video_is_padded_to_are_refused_before_a_long_capture(
     captures.clear()
     assert pgt_fx.transform(Windows(3).eval(), clip, future="wait").report.exact
     assert len(captures) == 2
+
+
+def test_a_table_behind_a_first_frame_is_named_as_one() -> None:
+    """No operand of a concatenation along time is made from the number of frames."""
+
+    class Numbered(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            numbers = torch.arange(x.shape[2]).to(x).expand(x.shape[0], 3, -1)
+            return torch.cat([x[:, :, :1], numbers], 2)
+
+    with pytest.raises(BlockedError, match=r"aten\.cat[^$]*a table made from the number of frames"):
+        pgt_fx.transform(Numbered(), CLIP, time_dim=2, future="wait")

@@ -6,15 +6,11 @@ from torch import fx
 
 from pgt_fx.compiler.analysis.walk import Analysis, Operation
 from pgt_fx.core.options import Options
-from pgt_fx.rules import Scanned, StepOnly
 
 
 def remembers(operation: Operation, options: Options) -> bool:
     """Whether an operation carries keys or values from step to step."""
-    outcome = operation.outcome
-    if isinstance(outcome, Scanned):
-        return bool(outcome.keys)
-    return isinstance(outcome, StepOnly) and bool(outcome.keys) and options.memory is not None
+    return operation.outcome.remembers(options)
 
 
 def memory_size(analysis: Analysis, operation: Operation, options: Options) -> int | None:
@@ -23,13 +19,10 @@ def memory_size(analysis: Analysis, operation: Operation, options: Options) -> i
     With a causal mask as many as the mask lets through; else as many as there are in
     ``options.attention`` clips, none without it.
     """
-    outcome = operation.outcome
-    if isinstance(outcome, Scanned):
-        return outcome.window if outcome.keys else 0
-    if not remembers(operation, options) or operation.clock is None or options.memory is None:
+    if operation.clock is None:
         return 0
     clip = operation.clock.at(tuple(analysis.spec.lengths), True).total
-    return options.memory.elements(clip)
+    return operation.outcome.memory(options, clip)
 
 
 def table_memory(analysis: Analysis, node: fx.Node, options: Options) -> int | None:

@@ -8,6 +8,10 @@ from __future__ import annotations
 
 from fractions import Fraction
 
+from torch import fx
+
+from pgt_fx.compiler.analysis.timed_graph import Analysis, Value
+from pgt_fx.compiler.analysis.walk import analyze_graph
 from pgt_fx.core.clocks import Clock
 from pgt_fx.core.lengths.questions import at_most
 from pgt_fx.core.lengths.sets import (
@@ -79,3 +83,34 @@ def _spoken(
     clock, before, alone = items[str(node.slot)].answers(ratio)
     found = at_most(before + 1, clock.counts_so_far(ratio).total)
     return found if alone else found & fed
+
+
+def latency(analysis: Analysis, output: fx.Node | None, stride: Fraction) -> int | None:
+    """Frames from an element's own frame to the moment it is final, under ``future="wait"``.
+
+    Args:
+        stride: frames per element of the output.
+    """
+    if output is None:
+        return None
+    if analysis.future != "wait":
+        analysis = analyze_graph(analysis.captured, analysis.spec, "wait")
+    value = analysis.value(output)
+    sources = [output]
+    if value.clock is None:
+        sources = [
+            s
+            for name in value.pooled
+            for s in analysis.operations[name].node.all_input_nodes
+            if isinstance(v := analysis.values[s.name], Value) and v.clock is not None
+        ]
+    worst = 0
+    for source in sources:
+        clock = analysis.value(source).clock
+        if clock is None or analysis.value(source).pooled:
+            return None
+        late = until_final(clock, analysis.spec.ratio, stride)
+        if late is None:
+            return None
+        worst = max(worst, late)
+    return worst

@@ -22,7 +22,7 @@ from pgt_fx.capture.schema import named, schema_name
 from pgt_fx.core.devices import elsewhere, in_any_layout
 from pgt_fx.core.layout import Factor, Layout, LayoutError, plain
 from pgt_fx.core.node_arguments import as_node
-from pgt_fx.rules import RULES, Local, OpView, Refusal
+from pgt_fx.rules import RULES, OpView, Refusal
 from pgt_fx.rules.registry import hint
 
 CONSTANT = (
@@ -117,10 +117,10 @@ def _kind(
         return "clip"  # positions relative to the video's length
     rule = RULES.get(schema_name(node))
     try:
-        outcome = None if rule is None else rule(OpView(node, layouts, captured.sizes))
+        kind = None if rule is None else rule(OpView(node, layouts, captured.sizes))
     except (Refusal, LayoutError):
-        outcome = None
-    if not isinstance(outcome, Local) or outcome.args.get("start"):
+        kind = None
+    if kind is None or not kind.frame_by_frame or kind.args.get("start"):
         return "clip"
     return "prefix" if "prefix" in kinds else "rows"
 

@@ -23,7 +23,7 @@ def network(analysis: Analysis, reach: dict[str, dict[int, Reach]]) -> nx.DiGrap
                 "op": operation.place.op,
                 "module": operation.place.module,
                 "source": operation.place.source,
-                "verdict": type(operation.outcome).__name__.lower(),
+                "verdict": operation.outcome.name,
             }
         elif node.op != "placeholder":
             attributes["verdict"] = "no time"

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from fractions import Fraction
 
+from torch import fx
+
 from pgt_fx.compiler.analysis.walk import Analysis, Operation
-from pgt_fx.core.law import Law
-from pgt_fx.rules import Concatenated, Scanned, StepOnly, Windowed
+from pgt_fx.rules.kinds.spans import Spans, followed
 
 
 @dataclass(frozen=True)
@@ -27,9 +28,6 @@ class Reach:
     past: int | None
     future: int | None
     field: int | None
-
-
-Spans = list[tuple[int, int] | None]
 
 
 def reaches(analysis: Analysis) -> dict[str, dict[int, Reach]]:
@@ -68,14 +66,18 @@ def _reaches(analysis: Analysis, frames: int) -> tuple[dict[str, dict[int, Reach
             operation = analysis.operations.get(node.name)
             sources = [s for s in analysis.streams(node) if s.name in spans]
             count = value.clock.at(lengths, True).total
-            spans[node.name] = _through(operation, [spans[s.name] for s in sources], count, lengths)
+            known = [spans[s.name] for s in sources]
+            spans[node.name] = (
+                followed(None, known, count, lengths)
+                if operation is None
+                else operation.outcome.spans(known, count, lengths)
+            )
             strides[node.name] = _stride(operation, [strides[s.name] for s in sources])
             if any(s.name in unbounded for s in sources) or (
-                operation is not None and (isinstance(operation.outcome, StepOnly) or value.pooled)
+                operation is not None and (operation.outcome.reads_all or value.pooled)
             ):
                 unbounded.add(node.name)
-            scans = operation is not None and isinstance(operation.outcome, Scanned)
-            scans = scans and _law(operation) is None
+            scans = operation is not None and operation.outcome.reads_past
             if scans or any(s.name in scanned for s in sources):
                 scanned.add(node.name)
         out[node.name] = {}
@@ -92,72 +94,14 @@ def _reaches(analysis: Analysis, frames: int) -> tuple[dict[str, dict[int, Reach
     return out, clear
 
 
-def _through(
-    operation: Operation | None,
-    sources: list[dict[int, Spans]],
-    count: int,
-    lengths: tuple[int, ...],
-) -> dict[int, Spans]:
-    """Spans of an operator's result. One that reaches over an end of the video is written as
-    beginning before it, or ending after it: how far it would go on is not seen there."""
-    out: dict[int, Spans] = {}
-    if operation is not None and isinstance(operation.outcome, Concatenated):
-        return _one_after_the_other(operation.outcome, sources, count)
-    for path in sorted({p for s in sources for p in s}):
-        operands = [s[path] for s in sources if path in s]
-        law = _law(operation)
-        if law is not None:
-            before, after = (-1, -1), (lengths[path], lengths[path])
-            out[path] = [
-                _hull(
-                    [
-                        before if t < 0 else after if t >= len(span) else span[t]
-                        for span in operands
-                        for t in law.taps(j)
-                    ]
-                )
-                for j in range(count)
-            ]
-        else:
-            out[path] = [
-                _hull([span[j] for span in operands if j < len(span)]) for j in range(count)
-            ]
-    return out
-
-
-def _one_after_the_other(
-    outcome: Concatenated, sources: list[dict[int, Spans]], count: int
-) -> dict[int, Spans]:
-    """Spans of a concatenation; a part without time reads the video's start, which is no reach."""
-    *_, stream = sources
-    first = sum(n for n in outcome.lengths if n is not None)
-    out: dict[int, Spans] = {}
-    for path, spans in stream.items():
-        before: Spans = [s for one in sources[:-1] for s in one.get(path, [])]
-        before = [*([None] * (first - len(before))), *before]
-        out[path] = [*before, *spans][:count]
-    return out
-
-
-def _law(operation: Operation | None) -> Law | None:
-    """Which elements of its operands an element reads, where they are finitely many."""
-    outcome = None if operation is None else operation.outcome
-    return outcome.law if isinstance(outcome, (Windowed, Scanned)) else None
-
-
-def _hull(spans: Spans) -> tuple[int, int] | None:
-    known = [s for s in spans if s is not None]
-    return (min(s[0] for s in known), max(s[1] for s in known)) if known else None
-
-
 def _stride(operation: Operation | None, sources: list[dict[int, Fraction]]) -> dict[int, Fraction]:
     merged: dict[int, Fraction] = {}
     for source in sources:
         merged.update(source)
-    if operation is None or not isinstance(operation.outcome, Windowed):
+    law = None if operation is None else operation.outcome.sliding()
+    if law is None:
         return merged
-    per_output = operation.outcome.law.inputs_per_output
-    return {p: s * per_output for p, s in merged.items()}
+    return {path: step * law.inputs_per_output for path, step in merged.items()}
 
 
 def _measure(span: Spans, stride: Fraction, frames: int) -> tuple[Reach, bool]:
@@ -182,3 +126,26 @@ def _measure(span: Spans, stride: Fraction, frames: int) -> tuple[Reach, bool]:
     future = max(s[1] - int(j * stride) for j, s in middle)
     field = max(s[1] - s[0] + 1 for _, s in middle)
     return Reach(stride, past, future, field), seen
+
+
+def reach_of_output(
+    analysis: Analysis, output: fx.Node | None, reach: dict[str, dict[int, Reach]]
+) -> list[Reach]:
+    """Reach of the output; of what is pooled where the output is pooled over time."""
+    if output is None:
+        return []
+    if output.name in reach:
+        return [reach[output.name][p] for p in sorted(reach[output.name])]
+    value = analysis.value(output)
+    found: dict[int, Reach] = {}
+    for name in sorted(value.pooled):
+        for source in analysis.operations[name].node.all_input_nodes:
+            for path, one in reach.get(source.name, {}).items():
+                if path not in found or _larger(one, found[path]):
+                    found[path] = one
+    return [found[p] for p in sorted(found)]
+
+
+def _larger(one: Reach, other: Reach) -> bool:
+    """Whether a receptive field is the larger one; all of time is the largest."""
+    return other.field is not None and (one.field is None or one.field > other.field)

@@ -16,13 +16,12 @@ from pgt_fx.compiler.analysis.timed_graph import Analysis, Operation
 from pgt_fx.core.counts import counted
 from pgt_fx.core.errors import ClipError, Refusal
 from pgt_fx.core.law import Law
-from pgt_fx.core.laws import Transposed, Window
 from pgt_fx.core.layout import Layout, has_time, size
 from pgt_fx.core.lengths.functions import QuasiLinear
 from pgt_fx.core.lengths.questions import at_most, same
 from pgt_fx.core.lengths.sets import LengthSet, NotQuasiLinear
 from pgt_fx.core.torch_private import OpOverload, schema_of
-from pgt_fx.rules import RULES, OpView, Outcome, Reduced, StepOnly, Windowed
+from pgt_fx.rules import RULES, OpView, Outcome
 
 #: The lengths at which an operator runs, and what it needs in words.
 Need = tuple[LengthSet, str]
@@ -148,18 +147,19 @@ def _needs(analysis: Analysis, operation: Operation, view: OpView) -> Iterator[N
     if source is None:
         return
     layout = view.layout(source)
-    if name in ("aten::instance_norm", "aten::group_norm") and isinstance(outcome, StepOnly):
+    if name in ("aten::instance_norm", "aten::group_norm") and outcome.reads_all:
         yield from _for_statistics(view, layout, there)
         return
-    if name == "pgt_fx::recurrent" or isinstance(outcome, Reduced):
+    if name == "pgt_fx::recurrent" or outcome.needs_one:
         yield at_most(1, there), NOTHING  # a mean of nothing is none: torch's is NaN
-    if isinstance(outcome, Windowed) and name == "aten::unfold":
-        yield from _long_enough(outcome.law, there)
+    law = outcome.sliding()
+    if law is not None and name == "aten::unfold":
+        yield from _long_enough(law, there)
     if "pad" in name:
         yield from _padded(outcome, there)
     elif name in _ELEMENTS and any(map(has_time, layout[-_rank(name) :])):
-        if isinstance(outcome, Windowed):
-            yield from _long_enough(outcome.law, there)
+        if law is not None:
+            yield from _long_enough(law, there)
         yield at_most(1, there), NOTHING
 
 
@@ -169,24 +169,16 @@ def _rank(name: str) -> int:
 
 def _long_enough(law: Law, there: QuasiLinear) -> Iterator[Need]:
     """A window has to fit into what it slides along, once at least."""
-    text = "makes at least one element"
-    if isinstance(law, Window):
-        least = max(1, law.span - law.left - law.right)
-        if not law.ceil:
-            yield at_most(least, there), f"needs at least {counted(least, 'element')}"
-            return
-    if isinstance(law, (Window, Transposed)):
-        yield at_most(1, law.count_of(there)), text
+    if law.fewest:
+        yield at_most(law.fewest, there), f"needs at least {counted(law.fewest, 'element')}"
+    else:
+        yield at_most(1, law.count_of(there)), "makes at least one element"
 
 
 def _padded(outcome: Outcome, there: QuasiLinear) -> Iterator[Need]:
-    law = getattr(outcome, "law", None)
-    if not isinstance(law, Window):
-        return
-    least = -min(law.left, 0) - min(law.right, 0)
-    if law.mode != "constant":
-        least = max(law.minimum, 1 - law.left - law.right)
-    if least > 0:
+    law = outcome.sliding()
+    if law is not None and law.fewest_padded > 0:
+        least = law.fewest_padded
         yield at_most(least, there), f"needs at least {counted(least, 'element')}"
 
 

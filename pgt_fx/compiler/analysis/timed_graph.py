@@ -14,7 +14,7 @@ from pgt_fx.core.clip import ClipSpec
 from pgt_fx.core.clocks import Clock
 from pgt_fx.core.errors import Place
 from pgt_fx.core.layout import Axis, Layout, LayoutError, axis_of
-from pgt_fx.rules import Outcome, Refusal
+from pgt_fx.rules import Kind, Refusal
 
 
 @dataclass
@@ -50,17 +50,17 @@ class Operation:
     """What the analysis found of one node.
 
     Attributes:
-        outcome: what the rule answered.
+        outcome: what the rule answered: the kind of the operator.
         value: timeline of the result; a list for several results.
         joins: operands with time whose clocks differ: each gets an aligner.
         place: where in the user's model.
         tables: operands that are tables.
         pairs: those of them that have an axis of keys, made at the positions of a step.
-        clock: of the operands in common.
+        clock: of the operands in common; of the result where each is taken as it comes.
     """
 
     node: fx.Node
-    outcome: Outcome
+    outcome: Kind
     value: Value | list[Value]
     place: Place
     joins: tuple[fx.Node, ...] = ()

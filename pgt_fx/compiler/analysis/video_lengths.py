@@ -17,7 +17,7 @@ from pgt_fx.core.counts import counted
 from pgt_fx.core.layout import time_dims
 from pgt_fx.core.lengths.questions import at_most, same
 from pgt_fx.core.lengths.sets import LengthSet, NotQuasiLinear
-from pgt_fx.rules import Local, Reduced, Refusal, StepOnly
+from pgt_fx.rules import Refusal
 
 
 def whole_groups(analysis: Analysis, operation: Operation, entries: int) -> Lengths:
@@ -79,7 +79,7 @@ def joined_whole(analysis: Analysis, operation: Operation) -> Lengths:
 def _as_many(analysis: Analysis, operation: Operation) -> Iterator[LengthSet]:
     """The lengths at which operands have as many elements along time as each other, for each two
     that have to; where they can't be told, none."""
-    if not isinstance(operation.outcome, (Local, StepOnly)):
+    if not operation.outcome.even:
         return
     joined = operation.clock.joined if operation.clock is not None else ()
     if joined:
@@ -132,7 +132,7 @@ def part_of(analysis: Analysis, node: fx.Node, length: int | None) -> Part:
     clocks = []
     for name in value.pooled:
         operation = analysis.operations[name]
-        if not isinstance(operation.outcome, Reduced) or operation.outcome.how != "first":
+        if not operation.outcome.takes_first:
             raise Refusal(
                 "puts a value that is pooled over time in front of the frames",
                 "pool over a constant number of frames",

@@ -9,48 +9,38 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from pgt_fx.capture.attention.find_attention import NOTE
 from pgt_fx.capture.captured import Captured
 from pgt_fx.capture.observe.module_calls import place
 from pgt_fx.capture.schema import schema_name
-from pgt_fx.compiler.analysis.length_tables import (
-    PairTable,
-    Table,
-    pair_table,
-    read_table,
-    table_graph,
+from pgt_fx.compiler.analysis.blocked import after_refusal, behind_a_blocker, guessed_size
+from pgt_fx.compiler.analysis.length_tables import PairTable, Table, pair_table, read_table
+from pgt_fx.compiler.analysis.operands import (
+    ClocksOf,
+    VideosOf,
+    beside_tables,
+    join,
+    sizes_without_time,
 )
 from pgt_fx.compiler.analysis.outputs import check_outputs
 from pgt_fx.compiler.analysis.runnable_lengths import untold, where_it_is_made, where_it_runs
 from pgt_fx.compiler.analysis.timed_graph import Analysis, Operation, Value
 from pgt_fx.compiler.analysis.video_lengths import (
     joined_whole,
-    not_empty,
-    part_of,
-    whole_groups,
     within_table,
 )
 from pgt_fx.core.clip import ClipSpec
-from pgt_fx.core.clock_equality import covers, same, samples
-from pgt_fx.core.clocks import Clock, ConcatClock, InputClock, JoinClock, LawClock
+from pgt_fx.core.clocks import Clock, InputClock
 from pgt_fx.core.errors import BlockedError, Blocker
 from pgt_fx.core.layout import Factor, Layout, LayoutError, open_sizes, plain, time_dims
 from pgt_fx.core.node_arguments import as_number
-from pgt_fx.core.torch_private import HigherOrderOperator, OpOverload, schema_of
+from pgt_fx.core.torch_private import HigherOrderOperator, OpOverload
 from pgt_fx.rules import (
     RULES,
-    Concatenated,
-    Local,
+    Kind,
     OpView,
-    Outcome,
-    Reduced,
     Refusal,
-    Scanned,
-    StepOnly,
-    Windowed,
 )
-from pgt_fx.rules.pointwise import CLIP_TABLE, LENGTH_TABLE
-from pgt_fx.rules.registry import MergedTime, SizeAtHand, hint
+from pgt_fx.rules.registry import MergedTime, hint
 
 __all__ = ["Analysis", "Operation", "Value", "analyze_graph", "walk_graph"]
 
@@ -115,7 +105,6 @@ class _Walk:
         self.analysis = analysis
         self.blockers: dict[str, Blocker] = {}
         self.paths = {leaf: k for k, leaf in enumerate(analysis.spec.paths)}
-        self.ratio = analysis.spec.ratio
         self.analysis.lengths = analysis.captured.lengths
 
     def visit(self, node: fx.Node) -> None:
@@ -130,9 +119,9 @@ class _Walk:
                 self._call(node)
             except (Refusal, LayoutError) as refusal:
                 remedy = getattr(refusal, "remedy", "") or REMEDY
-                if isinstance(refusal, Refusal) or not self._behind_a_blocker(node):
+                if isinstance(refusal, Refusal) or not behind_a_blocker(self.analysis, node):
                     self.blockers[node.name] = Blocker(place(node), str(refusal), remedy)
-                self.analysis.values[node.name] = self._after_refusal(node)
+                self.analysis.values[node.name] = after_refusal(self.analysis, node)
 
     def _input(self, node: fx.Node) -> Value:
         value = node.meta.get("val")
@@ -192,32 +181,33 @@ class _Walk:
         layouts = {n: found.layout for n, found in pairs.items()}
         view = OpView(node, lambda n: layouts.get(n) or self._layout(n), known)
         try:
-            outcome = rule(view)
+            kind = rule(view)
         except MergedTime as merged:
             self._set_apart(node, merged)
             self._call(node)
             return
-        if isinstance(outcome, Concatenated):
-            self._concatenation(node, outcome)
-            return
         tables = tuple(n for n in dict.fromkeys(view.tensors) if self._table(n))
-        outcome = self._beside_tables(outcome, tables, pairs)
-        self._sizes_without_time(node, outcome)
-        joins, clock = self._join(node, view, outcome)
+        kind = beside_tables(self.analysis, kind, tables, pairs)
+        if kind.rederived:
+            sizes_without_time(self.analysis, node, kind)
+        joins: tuple[fx.Node, ...] = ()
+        common = None
+        if kind.aligns:
+            joins, common = join(self.analysis, view, kind)
+        else:  # what its parts without time are made of is put before the frames, not beside them
+            pooled = frozenset().union(*(v.pooled for v in flat if v.timed))
+        clock = kind.clock(ClocksOf(self.analysis, common))
         operation = Operation(
-            node, outcome, Value(None), place(node), tables=tables, pairs=pairs, clock=clock
+            node, kind, Value(None), place(node), tables=tables, pairs=pairs, clock=common or clock
         )
         if joins:
-            operation.joins, operation.joined = joins, clock
+            operation.joins, operation.joined = joins, common
         self.analysis.lengths = joined_whole(self.analysis, operation)
-        if isinstance(outcome, Windowed) and outcome.groups:
-            self.analysis.lengths = whole_groups(self.analysis, operation, outcome.groups)
-        if isinstance(outcome, Windowed) and outcome.pads:
-            self.analysis.lengths = not_empty(self.analysis, operation)
+        kind.asks(VideosOf(self.analysis, operation))
         self.analysis.lengths = where_it_runs(self.analysis, operation, view)
         for table in pairs.values():
             self.analysis.lengths = within_table(self.analysis, operation, table)
-        operation.value = self._result(node, outcome, clock, pooled)
+        operation.value = _result(node, kind, clock, pooled)
         if any(v.guessed for v in flat):
             for v in operation.value if isinstance(operation.value, list) else [operation.value]:
                 v.guessed = True
@@ -241,25 +231,6 @@ class _Walk:
         self.visit(parts)
         self.visit(whole)
 
-    def _concatenation(self, node: fx.Node, outcome: Concatenated) -> None:
-        """Parts of known length, then a stream: a clock of its own, and nothing to align."""
-        parts = tuple(
-            part_of(self.analysis, n, k)
-            for n, k in zip(outcome.parts, outcome.lengths, strict=True)
-        )
-        if any(part.first for part in parts[1:]):
-            # Its turn may come in a later step, when the frame is gone.
-            raise Refusal("puts a frame taken by its number behind others", "slice it: x[:, :, :1]")
-        clock = ConcatClock(parts)
-        streams = [self.analysis.value(n) for n in outcome.parts]
-        pooled = frozenset().union(*(v.pooled for v in streams if v.timed))
-        value = Value(outcome.layout, clock, pooled)
-        self.analysis.values[node.name] = value
-        self.analysis.operations[node.name] = Operation(
-            node, outcome, value, place(node), clock=clock
-        )
-        self._check(node, value)
-
     def _table(self, node: fx.Node) -> Table | None:
         found = self.analysis.values[node.name]
         return None if isinstance(found, list) else found.table
@@ -279,29 +250,6 @@ class _Walk:
                 found = pair_table(self.analysis.captured, n, layout, node, others)
                 out |= {} if found is None else {n: found}
         return out
-
-    def _beside_tables(
-        self, outcome: Outcome, tables: tuple[fx.Node, ...], pairs: dict[fx.Node, PairTable]
-    ) -> Outcome:
-        """What an operator with a table among its operands does from step to step."""
-        known = {n: found for n in tables if (found := self._table(n)) is not None}
-        kinds = {found.kind for n, found in known.items() if n not in pairs}
-        for n, found in known.items():
-            if n not in pairs:
-                table_graph(self.analysis.captured, n, found)  # refuses what a step can't make
-        if known and not isinstance(outcome, (Local, Scanned, StepOnly)):
-            raise Refusal(
-                "a table made from the number of frames stands where a weight or the video should",
-                "combine it with the video by an elementwise operator",
-            )
-        if kinds & {"clip", "prefix"} and isinstance(outcome, (Local, Scanned)):
-            keys = outcome.keys if isinstance(outcome, Scanned) else ()
-            restarts = isinstance(outcome, Local) and "clip" not in kinds
-            reason = LENGTH_TABLE if "clip" in kinds else CLIP_TABLE
-            outcome = StepOnly(
-                outcome.layout, reason, args=outcome.args, keys=keys, restarts=restarts
-            )
-        return outcome
 
     def _written_to_time(self, node: fx.Node) -> bool:
         """Whether an operator that writes in place was found to be one that no step can run."""
@@ -336,7 +284,7 @@ class _Walk:
         if pooled and of_length:
             raise Refusal(OF_LENGTH, "use a mean over time in place of a sum and a division")
         tensors = list(result) if isinstance(result, (list, tuple)) else [result]
-        behind = self._behind_a_blocker(node)  # told where it was made
+        behind = behind_a_blocker(self.analysis, node)  # told where it was made
         timed = any(
             self.analysis.captured.has_time(s)
             for t in tensors
@@ -361,7 +309,7 @@ class _Walk:
                 "on the length of the video",
                 "keep one entry per frame",
             )
-        size = _guess if behind else hint
+        size = guessed_size if behind else hint
         values = [
             Value(plain(map(size, t.shape)), None, pooled, guessed=behind, of_length=of_length)
             if isinstance(t, Tensor)
@@ -370,99 +318,6 @@ class _Walk:
         ]
         several = isinstance(result, (list, tuple))
         self.analysis.values[node.name] = values if several else values[0]
-
-    def _sizes_without_time(self, node: fx.Node, outcome: Outcome) -> None:
-        """Arguments computed from the length of the video must have been re-derived."""
-        if isinstance(outcome, Reduced):
-            return
-        schema = schema_of(node.target)
-        for position, argument in enumerate(schema.arguments):
-            if argument.name in outcome.args:
-                given = outcome.args[argument.name]
-            elif position < len(node.args) and not argument.kwarg_only:
-                given = node.args[position]
-            else:
-                given = node.kwargs.get(argument.name)
-            items = given if isinstance(given, (list, tuple)) else [given]
-            for item in items:
-                if isinstance(item, fx.Node) and item.meta.get("pgt_time"):
-                    at = self._keys_at_hand(node, outcome, item)
-                    if at is not None and given is item:
-                        outcome.args[argument.name] = SizeAtHand((at,))
-                        continue
-                    raise Refusal(
-                        f"its argument {argument.name} is computed from the length of the video",
-                        "derive it from the shape of the tensor at hand, or use a reduction",
-                    )
-
-    def _keys_at_hand(self, node: fx.Node, outcome: Outcome, item: fx.Node) -> int | None:
-        """The dimension of an attention map whose number of keys a size is (a mean over them)."""
-        layout = getattr(outcome, "layout", None)
-        size, value = item.meta["val"], node.meta["val"]
-        if not isinstance(layout, tuple) or not isinstance(value, Tensor):
-            return None
-        found = node.meta.get(NOTE)
-        product = found and self.analysis.operations.get(found.product.name)
-        if product and isinstance(product.outcome, Scanned):
-            return None  # of a causal one the keys at hand are those so far, not the video's
-        for d in time_dims(layout, 2):
-            if isinstance(size, torch.SymInt) and str(value.shape[d]) == str(size):
-                return d
-        return None
-
-    def _join(
-        self, node: fx.Node, view: OpView, outcome: Outcome
-    ) -> tuple[tuple[fx.Node, ...], Clock]:
-        """Operands that need an aligner, and the clock of their common prefix."""
-        operands = [n for n in view.tensors if self.analysis.value(n).timed]
-        clocks = [self.analysis.value(n).clock for n in operands]
-        found = [c for c in clocks if c is not None]
-        distinct: list[Clock] = []
-        for clock in found:
-            if not any(same(clock, other, self.ratio) for other in distinct):
-                distinct.append(clock)
-        if len(distinct) > 1 and any(time_dims(self._layout(n) or (), 2) for n in operands):
-            raise Refusal(
-                "the values of an attention are later than its queries and keys",
-                "compute all three from one tensor without convolutions along time between them",
-            )
-        rows = view.arg.get(outcome.source) if isinstance(outcome, Scanned) else None
-        if len(distinct) > 1 and isinstance(rows, fx.Node):
-            query = self.analysis.value(rows).clock
-            if query is not None and not all(covers(c, query, self.ratio) for c in distinct):
-                raise Refusal(
-                    "its queries are more than its keys or values: the last ones see all of time",
-                    "let each query have a key of its own frame",
-                )
-        commits = isinstance(outcome, (Reduced, Scanned, StepOnly))
-        commit = commits and self._provisional(found[0])
-        if len(distinct) == 1 and not commit:
-            return (), found[0]
-        return tuple(operands), JoinClock(tuple(distinct), commit=commit)
-
-    def _provisional(self, clock: Clock) -> bool:
-        if clock.firm:
-            return False
-        (one,), times = samples(self.ratio, clock)
-        counts = [one.at(frames, False) for frames in times]
-        return not counts or any(c.sure != c.total for c in counts)
-
-    def _result(
-        self, node: fx.Node, outcome: Outcome, clock: Clock, pooled: frozenset[str]
-    ) -> Value | list[Value]:
-        if isinstance(outcome, Reduced):
-            return Value(outcome.layout, None, pooled | {node.name})
-        if isinstance(outcome, Windowed):
-            return Value(outcome.layout, LawClock(outcome.law, clock), pooled)
-        layouts = outcome.layout if isinstance(outcome.layout, list) else [outcome.layout]
-        values = []
-        for layout in layouts:
-            timed = layout is not None and bool(time_dims(layout, 1))
-            extra = pooled
-            if layout is not None and not timed and isinstance(outcome, (Scanned, StepOnly)):
-                extra = pooled | {node.name}
-            values.append(Value(layout, clock if timed else None, extra))
-        return values if isinstance(outcome.layout, list) else values[0]
 
     def _check(self, node: fx.Node, value: Value | list[Value]) -> None:
         """The layout and the captured sizes must agree on where time is."""
@@ -485,42 +340,19 @@ class _Walk:
                     )
             one.layout = open_sizes(one.layout, result.shape)
 
-    def _behind_a_blocker(self, node: fx.Node) -> bool:
-        """Layouts that don't fit together behind a blocker say nothing about the model."""
-        found = (self.analysis.values[n.name] for n in node.all_input_nodes)
-        flat = (v for one in found for v in (one if isinstance(one, list) else [one]))
-        return any(v.guessed for v in flat)
 
-    def _after_refusal(self, node: fx.Node) -> Value | list[Value]:
-        """Go on behind a blocker as if it were local, so that all blockers are found at once."""
-        operands = [
-            v
-            for n in node.all_input_nodes
-            if not isinstance(v := self.analysis.values[n.name], list) and v.timed
-        ]
-        result = node.meta.get("val")
-        tensors = list(result) if isinstance(result, (list, tuple)) else [result]
-        values = []
-        for tensor in tensors:
-            if not isinstance(tensor, Tensor):
-                values.append(Value(None))
-                continue
-            at = [d for d, s in enumerate(tensor.shape) if self.analysis.captured.has_time(s)]
-            dims = tuple(
-                (Factor(_guess(s), True, min(2, 1 + at.index(d)) if d in at else 0),)
-                for d, s in enumerate(tensor.shape)
-            )
-            timed = operands and len(time_dims(dims, 1)) == 1
-            values.append(Value(dims, operands[0].clock if timed else None, guessed=True))
-        return values if isinstance(result, (list, tuple)) else values[0]
-
-
-def _guess(size: Any) -> int:
-    """A size behind a blocker, which may depend on the data."""
-    try:
-        return hint(size)
-    except Refusal:
-        return 2
+def _result(
+    node: fx.Node, kind: Kind, clock: Clock | None, pooled: frozenset[str]
+) -> Value | list[Value]:
+    layouts = kind.layout if isinstance(kind.layout, list) else [kind.layout]
+    values = []
+    for layout in layouts:
+        timed = layout is not None and bool(time_dims(layout, 1))
+        whole = kind.pools and layout is not None and not timed
+        values.append(
+            Value(layout, clock if timed else None, pooled | {node.name} if whole else pooled)
+        )
+    return values if isinstance(kind.layout, list) else values[0]
 
 
 def _has_tensor(node: fx.Node) -> bool:

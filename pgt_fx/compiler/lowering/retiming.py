@@ -27,7 +27,7 @@ from pgt_fx.core.clock_equality import same, samples
 from pgt_fx.core.clocks import Clock
 from pgt_fx.core.law import Law
 from pgt_fx.core.layout import LayoutError
-from pgt_fx.rules import Local, StepOnly, Windowed
+from pgt_fx.rules import Kind
 
 #: Bytes of what can't wait, if there is any other way.
 _NEVER = 1 << 48
@@ -42,10 +42,11 @@ def early(clock: Clock, joined: Clock, ratio: tuple[int, ...]) -> int:
     return max(0, *(a - b for a, b in _counts(clock, joined, ratio)))
 
 
-def carried(law: Law, source: Clock, out: Clock, ratio: tuple[int, ...]) -> int:
-    """Elements that a window carries at most, once a stream is under way."""
-    counts = _counts(source, out, ratio, [(law, source)])
-    return max(law.held(outs, seen) for seen, outs in counts)
+def carried(kind: Kind, source: Clock, out: Clock, ratio: tuple[int, ...]) -> int:
+    """Elements of its operand that an operator carries at most, once a stream is under way."""
+    law = kind.sliding()
+    windows = [] if law is None else [(law, source)]
+    return max(kind.carries(seen, outs) for seen, outs in _counts(source, out, ratio, windows))
 
 
 def _counts(
@@ -162,9 +163,8 @@ def _reader(
         ahead = early(clock, operation.joined, ratio)
         return _Reader(None, ahead, ahead, operation.joined)
     value = operation.value
-    if isinstance(operation.outcome, Windowed) and isinstance(value, Value) and value.clock:
-        most = carried(operation.outcome.law, clock, value.clock, ratio)
-        return _Reader(None, 0, most, clock)
+    if isinstance(value, Value) and value.clock and not operation.outcome.may_wait:
+        return _Reader(None, 0, carried(operation.outcome, clock, value.clock, ratio), clock)
     if _moves(analysis, operand, node, region, local):
         return _Reader(node, 0, 0, clock)
     return _Reader(None, 0, 0, clock)
@@ -184,7 +184,7 @@ def _moves(
     members = region.nodes if region else (node,)
     for member in members:
         operation = analysis.operations.get(member.name)
-        if operation is not None and not _frame_by_frame(operation.outcome):
+        if operation is not None and not operation.outcome.may_wait:
             return False
         if operation is not None and (operation.joins or operation.tables):
             return False
@@ -211,13 +211,6 @@ def _size_of_clip(analysis: Analysis, node: fx.Node) -> bool:
     if isinstance(node.meta.get("val"), Tensor):
         return node.name in analysis.captured.inputs
     return all(_size_of_clip(analysis, n) for n in node.all_input_nodes)
-
-
-def _frame_by_frame(outcome: object) -> bool:
-    """Also of what is so in ``eval()`` alone: the delays of both modes have to stand in the same
-    places, or a state could not go from one to the other. In training the statistics of a norm
-    are those of the frames that it is given in a step, late or not."""
-    return isinstance(outcome, Local) or (isinstance(outcome, StepOnly) and outcome.training)
 
 
 def _ways_to_joins(network: _Network, movable: set[fx.Node]) -> set[fx.Node]:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pgt_fx.capture.passes.alias_analysis import Aliases, written_by
 from pgt_fx.compiler.analysis.longest_step import longest_step
-from pgt_fx.compiler.report import reproduces
+from pgt_fx.compiler.make_report import reproduces
 from pgt_fx.compiler.selfcheck.draws import seeded
 from pgt_fx.compiler.selfcheck.measure import error
 from pgt_fx.compiler.selfcheck.redraw import redraw_norms, redraw_zeros, redrawn

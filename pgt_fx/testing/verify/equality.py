@@ -23,7 +23,6 @@ from pgt_fx.compiler.selfcheck.measure import (
 )
 from pgt_fx.core.counts import counted
 from pgt_fx.core.errors import ClipError, Place
-from pgt_fx.rules import Scanned, StepOnly
 from pgt_fx.testing.verify.result import Check
 from pgt_fx.testing.verify.subject import Subject
 
@@ -287,10 +286,7 @@ def bounded_alone(analysis: Analysis) -> list[Place]:
     attention whose mask hides some of the keys, and gates."""
     out = []
     for operation in analysis.operations.values():
-        attention = isinstance(operation.outcome, StepOnly) and bool(
-            operation.pairs or operation.outcome.keys
-        )
-        attention |= isinstance(operation.outcome, Scanned) and bool(operation.outcome.keys)
+        attention = bool(operation.pairs) or operation.outcome.attends
         name = schema_name(operation.node).removeprefix("aten::")
         if attention or name in _GATES:
             out.append(operation.place)

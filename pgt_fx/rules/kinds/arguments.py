@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from typing import Any
 
-import torch
 from torch import fx
 
-from pgt_fx.capture.captured import Captured
 from pgt_fx.core.torch_private import schema_of
 from pgt_fx.runtime.markov.template import Hole, Template
 
@@ -84,20 +81,3 @@ def with_memories(node: fx.Node, args: list[Any], memories: dict[fx.Node, fx.Nod
     for place in (1, 2) if name == "aten::scaled_dot_product_attention" else (1,):
         out[place] = memories.get(out[place], out[place])
     return out
-
-
-def size_of_clip(
-    node: fx.Node, captured: Captured, inputs: Collection[fx.Node]
-) -> tuple[fx.Node, int] | None:
-    """The input and its dimension that a size is as large as at any time: a step always has it,
-    where the value that the model asks for its shape may have no elements yet."""
-    size = node.meta.get("val")
-    if node.target is not torch.ops.aten.sym_size.int or node.args[0] in inputs:
-        return None
-    if not isinstance(size, torch.SymInt) or captured.has_time(size):
-        return None
-    for one in inputs:
-        for dim, other in enumerate(getattr(one.meta["val"], "shape", ())):
-            if isinstance(other, torch.SymInt) and str(other) == str(size):
-                return one, dim
-    return None

@@ -1,0 +1,46 @@
+"""Which frames every element of a value reads, followed through one operator."""
+
+from __future__ import annotations
+
+from pgt_fx.core.law import Law
+
+#: Per element the first and the last frame that it reads; None: none.
+Spans = list[tuple[int, int] | None]
+
+
+def followed(
+    law: Law | None, operands: list[dict[int, Spans]], count: int, lengths: tuple[int, ...]
+) -> dict[int, Spans]:
+    """Spans of the ``count`` elements of a result, per input path.
+
+    One that reaches over an end of the video is written as beginning before it, or ending after it:
+    how far it would go on is not seen there.
+
+    Args:
+        law: which elements of its operands an element reads; None: those at its own place.
+        operands: their spans.
+        lengths: frames per input path.
+    """
+    out: dict[int, Spans] = {}
+    for path in sorted({p for s in operands for p in s}):
+        spans = [s[path] for s in operands if path in s]
+        if law is not None:
+            before, after = (-1, -1), (lengths[path], lengths[path])
+            out[path] = [
+                _hull(
+                    [
+                        before if t < 0 else after if t >= len(span) else span[t]
+                        for span in spans
+                        for t in law.taps(j)
+                    ]
+                )
+                for j in range(count)
+            ]
+        else:
+            out[path] = [_hull([span[j] for span in spans if j < len(span)]) for j in range(count)]
+    return out
+
+
+def _hull(spans: Spans) -> tuple[int, int] | None:
+    known = [s for s in spans if s is not None]
+    return (min(s[0] for s in known), max(s[1] for s in known)) if known else None
