@@ -20,7 +20,7 @@ from pgt_fx.core.layout import plain
 from pgt_fx.doctor import examine
 from pgt_fx.rules import RULES, Kind
 
-PAGE = Path(__file__).parent.parent / "docs/adding-an-operator.md"
+PAGE = Path(__file__).parents[2] / "docs/adding-an-operator.md"
 
 
 @pytest.fixture(scope="module")
