@@ -20,7 +20,7 @@ from pgt_fx.compiler.lowering.state_bytes import state_bytes
 from pgt_fx.compiler.report import MOVING, Report, Row
 from pgt_fx.core.errors import Place
 from pgt_fx.core.options import Options
-from pgt_fx.rules.kinds.said import CONTEXT, STEP, TRAINING, Verdict
+from pgt_fx.rules.kinds.verdicts import CONTEXT, STEP, TRAINING, Verdict
 from pgt_fx.runtime.step_graph import Emitted
 
 MOVED = (
@@ -32,7 +32,7 @@ MOVED = (
 @dataclass(frozen=True)
 class Stands:
     """Where one operator stands in the model, as its kind is shown it
-    (:class:`pgt_fx.rules.kinds.shown.Standing`)."""
+    (:class:`pgt_fx.rules.kinds.protocols.Standing`)."""
 
     analysis: Analysis
     operation: Operation

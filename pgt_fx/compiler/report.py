@@ -16,7 +16,7 @@ from pgt_fx.compiler.guards import Guard
 from pgt_fx.core.counts import counted, plural
 from pgt_fx.core.errors import ExactnessError
 from pgt_fx.core.text_tables import Fitted
-from pgt_fx.rules.kinds.said import CONTEXT, STEP
+from pgt_fx.rules.kinds.verdicts import CONTEXT, STEP
 
 #: What is said of a buffer that each call in train mode writes, and its answer is computed from.
 MOVING = "buffer that each call moves on"

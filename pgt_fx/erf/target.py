@@ -12,7 +12,7 @@ from pgt_fx.core.counts import counted
 from pgt_fx.core.errors import ClipError, OptionError
 from pgt_fx.core.schedule import Schedule
 from pgt_fx.erf.result import CURVES, Curve, Interval, Receptive
-from pgt_fx.rules.kinds.said import CONTEXT
+from pgt_fx.rules.kinds.verdicts import CONTEXT
 from pgt_fx.runtime.progressive import Progressive
 
 

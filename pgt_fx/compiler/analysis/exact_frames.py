@@ -17,7 +17,7 @@ from pgt_fx.core.clocks import Clock, Count
 from pgt_fx.core.errors import ClipError
 from pgt_fx.core.options import Options
 from pgt_fx.core.schedule import check_lengths
-from pgt_fx.rules.kinds.shown import Context
+from pgt_fx.rules.kinds.protocols import Context
 from pgt_fx.runtime.chunks import check_ratio
 
 
@@ -65,7 +65,8 @@ def _elements(value: Value) -> int:
 
 @dataclass
 class _Cut:
-    """One operator in one step, as its kind is shown it (:class:`pgt_fx.rules.kinds.shown.Cut`)."""
+    """One operator in one step, as its kind is shown it
+    (:class:`pgt_fx.rules.kinds.protocols.Cut`)."""
 
     walk: _Marks
     node: fx.Node

@@ -25,7 +25,7 @@ from pgt_fx.rules.registry import SizeAtHand
 @dataclass(frozen=True)
 class ClocksOf:
     """The operands of one operator, as its kind is shown them
-    (:class:`pgt_fx.rules.kinds.shown.Operands`)."""
+    (:class:`pgt_fx.rules.kinds.protocols.Operands`)."""
 
     analysis: Analysis
     aligned: Clock | None
@@ -43,7 +43,7 @@ class ClocksOf:
 @dataclass(frozen=True)
 class VideosOf:
     """The whole videos for which the graph is the model; an operator rules some out
-    (:class:`pgt_fx.rules.kinds.shown.Videos`)."""
+    (:class:`pgt_fx.rules.kinds.protocols.Videos`)."""
 
     analysis: Analysis
     operation: Operation

@@ -33,7 +33,7 @@ RUN: dict[Any, Any] = {
 
 
 class OperatorsPlace:
-    """See :class:`pgt_fx.rules.kinds.shown.Emission`."""
+    """See :class:`pgt_fx.rules.kinds.protocols.Emission`."""
 
     def __init__(self, writer: Writer, node: fx.Node, operation: Operation) -> None:
         self.writer, self.node, self.operation = writer, node, operation

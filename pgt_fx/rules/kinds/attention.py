@@ -17,9 +17,9 @@ from pgt_fx.core.options import Options
 from pgt_fx.rules.kinds.arguments import argument, arguments, with_memories
 from pgt_fx.rules.kinds.kind import Kind
 from pgt_fx.rules.kinds.per_step import StepOnly
-from pgt_fx.rules.kinds.said import Verdict
+from pgt_fx.rules.kinds.protocols import Cut, Emission, Standing
 from pgt_fx.rules.kinds.scan import Scanned
-from pgt_fx.rules.kinds.shown import Cut, Emission, Standing
+from pgt_fx.rules.kinds.verdicts import Verdict
 from pgt_fx.runtime.markov.memory import MarkovMemory, causal_mask
 from pgt_fx.runtime.plan import MemoryItem
 

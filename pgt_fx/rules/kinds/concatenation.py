@@ -12,9 +12,9 @@ from pgt_fx.core.counts import counted
 from pgt_fx.core.errors import Refusal
 from pgt_fx.core.layout import Layout
 from pgt_fx.rules.kinds.kind import Kind
-from pgt_fx.rules.kinds.said import EXACT, Verdict
-from pgt_fx.rules.kinds.shown import Cut, Emission, Operands, Standing
+from pgt_fx.rules.kinds.protocols import Cut, Emission, Operands, Standing
 from pgt_fx.rules.kinds.spans import Spans
+from pgt_fx.rules.kinds.verdicts import EXACT, Verdict
 from pgt_fx.runtime.markov.concat import MarkovConcat
 from pgt_fx.runtime.plan import ConcatItem
 

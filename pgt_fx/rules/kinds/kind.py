@@ -10,9 +10,9 @@ from pgt_fx.core.errors import Refusal
 from pgt_fx.core.law import Law
 from pgt_fx.core.layout import Layout
 from pgt_fx.core.options import Options
-from pgt_fx.rules.kinds.said import Drawn, Mixing, Verdict
-from pgt_fx.rules.kinds.shown import Cut, Emission, Operands, Standing, Videos
+from pgt_fx.rules.kinds.protocols import Cut, Emission, Operands, Standing, Videos
 from pgt_fx.rules.kinds.spans import Spans, followed
+from pgt_fx.rules.kinds.verdicts import Drawn, Mixing, Verdict
 
 
 class Kind(ABC):

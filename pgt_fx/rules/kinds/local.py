@@ -11,8 +11,8 @@ from pgt_fx.core.options import Options
 from pgt_fx.rules.kinds.arguments import arguments
 from pgt_fx.rules.kinds.kind import Kind
 from pgt_fx.rules.kinds.per_step import StepOnly
-from pgt_fx.rules.kinds.said import EXACT, Drawn, Verdict
-from pgt_fx.rules.kinds.shown import Cut, Emission, Operands, Standing
+from pgt_fx.rules.kinds.protocols import Cut, Emission, Operands, Standing
+from pgt_fx.rules.kinds.verdicts import EXACT, Drawn, Verdict
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from pgt_fx.core.layout import Layout
 from pgt_fx.core.options import Options
 from pgt_fx.rules.kinds.arguments import arguments
 from pgt_fx.rules.kinds.kind import Kind
-from pgt_fx.rules.kinds.said import STEP, TRAINING, Drawn, Mixing, Verdict
-from pgt_fx.rules.kinds.shown import Cut, Emission, Operands, Standing
+from pgt_fx.rules.kinds.protocols import Cut, Emission, Operands, Standing
+from pgt_fx.rules.kinds.verdicts import STEP, TRAINING, Drawn, Mixing, Verdict
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from pgt_fx.core.layout import Layout
 from pgt_fx.core.options import Options
 from pgt_fx.rules.kinds.arguments import argument, arguments, template
 from pgt_fx.rules.kinds.kind import Kind
-from pgt_fx.rules.kinds.said import EXACT, GATED, RUNNING, STEP, Drawn, Mixing, Verdict
-from pgt_fx.rules.kinds.shown import Cut, Emission, Operands, Standing
+from pgt_fx.rules.kinds.protocols import Cut, Emission, Operands, Standing
+from pgt_fx.rules.kinds.verdicts import EXACT, GATED, RUNNING, STEP, Drawn, Mixing, Verdict
 from pgt_fx.runtime.markov.head import MarkovHead
 from pgt_fx.runtime.markov.pool import MarkovPool
 from pgt_fx.runtime.plan import PoolItem

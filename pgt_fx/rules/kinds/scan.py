@@ -14,8 +14,8 @@ from pgt_fx.core.layout import Layout
 from pgt_fx.rules.kinds.arguments import argument, arguments, listed, template
 from pgt_fx.rules.kinds.kind import Kind
 from pgt_fx.rules.kinds.per_step import StepOnly
-from pgt_fx.rules.kinds.said import EXACT, GATED, STEP, Drawn, Verdict
-from pgt_fx.rules.kinds.shown import Cut, Emission, Operands, Standing
+from pgt_fx.rules.kinds.protocols import Cut, Emission, Operands, Standing
+from pgt_fx.rules.kinds.verdicts import EXACT, GATED, STEP, Drawn, Verdict
 from pgt_fx.runtime.markov.scan import MarkovRecurrent, MarkovScan
 from pgt_fx.runtime.plan import ScanItem
 

@@ -12,8 +12,8 @@ from pgt_fx.core.layout import Layout
 from pgt_fx.core.options import Options
 from pgt_fx.rules.kinds.arguments import arguments, template
 from pgt_fx.rules.kinds.kind import Kind
-from pgt_fx.rules.kinds.said import CONTEXT, EXACT, Drawn, Verdict
-from pgt_fx.rules.kinds.shown import Context, Cut, Emission, Operands, Standing, Videos
+from pgt_fx.rules.kinds.protocols import Context, Cut, Emission, Operands, Standing, Videos
+from pgt_fx.rules.kinds.verdicts import CONTEXT, EXACT, Drawn, Verdict
 from pgt_fx.runtime.markov.window import MarkovWindow
 from pgt_fx.runtime.plan import WindowItem
 
