@@ -38,8 +38,10 @@ def analyze(captured: Captured, source: Source, options: Options) -> Analysis:
     Raises:
         BlockedError: operators that mix time have no rule; all are listed.
     """
-    with stage("analysis"):
-        return analyze_graph(captured, source.spec, options.future)
+    made: list[Analysis] = []
+    with stage("analysis", lambda: made[0]):
+        made.append(analyze_graph(captured, source.spec, options.future))
+    return made[0]
 
 
 def lower(analysis: Analysis, source: Source, options: Options) -> Emitted:
@@ -55,7 +57,7 @@ def lower(analysis: Analysis, source: Source, options: Options) -> Emitted:
         check_backward(source.model, made[0].whole)
         if checks_stages():
             check_emitted(made[0], source.markov_name)
-        return made[0]
+    return made[0]
 
 
 def bind(emitted: Emitted, source: Source) -> Program:

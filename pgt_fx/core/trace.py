@@ -21,7 +21,8 @@ class Stage:
     Attributes:
         name: ``"capture"``, or ``"capture/functionalize"`` for a pass of it.
         ms: how long it took, in milliseconds, with the passes in it.
-        graph: the graph after it, as text; "" where it makes none.
+        graph: the graph after it, as text, or the timelines after the analysis; "" where it makes
+            none.
         nodes: how many nodes the graph has.
         changed: whether its text is another than before the stage.
     """
@@ -54,7 +55,7 @@ class Trace:
         wide = max((len(one.name) for one in self.stages), default=5)
         lines = [f"{'stage':{wide}}  {'ms':>9}  nodes"]
         for one in self.stages:
-            size = f"{one.nodes:5d}" if one.graph else "    -"
+            size = f"{one.nodes:5d}" if one.nodes else "    -"
             same = "" if one.changed or not one.graph else "  (unchanged)"
             lines.append(f"{one.name:{wide}}  {one.ms:9.1f}  {size}{same}")
         return "\n".join(lines)

@@ -46,6 +46,9 @@ def test_the_graph_after_a_pass_is_what_the_pass_made() -> None:
     assert "aten.relu_.default" in before.graph and "aten.relu_.default" not in after.graph
     assert after.changed and "aten.relu.default" in after.graph
     assert "markov.conv" in trace["lowering"].graph
+    timed = trace["analysis"].graph
+    assert "%x: time in dimension 2; an input" in timed
+    assert "%conv3d: time in dimension 2; windowed: conv k=3 s=1 p=1  # " in timed
     assert "-- after capture/functionalize --" in str(trace)
     assert "-- after capture/drop_checks --" not in str(trace), "it changed nothing"
     assert f"{after.nodes:5d}" in next(x for x in trace.table().splitlines() if after.name in x)

@@ -13,7 +13,7 @@ from pgt_fx.compiler.analysis.length_tables import PairTable, Table
 from pgt_fx.core.clip import ClipSpec
 from pgt_fx.core.clocks import Clock
 from pgt_fx.core.errors import Place
-from pgt_fx.core.layout import Axis, Layout, LayoutError, axis_of
+from pgt_fx.core.layout import Axis, Layout, LayoutError, axis_of, time_dims
 from pgt_fx.rules import Kind, Refusal
 
 
@@ -112,3 +112,20 @@ class Analysis:
         if layout is None:
             raise LayoutError("no tensor")
         return axis_of(layout)
+
+    def __str__(self) -> str:
+        """One line per value with time: which dimensions are time, and the kind of operator that
+        made it, with its line in the model."""
+        lines = []
+        for name, found in self.values.items():
+            value = found[0] if isinstance(found, list) else found
+            if value.layout is None or not (value.timed or value.table):
+                continue
+            dims = ", ".join(str(d) for d in time_dims(value.layout))
+            made = "an input" if value.timed else "a table made from the number of frames"
+            if operation := self.operations.get(name):
+                op = operation.place.op.removeprefix("aten.")
+                made = f"{operation.outcome.name}: {operation.outcome.words(op)}"
+                made += f"  # {operation.place.source}" if operation.place.source else ""
+            lines.append(f"%{name}: time in dimension {dims or 'merged'}; {made}")
+        return "\n".join(lines)
