@@ -56,3 +56,17 @@ def test_branches_of_several_dilations(seed: int) -> None:
 def test_three_blocks_of_four_dilations() -> None:
     model = nn.Sequential(*[Branches([1, 2, 4, 8], False) for _ in range(3)])
     assert pgt_fx.analyze(model, torch.randn(1, 4, 64)).receptive_field == [49]
+
+
+@pytest.mark.parametrize("dilation", [300, 1000, 5000])
+def test_a_field_of_thousands_of_frames_is_measured(dilation: int) -> None:
+    conv = nn.Conv1d(1, 1, 3, dilation=dilation, padding=dilation)
+    report = pgt_fx.analyze(conv, torch.zeros(1, 1, 8), time_dim=2)
+    assert report.receptive_field == [2 * dilation + 1]
+    assert report.look_ahead == [dilation]
+
+
+def test_a_field_that_is_too_large_to_be_measured_is_not_given_as_less() -> None:
+    conv = nn.Conv1d(1, 1, 3, dilation=40_000, padding=40_000)
+    report = pgt_fx.analyze(conv, torch.zeros(1, 1, 8), time_dim=2)
+    assert report.receptive_field == [None]

@@ -10,6 +10,9 @@ from torch import fx
 from pgt_fx.compiler.analysis.walk import Analysis, Operation
 from pgt_fx.rules.kinds.spans import Spans, followed
 
+#: Frames of the first video that is looked at, and of the longest one.
+SHORTEST, LONGEST = 48, 48 << 10
+
 
 @dataclass(frozen=True)
 class Reach:
@@ -34,12 +37,15 @@ def reaches(analysis: Analysis) -> dict[str, dict[int, Reach]]:
     """Per value with time and per input path, its :class:`Reach`.
 
     The intervals of frames read are followed through the graph for every element of a video long
-    enough that the elements in its middle don't feel its ends.
+    enough that the elements in its middle don't feel its ends. Where that would be longer than
+    :data:`LONGEST`, a reach is not known, and given as all of time.
     """
-    for frames in (48, 96, 192, 384, 768, 1536):
+    frames, clear = SHORTEST, False
+    while not clear:
         found, clear = _reaches(analysis, frames)
-        if clear:
+        if frames >= LONGEST:
             break
+        frames *= 2
     return found
 
 
@@ -87,7 +93,9 @@ def _reaches(analysis: Analysis, frames: int) -> tuple[dict[str, dict[int, Reach
                 out[node.name][path] = Reach(stride, None, None, None)
                 continue
             reach, seen = _measure(span, stride, lengths[path])
-            if node.name in scanned:
+            if not seen and frames >= LONGEST:
+                reach = Reach(stride, None, None, None)
+            elif node.name in scanned:
                 reach = Reach(stride, None, reach.future, None)
             out[node.name][path] = reach
             clear = clear and seen
