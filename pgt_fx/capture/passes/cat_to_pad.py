@@ -53,6 +53,16 @@ class Chain:
 def cat_to_pad(captured: Captured, clip: int) -> None:
     """Rewrite every concatenation along time that is a padding; erase what it leaves unused.
 
+    Before::
+
+        %zeros = aten.zeros_like(%first)                  # x[:, :, :1]
+        %past = aten.slice(%x, 2, 0, -1)
+        %cat = aten.cat([%zeros, %past], 2)
+
+    After::
+
+        %pad = aten.pad(%x, [0, 0, 0, 0, 1, -1])          # a shift by one frame
+
     Args:
         clip: frames of the example.
     """

@@ -24,7 +24,13 @@ MADE: dict[str, Any] = {
 
 
 def drop_like_operands(captured: Captured, _: int) -> None:
-    """Write the type and the device in place of the video that lends them."""
+    """Write the type and the device in place of the video that lends them.
+
+    Before: ``%zeros = aten.new_zeros(%x, [4])``, ``%p = aten.type_as(%weight, %x)``
+
+    After: ``%zeros = aten.zeros([4], dtype=float32, device=cpu)``,
+    ``%p = aten.to.device(%weight, cpu, float32)``
+    """
     for node in list(captured.graph.nodes):
         name = schema_name(node)
         if name in MADE and _video(captured, node.args[0]) and not _unfilled(captured, node):

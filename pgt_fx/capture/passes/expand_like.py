@@ -35,7 +35,19 @@ def _shape(x: Tensor, like: Tensor, dim: int) -> Tensor:
 
 
 def expand_like(captured: Captured, _: int) -> None:
-    """Rewrite the repetitions of values without time that are put together with one that has it."""
+    """Rewrite the repetitions of values without time that are put together with one that has it.
+
+    Before::
+
+        %t = aten.sym_size(%x, 1)
+        %token = aten.expand(%cls, [-1, %t, -1])          # one row per frame of the video
+        %cat = aten.cat([%token, %x], 2)
+
+    After::
+
+        %token = pgt_fx.grown(%cls, %x, 1)                # as many rows as the step has frames
+        %cat = aten.cat([%token, %x], 2)
+    """
     for node in list(captured.graph.nodes):
         dim = _growth(captured, node)
         if dim is None:

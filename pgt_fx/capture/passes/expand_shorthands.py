@@ -24,7 +24,16 @@ aten = torch.ops.aten
 
 
 def expand_shorthands(captured: Captured, _: int) -> None:
-    """Write them out where they are along time."""
+    """Write them out where they are along time.
+
+    Before: ``%diff = aten.diff(%x, 1, 2)``
+
+    After::
+
+        %later = aten.slice(%x, 2, 1, 9223372036854775807)
+        %earlier = aten.slice(%x, 2, 0, -1)
+        %diff = aten.sub(%later, %earlier)
+    """
     for node in list(captured.graph.nodes):
         rewrite = _REWRITES.get(schema_name(node))
         if rewrite is not None:

@@ -56,6 +56,17 @@ def functionalize(captured: Captured, clip: int) -> None:
 
     Writes into the model's own buffers stay: they are meant, or refused.
 
+    Before::
+
+        %view = aten.slice(%pe, 1, 0, 9223372036854775807, 2)
+        %copy_ = aten.copy_(%view, %sin)                  # pe[:, 0::2] = sin(a)
+        %add = aten.add(%x, %pe)
+
+    After::
+
+        %pe_1 = aten.slice_scatter(%pe, %sin, 1, 0, 9223372036854775807, 2)
+        %add = aten.add(%x, %pe_1)
+
     Args:
         clip: frames of the example.
     """

@@ -23,7 +23,17 @@ AUTOCAST_IS_OFF = "torch.is_autocast_enabled"
 
 def inline_blocks(captured: Captured, _: int) -> None:
     """Every block without gradients becomes its operators, and so does one without autocast where
-    there is none around it either; others stay."""
+    there is none around it either; others stay.
+
+    Before::
+
+        %mean = wrap_with_set_grad_enabled(False, %block, %x)   # block: y = relu(x); return mean(y)
+
+    After::
+
+        %relu = aten.relu(%x)
+        %mean = aten.mean(%relu)
+    """
     if _inline_all(captured, captured.graph):
         captured.surroundings |= {AUTOCAST_IS_OFF}
 

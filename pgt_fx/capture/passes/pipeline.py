@@ -45,7 +45,10 @@ def clean(captured: Captured, clip: int) -> Captured:
 
 
 def drop_checks(captured: Captured, _: int) -> None:
-    """The capture's runtime assertions compare sizes that a step does not have."""
+    """The capture's runtime assertions compare sizes that a step does not have.
+
+    Before: ``%ge = ge(%t, 2)``, ``aten._assert_scalar(%ge, "…")``; after: nothing.
+    """
     graph = captured.graph
     for node in reversed(list(graph.nodes)):
         sizes = node.op == "call_function" and schema_name(node) in ("", "aten::sym_size")
@@ -54,7 +57,12 @@ def drop_checks(captured: Captured, _: int) -> None:
 
 
 def detach_is_no_write(captured: Captured, _: int) -> None:
-    """``detach_()`` writes nothing: it is ``detach()`` for all that comes after it."""
+    """``detach_()`` writes nothing: it is ``detach()`` for all that comes after it.
+
+    Before: ``%d = aten.detach_(%x)``, ``%y = aten.relu(%x)``
+
+    After: ``%d = aten.detach(%x)``, ``%y = aten.relu(%d)``
+    """
     graph = captured.graph
     position = {node: number for number, node in enumerate(graph.nodes)}
     for node in graph.nodes:
@@ -67,7 +75,12 @@ def detach_is_no_write(captured: Captured, _: int) -> None:
 
 def infer_batch_size(captured: Captured, _: int) -> None:
     """``unflatten(0, (-1, t))``, ``view(-1, t, …)``: the size that is left to be inferred is
-    written out where it is one of the clip's own, as a step's number of frames is inferred too."""
+    written out where it is one of the clip's own, as a step's number of frames is inferred too.
+
+    Before: ``%v = aten.view(%x, [-1, %t, 8])``
+
+    After: ``%n = aten.sym_size(%clip, 0)``, ``%v = aten.view(%x, [%n, %t, 8])``
+    """
     graph = captured.graph
     for node in list(graph.nodes):
         name = schema_name(node)
@@ -105,7 +118,12 @@ def _size_of_clip(captured: Captured, size: Any) -> tuple[fx.Node, int] | None:
 
 
 def adaptive_max_as_amax(captured: Captured, _: int) -> None:
-    """Adaptive max pooling to one element along time, indices unused, is a maximum over time."""
+    """Adaptive max pooling to one element along time, indices unused, is a maximum over time.
+
+    Before: ``%p = aten.adaptive_max_pool3d(%x, [1, 7, 7])``
+
+    After: ``%m = aten.amax(%x, [2], True)``, ``%p = aten.adaptive_max_pool3d(%m, [1, 7, 7])``
+    """
     for node in list(captured.graph.nodes):
         name = schema_name(node)
         if not name.startswith("aten::adaptive_max_pool"):
@@ -128,7 +146,10 @@ def adaptive_max_as_amax(captured: Captured, _: int) -> None:
 
 def flatten_rows(captured: Captured, _: int) -> None:
     """``x.view(x.shape[0], -1)`` is ``x.flatten(1)``, which there is of no rows as well (a step
-    without boxes); what -1 means there, torch can't tell."""
+    without boxes); what -1 means there, torch can't tell.
+
+    Before: ``%v = aten.view(%x, [%n, -1])``; after: ``%v = aten.flatten(%x, 1)``.
+    """
     views = (torch.ops.aten.view.default, torch.ops.aten.reshape.default)
     for node in captured.graph.nodes:
         if node.op != "call_function" or node.target not in views:
@@ -150,6 +171,10 @@ def mark_time_sizes(captured: Captured, _: int) -> None:
     One that is the same at every length (``T % 4`` of a model that takes 4n + 1 frames) is written
     as that number: of a step's frames it would be another. ``meta["pgt_constant"]`` is on what
     reads it.
+
+    Before: ``%rest = mod(%t, 4)``, ``%s = aten.slice(%x, 2, %rest)``, of videos of 4n + 1 frames
+
+    After: ``%s = aten.slice(%x, 2, 1)``
     """
     values = [node.meta.get("val") for node in captured.graph.nodes]
     shapes: list[Any] = [s for v in values if isinstance(v, torch.Tensor) for s in v.shape]
