@@ -36,7 +36,7 @@ def samples(ratio: tuple[int, ...], *clocks: Clock) -> tuple[list[Clock], list[t
     shared = [c for c in first if all(c in other for other in others)]
     if not shared:
         return list(clocks), moments(ratio, *clocks)
-    if len(ratio) == 1 and isinstance(shared[0], InputClock):  # they are that already
+    if len(ratio) == 1 and not shared[0].sources:  # they are functions of the input already
         return list(clocks), moments(ratio, *clocks)
     known: dict[Clock, Clock] = {shared[0]: InputClock(clocks[0].future, 0)}
     found = [clock.on(known) for clock in clocks]

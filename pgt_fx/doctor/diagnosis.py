@@ -144,13 +144,7 @@ def examine(
     gated = gates(analysis)
     found = (_mixed(o, gated=o.node.name in gated) for o in analysis.operations.values())
     mixing = [row for row in found if row is not None]
-    refused = [
-        Mixing(
-            _name(b.place), _op(b.place), "refused", b.reason,
-            b.place.source, b.place.line, b.remedy,
-        )
-        for b in blockers.values()
-    ]  # fmt: skip
+    refused = [_refused(b) for b in blockers.values()]
     verdict = "refused" if refused else _verdict(mixing, late)
     best = 0 if latency is not None else None
     frames = {n: math.ceil(look.frames) for n, look in looks.items()}
@@ -212,7 +206,7 @@ def _name(where: Place) -> str:
 
 def _refused(b: Blocker) -> Mixing:
     return Mixing(
-        _name(b.place), b.place.op.removeprefix("aten."), "refused", b.reason, b.place.source,
+        _name(b.place), _op(b.place), "refused", b.reason, b.place.source,
         b.place.line, b.remedy,
     )  # fmt: skip
 

@@ -10,10 +10,10 @@ from pgt_fx.rules import (
     resample,
     reshape,
     scan,
+    scatter,
+    slice_pad,
     window,
 )
-from pgt_fx.rules import scatter as write
-from pgt_fx.rules import slice_pad as shift
 from pgt_fx.rules.registry import (
     RULES,
     Attention,
@@ -55,7 +55,7 @@ __all__ = [
     "reshape",
     "rule",
     "scan",
-    "shift",
+    "scatter",
+    "slice_pad",
     "window",
-    "write",
 ]

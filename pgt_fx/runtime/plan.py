@@ -251,10 +251,10 @@ class ScanItem(Item):
 
     def planned(self, before: Frames, after: Frames, last: bool, silent: Set[str]) -> Planned:
         then, now = self.source.at(before, False), self.source.at(after, last)
-        new = now.total - then.sure
+        new = now.total - then.total
         ends = self.gives_state and last and then.total > 0 and new == 0
         gives = new > 0 or ends
-        work = PoolDue(then.total > 0, now.total - then.total)
+        work = PoolDue(then.total > 0, new)
         return Planned(work, gives, gives, ends, max(0, new) if silent else 0)
 
     @property
@@ -296,9 +296,8 @@ class MemoryItem(Item):
         return Planned(work, gives, gives, unfed=max(0, work.new) if silent else 0)
 
     def carried(self, works: Iterable[Work], clip: Frames) -> int:
-        if self.size is None:  # it grows with the video
-            return self.source.at(clip, True).total
-        return super().carried(works, clip)
+        # Full, however long it takes to fill; one without a bound grows with the video.
+        return self.source.at(clip, True).total if self.size is None else self.size
 
     @property
     def counted(self) -> tuple[Clock, ...]:

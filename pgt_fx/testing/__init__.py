@@ -2,7 +2,7 @@
 
 ``pytest --pgt-model package.module:factory`` checks a model without a line of test code
 (see :mod:`pgt_fx.testing.pytest_plugin`). Hypothesis strategies are in
-:mod:`pgt_fx.testing.fuzz.strategies`.
+:mod:`pgt_fx.testing.strategies`.
 """
 
 from __future__ import annotations

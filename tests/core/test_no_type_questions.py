@@ -12,6 +12,7 @@ import pgt_fx
 from pgt_fx.core import laws  # noqa: F401  (defines the subclasses of Law)
 from pgt_fx.core.clocks import Clock
 from pgt_fx.core.law import Law
+from pgt_fx.rules import Kind
 from pgt_fx.runtime.plan import Item
 from pgt_fx.runtime.work import Work
 
@@ -39,7 +40,7 @@ def test_the_question_is_found_where_it_is_asked() -> None:
     assert set(asked(source)) >= {"Window", "Repeat", "LawClock"}
 
 
-@pytest.mark.parametrize("kind", [Law, Clock, Item, Work], ids=lambda k: k.__name__)
+@pytest.mark.parametrize("kind", [Law, Clock, Item, Work, Kind], ids=lambda k: k.__name__)
 def test_no_code_asks_which_one_it_has(kind: type) -> None:
     names, root = below(kind), Path(pgt_fx.__file__).parent
     assert len(names) > 3

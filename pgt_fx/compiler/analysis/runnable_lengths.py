@@ -151,7 +151,8 @@ def _needs(analysis: Analysis, operation: Operation, view: OpView) -> Iterator[N
         yield from _for_statistics(view, layout, there)
         return
     if name == "pgt_fx::recurrent" or outcome.needs_one:
-        yield at_most(1, there), NOTHING  # a mean of nothing is none: torch's is NaN
+        # Of nothing torch's mean is NaN and its sum zero; steps in which nothing came give None.
+        yield at_most(1, there), NOTHING
     law = outcome.sliding()
     if law is not None and name == "aten::unfold":
         yield from _long_enough(law, there)

@@ -72,10 +72,9 @@ class CausalAttention(Scanned):
     """
 
     keys: tuple[fx.Node, ...] = ()
-
-    attends: ClassVar[bool] = True
     window: int | None = None
 
+    attends: ClassVar[bool] = True
     causal_keys: ClassVar[bool] = True
 
     @property

@@ -37,7 +37,7 @@ class Kind(ABC):
         pools: a result without time stands for all elements so far, or of the step.
         rederived: no argument may be calculated from the number of frames of the video, which a
             step doesn't know, unless ``args`` has another in its place.
-        needs_one: it has no result where its operand has no element.
+        needs_one: a video in which its operand has no element is none that the model takes.
         attends: it is a product of an attention, whose mask may hide what it could read.
         even: its operands have as many elements as each other in every video that the model takes.
         queries: schema name of the operand for each of whose elements every other operand with time

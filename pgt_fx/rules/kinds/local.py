@@ -23,12 +23,10 @@ class Local(Kind):
         layout: of the result; a list for operators with several results.
         args: arguments to call with instead of the captured ones (shape arithmetic re-derived
             from the operand at hand), by schema name.
-        note: for the report.
     """
 
     layout: Layout | list[Layout | None]
     args: dict[str, Any] = field(default_factory=dict)
-    note: str = ""
 
     frame_by_frame: ClassVar[bool] = True
     even: ClassVar[bool] = True

@@ -26,7 +26,7 @@ class Scanned(Kind):
     recurrent layers. Exact, and without delay.
 
     Attributes:
-        how: "sum" | "prod" | "logsumexp", or "recurrent".
+        how: "sum" | "prod" | "logsumexp" | "max" | "min", or "recurrent".
         layout: of the result; for several results the first has time.
         source: schema name of the operand that carries time.
         states: elements carried, in elements of the (first) result along time.
