@@ -38,7 +38,8 @@ settings.load_profile("ci")  # the plugin's --hypothesis-profile=long comes afte
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--slow", action="store_true", help="run the tests marked slow as well")
+    parser.addoption("--full", action="store_true", help="run the tests marked full as well")
+    parser.addoption("--slow", action="store_true", help="run those marked full or slow as well")
     parser.addoption(
         "--self-check",
         action="store_true",
@@ -47,11 +48,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    # pyproject.toml deselects slow tests by `-m 'not slow'`. Deselected rather than skipped:
-    # a skip in the summary means that something is missing.
+    # pyproject.toml deselects what is slow or full by `-m`. Deselected rather than skipped: a skip
+    # in the summary means that something is missing.
+    if config.option.markexpr == "not slow and not full":
+        if config.getoption("--slow"):
+            config.option.markexpr = ""
+        elif config.getoption("--full"):
+            config.option.markexpr = "not slow"
     # Thousands of transforms of one run would each be measured beside the model, which the tests do
     # in their own ways. Those of test_selfcheck.py, and of commands run as processes, do check.
     if not config.getoption("--self-check"):
         compiler.self_check = lambda prog: "not checked by itself in the test suite"
-    if config.getoption("--slow") and config.option.markexpr == "not slow":
-        config.option.markexpr = ""
