@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from torch import fx
+
 from pgt_fx.core.layout import Layout, has_time
-from pgt_fx.rules.registry import Local, OpView, Outcome, Refusal, StepOnly, rule
+from pgt_fx.rules.registry import Local, OpView, Outcome, Refusal, SizeAtHand, StepOnly, rule
 
 
 def _whole(op: OpView, source: Layout, reason: str, *, training: bool = False) -> Outcome:
@@ -60,11 +62,11 @@ def group_norm(op: OpView) -> Outcome:
     if any(has_time(dim) for dim in source[1:]):
         return _whole(op, source, "its mean and variance are taken over all of time")
     results = op.node.meta["val"]
-    return (
-        Local([source] + [None] * (len(results) - 1))
-        if isinstance(results, tuple)
-        else Local(source)
-    )
+    if not isinstance(results, tuple):
+        return Local(source)
+    rows, size = op.arg["N"], op.arg["input"].meta["val"].shape[0]
+    own = isinstance(rows, fx.Node) and str(rows.meta["val"]) == str(size)
+    return Local([source] + [None] * (len(results) - 1), {"N": SizeAtHand((0,))} if own else {})
 
 
 @rule("layer_norm", "native_layer_norm", "rms_norm", "_fused_rms_norm")

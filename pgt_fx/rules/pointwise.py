@@ -9,18 +9,17 @@ from pgt_fx.rules.registry import Local, OpView, Outcome, Refusal, StepOnly, rul
 
 UNARY = """
 relu relu6 hardtanh hardswish hardsigmoid sigmoid silu gelu tanh elu leaky_relu celu selu softplus
-mish log_sigmoid softsign threshold exp expm1 log log1p log2 sqrt rsqrt abs neg sign sin cos tan
+mish log_sigmoid threshold exp expm1 log log1p log2 sqrt rsqrt abs neg sign sin cos tan
 atan square reciprocal clamp clamp_min clamp_max erf round floor ceil trunc frac nan_to_num
 logical_not bitwise_not isnan isinf isfinite dropout alpha_dropout hardshrink softshrink
-clone contiguous detach alias lift_fresh lift_fresh_copy to _to_copy float half double
+clone contiguous detach alias lift_fresh lift_fresh_copy to _to_copy
 zeros_like ones_like full_like empty_like rand_like randn_like bernoulli positive zero
 """
 
 BROADCAST = """
 add sub rsub mul div true_divide floor_divide remainder fmod pow maximum minimum fmax fmin atan2
 where lerp addcmul addcdiv eq ne lt le gt ge logical_and logical_or logical_xor bitwise_and
-bitwise_or bitwise_xor masked_fill logaddexp heaviside hypot copysign xlogy squared_difference
-copy fill
+bitwise_or bitwise_xor masked_fill logaddexp heaviside hypot copysign xlogy copy fill
 """
 
 
@@ -138,13 +137,11 @@ def renorm(op: OpView) -> Outcome:
     return Local(layout)
 
 
-@rule("normalize", "cummax", "cummin")
+@rule("cummax", "cummin")
 def along_other_axis(op: OpView) -> Outcome:
     """Fine along another axis than time."""
     layout = op.layout(op.arg["self"])
     if wrap(op.static(op.arg["dim"], "dim"), len(layout)) in time_dims(layout):
-        if op.schema.name == "aten::normalize":
-            raise Refusal("normalises over all of time")
         raise Refusal(
             "returns positions in the video, which a step doesn't know",
             "use the values alone: x.cummax(dim).values",

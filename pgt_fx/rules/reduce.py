@@ -191,7 +191,7 @@ def select(op: OpView) -> Outcome:
     return Reduced(how, layout, "self", (dim,), False, {}, f"the {how} element")
 
 
-@rule("softmax", "log_softmax", "_softmax", "_log_softmax", "softmin")
+@rule("softmax", "log_softmax", "_softmax", "_log_softmax")
 def softmax(op: OpView) -> Outcome:
     """Along time its normaliser needs all frames: within the step. Over the keys of a causal
     attention it needs those before its own, which are all there."""

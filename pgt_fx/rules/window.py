@@ -200,7 +200,7 @@ def unfold(op: OpView) -> Outcome:
 UNBATCHED = {"im2col": 3, "col2im": 2}
 
 
-@rule("im2col", "grid_sampler", "fold", "col2im")
+@rule("im2col", "grid_sampler", "col2im")
 def needs_frames(op: OpView) -> Outcome:
     """Frame by frame (time merged with the batch) these are local; without a batch, the first
     dimension is that of the channels."""

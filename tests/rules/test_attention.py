@@ -375,6 +375,45 @@ def test_a_learned_table_is_read_from_its_start_in_every_step() -> None:
         prog.replace(future="wait")
 
 
+class Cut(nn.Module):
+    """Adds a learned table, cut to the frames at hand, to values that are one frame late."""
+
+    def __init__(self, cut: Callable[[Tensor, int], Tensor]) -> None:
+        super().__init__()
+        self.conv, self.cut = nn.Conv1d(4, 4, 3, padding=1), cut
+        self.table = nn.Parameter(torch.randn(1, 4, CLIP))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x) + self.cut(self.table, x.shape[2])
+
+
+@pytest.mark.parametrize(
+    "cut",
+    [
+        lambda table, t: table[:, :, :t],
+        lambda table, t: table[:, :, :t] * 2,
+        lambda table, t: F.dropout(torch.ones(4, 1) / 2 * table[:, :, :t].neg(), 0.1, False),
+        lambda table, t: table.mT[:, :t].mT,
+        lambda table, t: table[0].permute(1, 0)[:t].transpose(-1, 0).unsqueeze(0),
+    ],
+)
+@pytest.mark.parametrize("lengths", [[1, 5, 2], [4, 4], [8]])
+def test_a_table_cut_to_the_frames_has_a_row_for_each_late_one(
+    cut: Callable[[Tensor, int], Tensor], lengths: list[int]
+) -> None:
+    torch.manual_seed(0)
+    model = Cut(cut).double().eval()
+    x = torch.randn(2, 4, sum(lengths), dtype=torch.float64)
+    prog = pgt_fx.transform(model, x[:, :, :CLIP], future="wait", strict=False, time_dim=2)
+    with torch.no_grad():
+        steps = [*map(prog, x.split(lengths, 2)), prog.flush()]
+        parts = model.conv(x).split([lengths[0] - 1, *lengths[1:], 1], 2)
+        for step, part in zip(steps, parts, strict=True):
+            if part.shape[2]:
+                expected = part + cut(model.table, part.shape[2])
+                assert relative_error(step, expected) < EXACT
+
+
 @pytest.mark.parametrize("rows", [8, 40])
 def test_a_model_with_a_learned_table_keeps_its_promises(rows: int) -> None:
     result = pgt_fx.verify(pgt_fx.transform(ready(Learned(rows)), video(CLIP)))
