@@ -12,7 +12,7 @@ from torch import fx
 
 from pgt_fx.capture.captured import Captured
 from pgt_fx.capture.passes.alias_analysis import Aliases, written_by
-from pgt_fx.capture.passes.functionalize import WRITTEN
+from pgt_fx.capture.passes.functionalize import WRITTEN, functional_form
 from pgt_fx.capture.passes.pipeline import CHECKS
 from pgt_fx.capture.schema import schema_name
 from pgt_fx.core.torch_private import HigherOrderOperator
@@ -58,7 +58,10 @@ def check_cleaned(captured: Captured) -> None:
         if number and node.op == "call_function" and "pgt_time" not in node.meta:
             raise _illegal("passes", node, "nothing says whether it depends on the length")
         for target in written_by(node) if WRITTEN not in node.meta else []:
-            if (root := aliases.root(target)).name not in own:
+            if (root := aliases.root(target)).name in own:
+                continue
+            # ``bernoulli_`` has no other form: it may write into what nobody reads by another name.
+            if functional_form(node) is not None or aliases.readers(node, target):
                 raise _illegal("passes", node, f"it writes into {root.name} in place")
 
 

@@ -131,7 +131,7 @@ def out_of_place(node: fx.Node, copied: bool = True) -> fx.Node:
     """
     (target,) = written_by(node)
     value = target.meta["val"]
-    found = _functional(node)
+    found = functional_form(node)
     if found is not None:
         types = {n.meta["val"].dtype for n in node.all_input_nodes if _is_tensor(n)}
         cast = len(types) > 1 or schema_of(found).name.removeprefix("aten::") in TRUTHS
@@ -150,7 +150,7 @@ def _is_tensor(node: fx.Node) -> bool:
     return isinstance(node.meta.get("val"), Tensor)
 
 
-def _functional(node: fx.Node) -> Any:
+def functional_form(node: fx.Node) -> Any:
     """The operator that gives what this one writes; None where there is none."""
     target: Any = node.target
     schema = schema_of(target)
