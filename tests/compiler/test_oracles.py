@@ -21,7 +21,7 @@ from oracles import (
 )
 from torch import nn
 
-from pgt_fx.testing import strategies
+from pgt_fx.testing.fuzz import strategies
 
 DTYPE = torch.float64
 

@@ -28,8 +28,8 @@ from torch import Tensor, nn
 
 import pgt_fx
 from pgt_fx.core.errors import PgtError
-from pgt_fx.testing import strategies
-from pgt_fx.testing.strategies import Spec
+from pgt_fx.testing.fuzz import strategies
+from pgt_fx.testing.fuzz.strategies import Spec
 
 #: Ways to cut the video, for each graph.
 CHUNKINGS = 3

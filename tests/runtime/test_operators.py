@@ -17,7 +17,7 @@ import pgt_fx
 from pgt_fx import MarkovOperator
 from pgt_fx.core.errors import ExactnessError, OptionError
 from pgt_fx.core.options import OPERATORS as BY_NAME
-from pgt_fx.testing import strategies
+from pgt_fx.testing.fuzz import strategies
 
 OPERATORS = [
     "mco",

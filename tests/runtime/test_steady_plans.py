@@ -12,7 +12,7 @@ import pgt_fx
 from pgt_fx import zoo
 from pgt_fx.runtime.plan import plan
 from pgt_fx.runtime.plan_cache import LATEST, SteadyPlans
-from pgt_fx.testing import strategies
+from pgt_fx.testing.fuzz import strategies
 
 
 def plans_of(prog: pgt_fx.Progressive) -> SteadyPlans:

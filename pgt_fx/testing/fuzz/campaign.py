@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from pgt_fx.core.counts import counted
 from pgt_fx.core.errors import PgtError, of_this_machine
 from pgt_fx.testing.fuzz.case import HEADS, Case, Fault, check, first_chunk, runs, sensitive
-from pgt_fx.testing.strategies import (
+from pgt_fx.testing.fuzz.strategies import (
     chunkings,
     example_frames,
     graphs,

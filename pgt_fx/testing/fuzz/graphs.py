@@ -3,7 +3,7 @@
 A graph is plain data (a *spec*: dicts, lists, numbers, strings), so that a failing one prints as
 something that can be pasted into a test. Value 0 is the input; value i + 1 is what node i gives;
 the last node's value is the output. Features are (N, C, T), videos (N, C, T, H, W) with
-H = W = `SPACE`; time is axis 2 everywhere. :mod:`pgt_fx.testing.strategies` draws such graphs.
+H = W = `SPACE`; time is axis 2 everywhere. :mod:`pgt_fx.testing.fuzz.strategies` draws such graphs.
 """
 
 from __future__ import annotations
