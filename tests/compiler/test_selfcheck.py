@@ -172,6 +172,36 @@ def test_convolutions_of_large_frames_are_compared(monkeypatch: pytest.MonkeyPat
     assert "equals the model" in pgt_fx.transform(stack(), CLIP, future="wait").report.checked
 
 
+class Rough(nn.Module):
+    """Rounds much behind the frames of the clip."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv1d(3, 4, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x)
+        late = torch.arange(x.shape[2], dtype=torch.float32) >= 8
+        return x + (3e4 * x).sin() * late
+
+
+def test_rounding_is_that_of_the_video_that_differs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And not of the clip alone, of which the model may round less."""
+    sound, factor = MarkovWindow.forward, 1 + torch.finfo(torch.float32).eps
+
+    def forward(self: MarkovWindow, step: Any, x: Any, *tensors: Any) -> Any:
+        out = sound(self, step, x, *tensors)
+        return out * factor if out is not None and out.dtype == torch.float32 else out
+
+    torch.manual_seed(0)
+    model = Rough().eval()
+    monkeypatch.setattr(MarkovWindow, "forward", forward)
+    assert "equals the model" in pgt_fx.transform(model, SEQUENCE).report.checked
+    factor = 1 + 100 * torch.finfo(torch.float32).eps
+    with pytest.raises(SelfCheckError):
+        pgt_fx.transform(model, SEQUENCE)
+
+
 class Answer(nn.Module):
     """Two tensors, a plain number and a word."""
 
@@ -521,6 +551,28 @@ def test_the_graph_is_compared_that_is_handed_out(
         monkeypatch.setattr(MarkovWindow, "forward", faulty)
         with pytest.raises(SelfCheckError):
             self_check(prog)
+
+
+@pytest.mark.parametrize(("most", "frames"), [(99, 19), (18, 8)])
+def test_norms_are_fitted_to_all_frames_that_the_model_takes(
+    most: int, frames: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On others it may round so much that they prove nothing."""
+    sound = Trial.plain
+
+    def plain(self: Trial, video: Any, *model: nn.Module) -> Any:
+        if video[0].shape[2] > most:
+            raise ValueError("too many frames")
+        return sound(self, video, *model)
+
+    monkeypatch.setattr(Trial, "plain", plain)
+    model = nn.Sequential(nn.Conv1d(3, 4, 3, padding=1), nn.BatchNorm1d(4)).eval()
+    with torch.no_grad():
+        trial = Trial(pgt_fx.transform(model, SEQUENCE, check=False), None, None)
+        y = trial.model.get_submodule("0")(trial.first(frames)[0])
+    fitted = trial.model.get_buffer("1.running_mean")
+    shift = (fitted - y.mean((0, 2))) / y.square().mean().sqrt()
+    assert float(shift.abs().max()) <= 0.2 + 1e-5  # it is disturbed by that much, and no more
 
 
 class Inplace(nn.Module):

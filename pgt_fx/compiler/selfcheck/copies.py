@@ -75,7 +75,7 @@ class Trial(Trials):
         self._redraw()
 
     def _redraw(self) -> None:
-        self._answers: list[Any] = []
+        self._answers: dict[int, Any] = {}
         norms = [m for m in self.model.modules() if isinstance(m, NormBase)]
         fitted = {id(buffer) for norm in norms for buffer in norm.buffers()}
         # Those made under inference_mode count no writes, and can't be written outside of it.
@@ -84,15 +84,25 @@ class Trial(Trials):
         try:
             redraw_zeros(self.model, self.seed)
             # Norms are fitted to what arrives at each before it runs: its answer is the model's.
-            run = lambda: self._answers.append(self.plain(self.first(self.length)))  # noqa: E731
             generator = torch.Generator().manual_seed(0)
-            seeded(lambda: redraw_norms(self.model, generator, run, FLOOR))
+            seeded(lambda: redraw_norms(self.model, generator, self._answer_longest, FLOOR))
         except Exception as reason:
             raise Unfit(_fails(reason)) from reason
         if any(written_count(b) != version for b, version in before):
             self._answers.clear()  # it keeps something for the next call
         self._training = any(m.training for m in self.model.modules())
         self._kept = [(b, written_count(b), b.clone()) for b in buffers]
+
+    def _answer_longest(self) -> None:
+        """Run the model on the longest video that it takes: on frames beside those that norms are
+        fitted to it may round a hundred times as much."""
+        for n in sorted({self.length, self.length if self.pooled else self.lengths[-1]})[::-1]:
+            try:
+                self._answers[n] = self.plain(self.first(n))
+                return
+            except Exception:
+                if n == self.length:
+                    raise
 
     def alone(self, run: Callable[[], Any], seed: int = 0) -> Any:
         """What a run gives that finds the model as if there had been none before: the same buffers,
@@ -129,12 +139,16 @@ class Trial(Trials):
         Raises:
             Unfit: when it has none.
         """
-        if self._answers:
-            return self._answers[0]
         try:
-            return self.alone(partial(self.plain, self.first(self.length)))
+            return self.answered(self.length)
         except Exception as reason:
             raise Unfit(_fails(reason)) from reason
+
+    def answered(self, frames: int) -> Any:
+        """The model's own answer to the first frames of the video."""
+        if frames not in self._answers:
+            return self.alone(partial(self.plain, self.first(frames)))
+        return self._answers[frames]
 
     def first(self, frames: int) -> Video:
         """The first frames of the video. A copy: some models write into the clip they are given."""
