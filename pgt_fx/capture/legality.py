@@ -33,8 +33,9 @@ def check_captured(captured: Captured) -> None:
     for node in captured.graph.nodes:
         if node.op not in OPS:
             raise _illegal("capture", node, f"its kind is {node.op!r}, of {sorted(OPS)}")
-        # What is no tensor stands in the graph as an input that nothing reads.
-        if node.op == "placeholder" and node.users and node.name not in known:
+        # What is no tensor (a generator) stands in the graph as an input as well.
+        tensor = isinstance(node.meta.get("val"), torch.Tensor)
+        if node.op == "placeholder" and tensor and node.users and node.name not in known:
             raise _illegal("capture", node, "it is no input, no parameter and no constant")
         block = isinstance(node.target, HigherOrderOperator)
         if node.op == "call_function" and not block and "val" not in node.meta:

@@ -48,7 +48,7 @@ class MixedTypes:
             StateError: where they can't be told.
         """
         device = video.device.type
-        if not torch.is_autocast_enabled(device):
+        if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):
             return {}
         types = [x.dtype if isinstance(x, Tensor) else None for x in leaves]
         kind = (device, torch.get_autocast_dtype(device), *types)

@@ -198,7 +198,10 @@ def _in_segments(captured: Captured, w: _Writer) -> None:
     ]
     videos = w.call(aten.unflatten.int, x, 0, [number, -1])
     groups = w.call(operator.floordiv, w.call(aten.sym_size.int, videos, 1), entries)
-    grouped = w.call(aten.reshape.default, videos, [number, groups, entries, *rest])
+    try:
+        grouped = w.call(aten.reshape.default, videos, [number, groups, entries, *rest])
+    except RuntimeError:  # groups that lie across two videos, of an odd number of frames
+        return
     value = videos.meta["val"]  # for torch the group's size is that of the video by their number
     n, t, *others = value.shape
     grouped.meta["val"] = value.new_empty([n, t // entries, entries, *others])

@@ -208,9 +208,16 @@ def _counter(
         begin = graph.call_function(operator.add, (begin, first))
     end = graph.call_function(operator.add, (begin, more))
     options = {**one.kwargs, "device": device}
-    if step == 1:
-        return graph.call_function(torch.ops.aten.arange.start, (begin, end), options)
-    return graph.call_function(torch.ops.aten.arange.start_step, (begin, end, step), options)
+    wanted = options.get("dtype")
+    if wanted in (torch.float16, torch.bfloat16):
+        # Of these torch rounds the first number before it counts on: 257 is 256 in bfloat16.
+        options["dtype"] = torch.int64
+    given: tuple[Any, ...] = (begin, end) if step == 1 else (begin, end, step)
+    arange = torch.ops.aten.arange
+    made = graph.call_function(arange.start if step == 1 else arange.start_step, given, options)
+    if options.get("dtype") == wanted:
+        return made
+    return graph.call_function(torch.ops.aten.to.dtype, (made, wanted))
 
 
 def _length_in(foreign: list[fx.Node]) -> str:
