@@ -121,7 +121,11 @@ def test_an_editable_install_sees_what_is_changed(
         lines = [p.read_text().splitlines() for p in site.glob("*.pth")]
         assert [[Path(line).resolve() for line in p] for p in lines] == [[checkout.resolve()]]
     folder = checkout / "pgt_fx" / "zoo" if form is unpacked else checkout / "zoo"
-    for edited in (checkout / "pgt_fx" / "errors.py", folder / "__init__.py", folder / "added.py"):
+    for edited in (
+        checkout / "pgt_fx" / "erf" / "__init__.py",
+        folder / "__init__.py",
+        folder / "added.py",
+    ):
         edited.write_text("EDITED = True\n")
     code = (
         f"import site, sys; before = len(sys.path); site.addsitedir({str(site)!r})\n"
@@ -129,7 +133,7 @@ def test_an_editable_install_sees_what_is_changed(
         "if hasattr(sys.modules.get('pgt_fx'), '__file__'): raise SystemExit('imported already')\n"
         "sys.meta_path.sort(key=lambda f: '__editable__' not in getattr(f, '__module__', ''))\n"
         "import pgt_fx, pgt_fx.zoo.added\n"
-        "assert pgt_fx.errors.EDITED and pgt_fx.zoo.EDITED and pgt_fx.zoo.added.EDITED\n"
+        "assert pgt_fx.erf.EDITED and pgt_fx.zoo.EDITED and pgt_fx.zoo.added.EDITED\n"
         "print(pgt_fx.__file__)"
     )
     found = Path(python("-c", code, cwd=tmp_path).strip())
@@ -149,8 +153,11 @@ def test_what_is_fetched_when_used_has_a_type() -> None:
     text = (ROOT / "pgt_fx" / "__init__.py").read_text()
     shown = re.findall(r"^    from (\S+) import (\w+) as \2$", text, re.MULTILINE)
     late = {(module, name) for name, module in pgt_fx._FROM.items()}
-    assert set(shown) == late | {("pgt_fx", name) for name in pgt_fx._PARTS}
-    assert set(pgt_fx.__all__) <= {name for _, name in shown}
+    parts = {(module.rpartition(".")[0], name) for name, module in pgt_fx._PARTS.items()}
+    assert set(shown) == late | parts
+    at_once = set(re.findall(r"^from pgt_fx\.core import (\w+) as \1$", text, re.MULTILINE))
+    assert at_once == {"errors", "hints"}
+    assert set(pgt_fx.__all__) <= {name for _, name in shown} | at_once
     for _, name in shown:
         assert getattr(pgt_fx, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'transfrom'"):

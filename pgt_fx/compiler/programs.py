@@ -163,9 +163,10 @@ class ModelPrograms:
 
     # -- for the progressive module --------------------------------------------------------------
 
-    def current(self) -> Current:
+    def current(self, *, promised: bool = True) -> Current:
         """The program for the model as it is now, which keeps what its options promise."""
-        made = self.promised()
+        made = self.promised() if promised else self.made()
+        self.program(made)
         if made.current is None or made.current.program is not made.program:
             analysis, program = made.analysis, self.program(made)
             made.current = Current(program, analysis.captured, analysis.lengths, made.watch)

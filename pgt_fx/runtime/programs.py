@@ -63,8 +63,11 @@ class Programs(Protocol):
     @property
     def spec(self) -> ClipSpec: ...
 
-    def current(self) -> Current:
+    def current(self, *, promised: bool = True) -> Current:
         """The program for the model as it is now, which keeps what its options promise.
+
+        Args:
+            promised: make sure of that; False to look at it, and run nothing.
 
         Raises:
             CaptureError, BlockedError, ExactnessError: as ``transform``.

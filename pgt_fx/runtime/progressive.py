@@ -181,7 +181,7 @@ class Progressive(nn.Module):
             return clock([0] * len(self._programs.spec.paths), (), False)
         leaves = self._programs.spec.flatten(clip, named)
         before, _, known = moment(
-            self._programs.spec, self._programs.current().captured.fixed, {}, leaves
+            self._programs.spec, self._programs.current(promised=False).captured.fixed, {}, leaves
         )
         return clock(before, known, False)
 
@@ -250,7 +250,7 @@ class Progressive(nn.Module):
             chunks: frames per step, of the path with the fewest frames.
             last: whether the video ends with them.
         """
-        ratio, program = self._programs.spec.ratio, self._programs.current().program
+        ratio, program = self._programs.spec.ratio, self._programs.current(promised=False).program
         out, seen = [], 0
         lengths = check_lengths("chunks", chunks)
         if min(lengths, default=1) < 1:
@@ -279,7 +279,7 @@ class Progressive(nn.Module):
         """Frames that a whole video may have (of the path with the fewest): models with a first
         frame apart take 4n + 1, one that branches on a long video at most 300. Chunks may be of any
         length; a step is refused when the video can no longer end at such a number."""
-        return self._programs.current().lengths
+        return self._programs.current(promised=False).lengths
 
     @property
     def guards(self) -> tuple[Guard, ...]:
@@ -290,7 +290,7 @@ class Progressive(nn.Module):
     @property
     def time_dims(self) -> tuple[int | None, ...]:
         """Time dimension of each tensor that the model returns; None where it has none."""
-        return tuple(self._programs.current().program.emitted.outputs)
+        return tuple(self._programs.current(promised=False).program.emitted.outputs)
 
     @property
     def report(self) -> Report:
@@ -339,7 +339,7 @@ class Progressive(nn.Module):
     @property
     def code(self) -> str:
         """The generated Python of one step, each temporal operator with its source line."""
-        return listing(self._programs.current().program)
+        return listing(self._programs.current(promised=False).program)
 
     def exact_frames(self, chunks: Sequence[int] | Sequence[Sequence[int]]) -> list[bool]:
         """Which outputs equal the original model's, for a video cut into these chunks; of several
@@ -383,7 +383,7 @@ class Progressive(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Progressive:
         if self._state.keys() - CLOCK and self._programs.sums is None:
-            self._programs.current()  # a state was given before there was a step
+            self._programs.current(promised=False)  # a state was given before there was a step
         super()._apply(fn, recurse)
         state = {k: v if k in CLOCK else fn(v) for k, v in self._state.items()}
         for name, kind in (self._programs.sums or {}).items():

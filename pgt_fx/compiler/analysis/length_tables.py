@@ -210,6 +210,12 @@ def _counter(
     options = {**one.kwargs, "device": device}
     wanted = options.get("dtype")
     if wanted in (torch.float16, torch.bfloat16):
+        if first:
+            raise Refusal(
+                "counts in half precision from another number than 0, which torch rounds in a way "
+                "of its own for every length",
+                "count in whole numbers, torch.arange(…).to(dtype)",
+            )
         # Of these torch rounds the first number before it counts on: 257 is 256 in bfloat16.
         options["dtype"] = torch.int64
     given: tuple[Any, ...] = (begin, end) if step == 1 else (begin, end, step)
