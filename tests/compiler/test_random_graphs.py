@@ -31,6 +31,8 @@ from pgt_fx.core.errors import PgtError
 from pgt_fx.testing.fuzz import strategies
 from pgt_fx.testing.fuzz.strategies import Spec
 
+pytestmark = pytest.mark.full
+
 #: Ways to cut the video, for each graph.
 CHUNKINGS = 3
 #: The contract, relative, in float64.

@@ -19,6 +19,8 @@ from pgt_fx.core.errors import ExactnessError, OptionError
 from pgt_fx.core.options import OPERATORS as BY_NAME
 from pgt_fx.testing.fuzz import strategies
 
+pytestmark = pytest.mark.full
+
 OPERATORS = [
     "mco",
     "cmco-avg",

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from mutants import MUTANTS, Mutant, Pooled, caught, verify
 
+pytestmark = pytest.mark.full
+
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda m: m.name.replace(" ", "-"))
 def test_a_mutant_is_caught_by_its_check(mutant: Mutant) -> None:

@@ -11,6 +11,8 @@ import pgt_fx
 from pgt_fx.testing.verify.session import ROUGHEST, Session
 from pgt_fx.testing.verify.training import gradient_rounding
 
+pytestmark = pytest.mark.full
+
 
 class Offset(nn.Module):
     """Sound, and rough in float32: a mean over time of values far from zero."""

@@ -23,6 +23,8 @@ from pgt_fx.testing.verify.causal import verify_causal
 from pgt_fx.testing.verify.session import Session
 from pgt_fx.training.replay import Replay
 
+pytestmark = pytest.mark.full
+
 CLIP = torch.zeros(1, 2, 8)
 
 

@@ -18,6 +18,8 @@ from pgt_fx.cli import app
 from pgt_fx.testing.zoo_survey import Row, survey
 from pgt_fx.testing.zoo_table import MARK, read_table, summary, to_markdown, write_table
 
+pytestmark = pytest.mark.full
+
 pytest.importorskip("pytorchvideo")
 pytest.importorskip("diffusers")
 

@@ -19,6 +19,8 @@ from pgt_fx import zoo
 from pgt_fx.core.errors import BlockedError, ClipError, ExactnessError
 from pgt_fx.testing.zoo_survey import survey
 
+pytestmark = pytest.mark.full
+
 timm = pytest.importorskip("timm")
 
 EXACT = 1e-9

@@ -20,6 +20,8 @@ from pgt_fx import zoo
 from pgt_fx.core.errors import CaptureError, ClipError, ExactnessError, LoopError
 from pgt_fx.core.hints import hints_for
 
+pytestmark = pytest.mark.full
+
 EXACT = 1e-9
 STREAMED = ["vae_causal_encoder", "vae_causal_decoder", "vae_encoder", "vae_decoder"]
 STREAMED_OF_DIFFUSERS = ["wan_encoder", "wan_decoder", "wan22_encoder", "wan22_decoder"]

@@ -22,6 +22,8 @@ from pgt_fx.zoo.entry import Entry
 from pgt_fx.zoo.video_vae import Decoder, Encoder
 from pgt_fx.zoo.video_vaes import ENTRIES, load
 
+pytestmark = pytest.mark.full
+
 EXACT = 1e-9
 KINDS = ["wan", "wan22", "cogvideox", "svd"]
 #: Channels after each stage and where time is halved; the last two stages of the residual nets

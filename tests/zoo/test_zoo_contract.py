@@ -32,6 +32,8 @@ import pgt_fx
 from pgt_fx import zoo
 from pgt_fx.core.errors import PgtError
 
+pytestmark = pytest.mark.full
+
 EXACT = 1e-9
 FLOAT32 = 1e-4
 #: Above rounding (some 1e-15), below what a frame at the rim of a deep receptive field weighs.

@@ -17,6 +17,8 @@ import pgt_fx
 from pgt_fx import zoo
 from pgt_fx.training import backward
 
+pytestmark = pytest.mark.full
+
 EXACT = 1e-9
 FAST = ("r3d_18", "slowfast_r50")
 #: Autoencoders and models that score single frames take other labels; detection takes boxes; the

@@ -18,6 +18,8 @@ import pgt_fx
 from pgt_fx import zoo
 from pgt_fx.core.errors import PgtError
 
+pytestmark = pytest.mark.full
+
 torchvision = pytest.importorskip("torchvision")
 pytest.importorskip("pytorchvideo")
 

@@ -11,6 +11,8 @@ import torch
 import pgt_fx
 from pgt_fx import zoo
 
+pytestmark = pytest.mark.full
+
 FAST = ("slow_r50",)
 #: Attention over all of time is not measured here, nor ResNet-101, which is ResNet-50 longer; all
 #: that is frame-wise is measured in
