@@ -254,7 +254,7 @@ def test_what_is_padded_has_elements(name: str) -> None:
 def test_no_answer_to_a_video_that_the_model_answers_is_seen(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    for known in ("operands.not_empty", "walk.where_it_runs"):
+    for known in ("operands.not_empty", "walk.where_it_runs", "walk.joined_whole"):
         monkeypatch.setattr(
             f"pgt_fx.compiler.analysis.{known}", lambda analysis, *_: analysis.lengths
         )

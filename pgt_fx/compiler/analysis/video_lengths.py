@@ -81,7 +81,11 @@ def _as_many(analysis: Analysis, operation: Operation) -> Iterator[LengthSet]:
     that have to; where they can't be told, none."""
     if not operation.outcome.even:
         return
-    joined = operation.clock.joined if operation.clock is not None else ()
+    made = operation.outcome.layout
+    if any(one and time_dims(one, 2) for one in (made if isinstance(made, list) else [made])):
+        return  # each query beside each key, of which there may be another number
+    # Its own join, and not one that an operand is from.
+    joined = operation.joined.joined if operation.joined is not None else ()
     if joined:
         with suppress(NotQuasiLinear):
             first, *others = (clock.count_of_video(analysis.spec.ratio) for clock in joined)
