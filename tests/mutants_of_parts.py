@@ -16,10 +16,10 @@ from pgt_fx.capture import export
 from pgt_fx.capture.attention.positions import COLUMN, ROW
 from pgt_fx.capture.attention.step_entries import _Writer
 from pgt_fx.capture.guards.length_guard import Lengths
-from pgt_fx.compiler.lowering import emit
 from pgt_fx.compiler.lowering import retiming as delays
 from pgt_fx.compiler.lowering import share_state as sharing
 from pgt_fx.core.laws import Interpolate, Transposed
+from pgt_fx.rules.kinds import attention
 from pgt_fx.runtime import plan_cache as steady
 from pgt_fx.runtime import torch_functions as quick
 from pgt_fx.runtime.markov import align, buffer, memory, scan, window
@@ -312,7 +312,7 @@ def _causal() -> Any:
 
         return mask
 
-    return patched(emit, "causal_mask", make)
+    return patched(attention, "causal_mask", make)
 
 
 @mutant("a running sum begins anew in each step", "exact-wait", Summed)

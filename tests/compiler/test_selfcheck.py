@@ -121,7 +121,7 @@ def test_a_difference_names_the_operator_its_line_and_what_to_do() -> None:
         pgt_fx.transform(stack(), CLIP)
     text = str(caught.value)
     assert "Stack: what was made of this model is not the model" in text
-    assert "aten.conv3d in stem (tests/test_selfcheck.py" in caught.value.where
+    assert "aten.conv3d in stem (compiler/test_selfcheck.py" in caught.value.where
     assert caught.value.where in text and "check=False" in text and "is off by" in text
     with off(1.01):
         assert isinstance(pgt_fx.transform(stack(), CLIP, check=False), Progressive)

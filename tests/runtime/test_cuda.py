@@ -1,6 +1,6 @@
 """On a GPU: the same answers as on the host, nothing waited for, compiled and replayed steps.
 
-`tests/test_device.py` asks what can be asked without one.
+`tests/runtime/test_device.py` asks what can be asked without one.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A user's script, read by ``mypy --strict`` and run (tests/test_types.py): what comes back has a
+"""A user's script, read by ``mypy --strict`` and run (tests/test_install.py): what comes back has a
 type. ``assert_type`` does nothing when it runs."""
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 """Wrong on purpose: each line with an expectation is an error to ``mypy --strict``, and no other
-line is (tests/test_types.py). Never run."""
+line is (tests/test_install.py). Never run."""
 
 from __future__ import annotations
 
