@@ -1,7 +1,7 @@
 """What may be in a captured graph, before and after its passes: checked between the stages in
 tests, and wherever the environment has ``PGT_FX_CHECK_STAGES=1``.
 
-A pass that leaves something behind, or a capture that gives something new, is found where it
+A pass that leaves something, or a capture that gives something new, is found where it
 happens and not three stages later.
 """
 

@@ -1,7 +1,7 @@
 """How an attribute of torch's is replaced for a while, and put back.
 
 What is replaced is replaced for the thread that asked for it: another one, which runs a model
-meanwhile, is told by torch what it always was. The first who comes changes the attribute, the last
+meanwhile, is answered by torch as ever. The first who comes changes the attribute, the last
 who goes puts the original back, in whatever order they go and also when one of them raises.
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import sys
 import types
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -27,7 +28,7 @@ _MISSING: Any = object()
 
 
 @dataclass(eq=False)
-class Change:
+class Change(ABC):
     """Something of torch's, or of Python's, that a capture changes for a while.
 
     Attributes:
@@ -40,9 +41,9 @@ class Change:
     why: str
     tried: tuple[str, ...] = field(default=TRIED, kw_only=True)
 
+    @abstractmethod
     def now(self) -> Any:
         """What is there now: the same before a capture and after it."""
-        raise NotImplementedError
 
 
 class _Shared(Change):
@@ -51,11 +52,13 @@ class _Shared(Change):
     A subclass says how: ``_change`` and ``_put_back``.
     """
 
+    @abstractmethod
     def _change(self) -> None:
-        raise NotImplementedError
+        """Make the change."""
 
+    @abstractmethod
     def _put_back(self) -> None:
-        raise NotImplementedError
+        """Unmake it."""
 
     _users: int = 0
 
@@ -255,11 +258,11 @@ class Hooks(Change):
     """Hooks on the calls of all modules.
 
     Attributes:
-        register: torch's functions that hang one up before, and one after a call.
+        installers: torch's functions that hang one up before, and one after a call.
         hung: the dictionaries in which they hang.
     """
 
-    register: tuple[Callable[..., Any], Callable[..., Any]]
+    installers: tuple[Callable[..., Any], Callable[..., Any]]
     hung: Callable[[], tuple[Any, ...]]
 
     def now(self) -> Any:
@@ -290,7 +293,7 @@ class Hooks(Change):
                 kwargs, out = rest if len(rest) == 2 else ({}, *rest)
                 after(module, args, kwargs, out)
 
-        first, last = self.register
+        first, last = self.installers
         with ExitStack() as stack:
             stack.callback(first(entered).remove)
             stack.callback(last(left, with_kwargs=True, always_call=after_errors).remove)

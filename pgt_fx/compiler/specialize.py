@@ -106,26 +106,36 @@ class Source:
         if known is None and not anew:
             known = self._rehooked(key)
         if known is None or anew or (known.typed and known.dtype != _dtype(self.model)):
-            leaves = self._example()
-            if self._changes(known):
-                self._captured.clear()
-            self._attributes = PythonState(self.model)
-            found = self._capture(leaves)
-            if GRADIENTS in found.surroundings - self._asked:
-                self._asked |= {GRADIENTS}
-                found = self._capture(leaves)
-            with torch.inference_mode(False):
-                known = clean(found, min(self.spec.lengths))
-                if checks_stages():
-                    check_cleaned(known)
-                known.dtype = _dtype(self.model)
-                note_attention(known, TensorsOf(self.model))
-            if not known.surroundings <= self._asked:
-                self._asked |= known.surroundings
-                self._captured.clear()  # graphs of other answers can't be told apart
-                key = self._key()
+            with stage("capture"):
+                known, key = self._captured_anew(known, key)
             self._keep(key, known)
         return known
+
+    def _captured_anew(self, known: Captured | None, key: Key) -> tuple[Captured, Key]:
+        """The graph captured and cleaned, and the key under which it is kept.
+
+        Args:
+            known: what was captured before, of a model that has changed since.
+        """
+        leaves = self._example()
+        if self._changes(known):
+            self._captured.clear()
+        self._attributes = PythonState(self.model)
+        found = self._capture(leaves)
+        if GRADIENTS in found.surroundings - self._asked:
+            self._asked |= {GRADIENTS}
+            found = self._capture(leaves)
+        with torch.inference_mode(False):
+            known = clean(found, min(self.spec.lengths))
+            if checks_stages():
+                check_cleaned(known)
+            known.dtype = _dtype(self.model)
+            note_attention(known, TensorsOf(self.model))
+        if not known.surroundings <= self._asked:
+            self._asked |= known.surroundings
+            self._captured.clear()  # graphs of other answers can't be told apart
+            key = self._key()
+        return known, key
 
     def _capture(self, leaves: Sequence[Any]) -> Captured:
         # Tensors made under inference_mode could not be used in training later.

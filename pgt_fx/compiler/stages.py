@@ -28,8 +28,7 @@ def capture(source: Source) -> Captured:
     Raises:
         CaptureError: the model can't be captured.
     """
-    with stage("capture"):
-        return source.captured()
+    return source.captured()
 
 
 def analyze(captured: Captured, source: Source, options: Options) -> Analysis:

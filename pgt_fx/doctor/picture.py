@@ -119,7 +119,7 @@ def _operation(
     )
     if drawn is None:
         return None
-    label, told = _short(where.module, op), drawn.told or where.line
+    label, told = _short(where.module, op), drawn.why or where.line
     return Box(label, drawn.note, drawn.colour, where.source, told)
 
 

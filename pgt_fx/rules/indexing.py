@@ -39,7 +39,7 @@ def gather(op: OpView) -> Outcome:
 
 @rule("scatter", "scatter_add", "scatter_reduce")
 def scatter(op: OpView) -> Outcome:
-    """x with elements written to places that are told by index."""
+    """x with elements written at given indices."""
     source, index = op.layout(op.arg["self"]), op.layout(op.arg["index"])
     dim = wrap(op.static(op.arg["dim"], "dim"), len(source))
     written = op.arg.get("src")
@@ -59,7 +59,7 @@ def index_select(op: OpView) -> Outcome:
 
 @rule("index_add", "index_copy", "index_fill")
 def index_write(op: OpView) -> Outcome:
-    """x with slices written to places that are told by a constant index."""
+    """x with slices written at constant indices."""
     source = op.layout(op.arg["self"])
     if op.timed(op.arg["index"]):
         raise Refusal("is given an index for each frame", MOVE)

@@ -1,7 +1,7 @@
 """Of which types the values of a model are under autocast.
 
 A capture knows none of it: there a convolution gives the type that it is given. Where one value is
-put behind another one along time, or is padded, a step may have the elements of one alone; the
+put after another one along time, or is padded, a step may have the elements of one alone; the
 model's answer is of the widest type of all, in every step.
 """
 

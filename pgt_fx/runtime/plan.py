@@ -165,6 +165,27 @@ class TailItem(Item):
         return self
 
 
+class OperandItem(Item):
+    """An operator whose results come with the elements of its operand.
+
+    Attributes:
+        source: clock of its operand.
+    """
+
+    source: Clock
+
+    @property
+    def counted(self) -> tuple[Clock, ...]:
+        return (self.source,)
+
+    def answers(self, ratio: Frames) -> Answers:
+        return Answers(self.source, self.taken(_at_start(self.source, ratio)), False)
+
+    def taken(self, count: Count) -> int:
+        """How many elements of its operand it has taken in."""
+        return count.total
+
+
 @dataclass(frozen=True)
 class WindowItem(TailItem):
     """A windowed operator.
@@ -205,7 +226,7 @@ class AlignItem(TailItem):
 
 
 @dataclass(frozen=True)
-class PoolItem(Item):
+class PoolItem(OperandItem):
     """A reduction over time; ``running`` when it carries."""
 
     source: Clock
@@ -226,16 +247,9 @@ class PoolItem(Item):
     def pooled(self) -> bool:
         return self.running
 
-    @property
-    def counted(self) -> tuple[Clock, ...]:
-        return (self.source,)
-
-    def answers(self, ratio: Frames) -> Answers:
-        return Answers(self.source, _at_start(self.source, ratio).total, False)
-
 
 @dataclass(frozen=True)
-class ScanItem(Item):
+class ScanItem(OperandItem):
     """A scan along time.
 
     Attributes:
@@ -264,16 +278,9 @@ class ScanItem(Item):
     def carried(self, works: Iterable[Work], clip: Frames) -> int:
         return self.states
 
-    @property
-    def counted(self) -> tuple[Clock, ...]:
-        return (self.source,)
-
-    def answers(self, ratio: Frames) -> Answers:
-        return Answers(self.source, _at_start(self.source, ratio).total, False)
-
 
 @dataclass(frozen=True)
-class MemoryItem(Item):
+class MemoryItem(OperandItem):
     """Keys or values of an attention over time.
 
     Attributes:
@@ -283,6 +290,9 @@ class MemoryItem(Item):
 
     source: Clock
     size: int | None
+
+    def taken(self, count: Count) -> int:
+        return count.sure
 
     def due(self, before: Count, after: Count) -> MemoryDue:
         """Its work between two moments, by the counts of its operand."""
@@ -298,13 +308,6 @@ class MemoryItem(Item):
     def carried(self, works: Iterable[Work], clip: Frames) -> int:
         # Full, however long it takes to fill; one without a bound grows with the video.
         return self.source.at(clip, True).total if self.size is None else self.size
-
-    @property
-    def counted(self) -> tuple[Clock, ...]:
-        return (self.source,)
-
-    def answers(self, ratio: Frames) -> Answers:
-        return Answers(self.source, _at_start(self.source, ratio).sure, False)
 
 
 @dataclass(frozen=True)

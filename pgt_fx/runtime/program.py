@@ -134,7 +134,7 @@ class Program:
 
     def _set_types(self, leaves: Sequence[Any]) -> None:
         """Tell the operators that may have the elements of one of several types alone of which
-        type the model's answer is: under autocast it is not told by the capture."""
+        type the model's answer is: under autocast the capture does not know it."""
         emitted, found = self.emitted, dict[str, torch.dtype]()
         if emitted.types is not None:
             found = emitted.types.of(self.model, leaves, leaves[emitted.video])

@@ -25,6 +25,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
+from abc import abstractmethod
 from collections.abc import Collection, Generator, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -194,13 +195,13 @@ class ModelTests(pytest.Collector):
         wanted += sorted(always - set(known))  # those with a bound of the user's
         return [PromiseTest.from_parent(self, name=name) for name in (self.opening, *wanted)]
 
+    @abstractmethod
     def promises(self) -> list[str]:
         """Ids of the checks."""
-        raise NotImplementedError
 
+    @abstractmethod
     def make(self) -> Any:
         """What the checks share."""
-        raise NotImplementedError
 
     def required(self) -> Requirements:
         """What has to hold of this model."""
@@ -211,13 +212,13 @@ class ModelTests(pytest.Collector):
         except OptionError as error:
             raise pytest.UsageError(str(error)) from None
 
+    @abstractmethod
     def must(self) -> Collection[str]:
         """Ids of the checks that have to hold; those are errors where they can't be made."""
-        raise NotImplementedError
 
+    @abstractmethod
     def check(self, name: str) -> Check:
         """Make one check."""
-        raise NotImplementedError
 
     def made(self) -> Any:
         """What the checks share, made once; PromiseError with the reason where it can't be, and

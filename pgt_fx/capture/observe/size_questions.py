@@ -123,7 +123,7 @@ def listening(model: nn.Module, running: Sequence[str]) -> Iterator[Questions]:
 
     def listens(plain: Callable[[Any], bool]) -> Callable[[Any], bool]:
         def heard(self: Any) -> bool:
-            expr = getattr(self.node, "expr", None)  # behind the answer it may be a plain one
+            expr = getattr(self.node, "expr", None)  # after the answer it may be a plain one
             told = plain(self)
             frame = asking_frame(caller())
             if frame is None or not getattr(expr, "free_symbols", None):

@@ -28,7 +28,8 @@ CHECKS = (
 )
 
 
-#: A pass: it changes the graph of a capture in place; it is told the frames of the example.
+#: A pass: it changes the graph of a capture in place. Beside it it is given the frames of the
+#: example.
 Pass = Callable[[Captured, int], None]
 
 

@@ -23,7 +23,7 @@ class PadCall:
 
     Attributes:
         sizes: of its operand.
-        amounts: before and behind each dimension, from the last one on.
+        amounts: before and after each dimension, from the last one on.
         place: the line of the model.
         module: the innermost one that made it.
     """

@@ -1,4 +1,4 @@
-"""Values behind an operator that can't be converted: guessed, so that all blockers are found."""
+"""Values after an operator that can't be converted: guessed, so that all blockers are found."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from pgt_fx.rules import Refusal
 from pgt_fx.rules.registry import hint
 
 
-def behind_a_blocker(analysis: Analysis, node: fx.Node) -> bool:
-    """Layouts that don't fit together behind a blocker say nothing about the model."""
+def follows_a_blocker(analysis: Analysis, node: fx.Node) -> bool:
+    """Layouts that don't fit together after a blocker say nothing about the model."""
     found = (analysis.values[n.name] for n in node.all_input_nodes)
     flat = (v for one in found for v in (one if isinstance(one, list) else [one]))
     return any(v.guessed for v in flat)
 
 
 def after_refusal(analysis: Analysis, node: fx.Node) -> Value | list[Value]:
-    """Go on behind a blocker as if it were local."""
+    """Go on after a blocker as if it were local."""
     operands = [
         v
         for n in node.all_input_nodes
@@ -44,7 +44,7 @@ def after_refusal(analysis: Analysis, node: fx.Node) -> Value | list[Value]:
 
 
 def guessed_size(size: Any) -> int:
-    """A size behind a blocker, which may depend on the data."""
+    """A size after a blocker, which may depend on the data."""
     try:
         return hint(size)
     except Refusal:

@@ -1,6 +1,6 @@
 """Which output frames equal the original model's, found by arithmetic alone (DESIGN §5).
 
-At every cut, an element whose window reaches behind the last known element was computed with a
+At every cut, an element whose window reaches past the last known element was computed with a
 padding that stands for a real frame: it is touched. Touched elements touch what reads them.
 """
 

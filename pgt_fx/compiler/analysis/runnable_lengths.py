@@ -33,14 +33,14 @@ _ELEMENTS = {
     *(f"aten::{name}{rank}d" for name in (*_SLIDES, *_RESIZES) for rank in (1, 2, 3)),
     *(f"aten::upsample_{name}" for name in ("linear1d", "bilinear2d", "trilinear3d")),
 }
-#: Factories of as many elements as they are told; of fewer than none they make nothing.
+#: Factories of as many elements as they are asked for; of fewer than none they make nothing.
 _FILLED = ("zeros", "ones", "full", "empty")
 _MAKERS = {
     *(f"aten::{name}" for name in (*_FILLED, "rand", "randn", "arange")),
     *(f"aten::new_{name}" for name in _FILLED),
 }
 #: Operators that take any size computed from the number of frames, or of which the conditions are
-#: known: those of views are the walk's, those of factories are told here.
+#: known: those of views are the walk's, those of factories are found here.
 _ANY_SIZE = _MAKERS | {
     f"aten::{name}"
     for name in ("slice", "view", "reshape", "_unsafe_view", "unflatten", "expand", "sym_size")

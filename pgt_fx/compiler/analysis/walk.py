@@ -12,7 +12,7 @@ from torch import Tensor, fx
 from pgt_fx.capture.captured import Captured
 from pgt_fx.capture.observe.module_calls import place
 from pgt_fx.capture.schema import schema_name
-from pgt_fx.compiler.analysis.blocked import after_refusal, behind_a_blocker, guessed_size
+from pgt_fx.compiler.analysis.blocked import after_refusal, follows_a_blocker, guessed_size
 from pgt_fx.compiler.analysis.length_tables import PairTable, Table, pair_table, read_table
 from pgt_fx.compiler.analysis.operands import (
     ClocksOf,
@@ -119,7 +119,7 @@ class _Walk:
                 self._call(node)
             except (Refusal, LayoutError) as refusal:
                 remedy = getattr(refusal, "remedy", "") or REMEDY
-                if isinstance(refusal, Refusal) or not behind_a_blocker(self.analysis, node):
+                if isinstance(refusal, Refusal) or not follows_a_blocker(self.analysis, node):
                     self.blockers[node.name] = Blocker(place(node), str(refusal), remedy)
                 self.analysis.values[node.name] = after_refusal(self.analysis, node)
 
@@ -284,7 +284,7 @@ class _Walk:
         if pooled and of_length:
             raise Refusal(OF_LENGTH, "use a mean over time in place of a sum and a division")
         tensors = list(result) if isinstance(result, (list, tuple)) else [result]
-        behind = behind_a_blocker(self.analysis, node)  # told where it was made
+        behind = follows_a_blocker(self.analysis, node)  # reported where it was made
         timed = any(
             self.analysis.captured.has_time(s)
             for t in tensors

@@ -26,8 +26,9 @@ REENTRANT = "pass use_reentrant=False to torch.utils.checkpoint.checkpoint"
 
 
 def check_by_hand(captured: Captured, regions: Mapping[fx.Node, Region]) -> list[Blocker]:
-    """A model in train mode must not lose a gradient; in eval mode, where few want one, it is told,
-    and refused where one is asked for (:func:`pgt_fx.runtime.refused_gradients.without_gradients`).
+    """A model in train mode must not lose a gradient; in eval mode, where few want one, it warns,
+    and a gradient that is asked for is refused
+    (:func:`pgt_fx.runtime.refused_gradients.without_gradients`).
 
     Args:
         regions: node -> module call that is emitted whole: what is in it stays as it is.

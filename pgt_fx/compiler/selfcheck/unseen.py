@@ -18,7 +18,7 @@ from pgt_fx.runtime.markov.window import MarkovWindow
 from pgt_fx.runtime.plan import Plan, Schedulable, plan
 from pgt_fx.runtime.progressive import Progressive
 
-#: Steps of a stream that are planned, of each length, and behind how many periods: a prime number,
+#: Steps of a stream that are planned, of each length, and after how many periods: a prime number,
 #: as the period may be the fault.
 PHASES, PERIODS = 4, 53
 #: Numbers in a video up to which two more runs cost nothing to speak of.

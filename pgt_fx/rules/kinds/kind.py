@@ -32,7 +32,7 @@ class Kind(ABC):
         args: arguments of the call in a step in place of the captured ones, by schema name.
         aligns: operands that come early wait for those that come late. Without it the operator is
             given each as it comes.
-        commits: elements that may yet change (padding behind the last frame known) are taken for
+        commits: elements that may yet change (padding after the last frame known) are taken for
             good.
         pools: a result without time stands for all elements so far, or of the step.
         rederived: no argument may be calculated from the number of frames of the video, which a
@@ -124,7 +124,7 @@ class Kind(ABC):
         self, operands: list[dict[int, Spans]], count: int, lengths: tuple[int, ...]
     ) -> dict[int, Spans]:
         """Which frames the elements of the result read (:func:`pgt_fx.rules.kinds.spans.followed`);
-        of one that reads the past, those at their own place and behind."""
+        of one that reads the past, those at their own place and after it."""
         return followed(self.reads(), operands, count, lengths)
 
     # -- what a cut touches --------------------------------------------------------------------
@@ -192,7 +192,7 @@ class Kind(ABC):
         """
         return 0
 
-    # -- what a person is told -----------------------------------------------------------------
+    # -- what report and doctor say ------------------------------------------------------------
 
     def words(self, op: str) -> str:
         """The operator in short words; ``op`` is its name."""

@@ -25,7 +25,7 @@ class Operands(Protocol):
         """Clock of the elements that all operands with time have."""
 
     def part(self, operand: fx.Node, length: int | None) -> Part:
-        """An operand that is put before or behind others along time, with its clock.
+        """An operand that is put before or after others along time, with its clock.
 
         Args:
             length: how many elements it has; None where it goes on.

@@ -105,7 +105,7 @@ class Reduced(Kind):
         # A pool over the clip that is taken over all time is not what its module computes.
         return options.pooling == "step" and not clip_pools
 
-    # -- what a person is told -----------------------------------------------------------------
+    # -- what report and doctor say ------------------------------------------------------------
 
     def words(self, op: str) -> str:
         return self.what or op

@@ -53,9 +53,9 @@ class Drawn(NamedTuple):
     Attributes:
         note: its second line.
         colour: key of :data:`pgt_fx.doctor.picture.VERDICTS`.
-        told: the reason; "" for the user's line.
+        why: the reason; "" for the user's line.
     """
 
     note: str
     colour: str
-    told: str = ""
+    why: str = ""

@@ -120,7 +120,7 @@ class Windowed(Kind):
         step.result(step.carry(module, slot, (source, *others), item, of=source))
         step.note(self.what)
 
-    # -- what a person is told -----------------------------------------------------------------
+    # -- what report and doctor say ------------------------------------------------------------
 
     def words(self, op: str) -> str:
         return self.what
