@@ -29,7 +29,7 @@ from pgt_fx.compiler.analysis.walk import Analysis
 from pgt_fx.compiler.lowering.retiming import early
 from pgt_fx.compiler.lowering.state_bytes import element_bytes, example_sizes
 from pgt_fx.core.laws import Window
-from pgt_fx.runtime.plan import AlignItem
+from pgt_fx.runtime.plan_items import AlignItem
 
 
 def lower_bound(analysis: Analysis) -> int:

@@ -13,7 +13,7 @@ from pgt_fx.core import laws  # noqa: F401  (defines the subclasses of Law)
 from pgt_fx.core.clocks import Clock
 from pgt_fx.core.law import Law
 from pgt_fx.rules import Kind
-from pgt_fx.runtime.plan import Item
+from pgt_fx.runtime.plan_items import Item
 from pgt_fx.runtime.work import Work
 
 

@@ -21,7 +21,8 @@ from pgt_fx.core.lengths.sets import (
     LengthSet,
     NotQuasiLinear,
 )
-from pgt_fx.runtime.plan import Item, Node
+from pgt_fx.runtime.plan import Node
+from pgt_fx.runtime.plan_items import Item
 from pgt_fx.runtime.step_graph import Emitted
 
 

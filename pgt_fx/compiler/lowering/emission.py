@@ -22,7 +22,7 @@ from pgt_fx.core.devices import in_any_layout
 from pgt_fx.core.layout import Axis, time_dims
 from pgt_fx.rules.registry import SizeAtHand
 from pgt_fx.runtime.markov.table import MarkovPairs, MarkovTable
-from pgt_fx.runtime.plan import Item, TableItem
+from pgt_fx.runtime.plan_items import Item, TableItem
 from pgt_fx.runtime.step_graph import note
 
 #: Operators that stand for something while the model is captured, and what runs in their place.

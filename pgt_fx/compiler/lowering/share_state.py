@@ -13,7 +13,7 @@ from pgt_fx.core.clock_equality import samples
 from pgt_fx.core.clocks import Clock
 from pgt_fx.runtime.markov.align import MarkovAlign
 from pgt_fx.runtime.markov.window import MarkovWindow
-from pgt_fx.runtime.plan import TailItem
+from pgt_fx.runtime.plan_items import TailItem
 from pgt_fx.runtime.step_graph import Emitted
 
 Carrier = MarkovWindow | MarkovAlign

@@ -19,7 +19,7 @@ from pgt_fx.core.options import Options
 from pgt_fx.rules.registry import Refusal
 from pgt_fx.runtime.autocast_types import MixedTypes
 from pgt_fx.runtime.markov.align import MarkovAlign
-from pgt_fx.runtime.plan import AlignItem, Item
+from pgt_fx.runtime.plan_items import AlignItem, Item
 from pgt_fx.runtime.step_graph import Emitted, Names, identifier
 
 STEP = "step"

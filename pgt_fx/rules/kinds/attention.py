@@ -21,7 +21,7 @@ from pgt_fx.rules.kinds.protocols import Cut, Emission, Standing
 from pgt_fx.rules.kinds.scan import Scanned
 from pgt_fx.rules.kinds.verdicts import Verdict
 from pgt_fx.runtime.markov.memory import MarkovMemory, causal_mask
-from pgt_fx.runtime.plan import MemoryItem
+from pgt_fx.runtime.plan_items import MemoryItem
 
 
 @dataclass(frozen=True)

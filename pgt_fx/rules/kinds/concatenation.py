@@ -16,7 +16,7 @@ from pgt_fx.rules.kinds.protocols import Cut, Emission, Operands, Standing
 from pgt_fx.rules.kinds.spans import Spans
 from pgt_fx.rules.kinds.verdicts import EXACT, Verdict
 from pgt_fx.runtime.markov.concat import MarkovConcat
-from pgt_fx.runtime.plan import ConcatItem
+from pgt_fx.runtime.plan_items import ConcatItem
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from torch import fx, nn
 from pgt_fx.core.clocks import Clock, Count, Part
 from pgt_fx.core.layout import Axis
 from pgt_fx.core.options import Options
-from pgt_fx.runtime.plan import Item
+from pgt_fx.runtime.plan_items import Item
 
 
 class Operands(Protocol):

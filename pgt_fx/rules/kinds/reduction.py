@@ -15,7 +15,7 @@ from pgt_fx.rules.kinds.protocols import Cut, Emission, Operands, Standing
 from pgt_fx.rules.kinds.verdicts import EXACT, GATED, RUNNING, STEP, Drawn, Mixing, Verdict
 from pgt_fx.runtime.markov.head import MarkovHead
 from pgt_fx.runtime.markov.pool import MarkovPool
-from pgt_fx.runtime.plan import PoolItem
+from pgt_fx.runtime.plan_items import PoolItem
 
 
 @dataclass(frozen=True)

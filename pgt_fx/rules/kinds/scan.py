@@ -17,7 +17,7 @@ from pgt_fx.rules.kinds.per_step import StepOnly
 from pgt_fx.rules.kinds.protocols import Cut, Emission, Operands, Standing
 from pgt_fx.rules.kinds.verdicts import EXACT, GATED, STEP, Drawn, Verdict
 from pgt_fx.runtime.markov.scan import MarkovRecurrent, MarkovScan
-from pgt_fx.runtime.plan import ScanItem
+from pgt_fx.runtime.plan_items import ScanItem
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from pgt_fx.rules.kinds.kind import Kind
 from pgt_fx.rules.kinds.protocols import Context, Cut, Emission, Operands, Standing, Videos
 from pgt_fx.rules.kinds.verdicts import CONTEXT, EXACT, Drawn, Verdict
 from pgt_fx.runtime.markov.window import MarkovWindow
-from pgt_fx.runtime.plan import WindowItem
+from pgt_fx.runtime.plan_items import WindowItem
 
 
 @dataclass(frozen=True)
