@@ -25,7 +25,7 @@ from harness import digits, parser, prepare, save, show, told
 
 import pgt_fx
 from pgt_fx import zoo
-from pgt_fx.compiler.analysis.walk import Analysis
+from pgt_fx.compiler.analysis.timed_graph import Analysis
 from pgt_fx.compiler.lowering.retiming import early
 from pgt_fx.compiler.lowering.state_bytes import element_bytes, example_sizes
 from pgt_fx.core.laws import Window

@@ -29,7 +29,7 @@ from planting import (
 )
 from torch import Tensor
 
-from pgt_fx.compiler.analysis.walk import Analysis
+from pgt_fx.compiler.analysis.timed_graph import Analysis
 from pgt_fx.core import clocks
 from pgt_fx.runtime.markov import align, buffer, concat, context, pool, window
 from pgt_fx.runtime.markov.window import MarkovWindow

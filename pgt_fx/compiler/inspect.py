@@ -38,6 +38,8 @@ class Inspected(Protocol):
 
     def program(self) -> Program: ...
 
+    def all_exact(self) -> bool: ...
+
 
 @dataclass(frozen=True)
 class StateEntry:
@@ -116,6 +118,11 @@ class Inspection:
     def program(self) -> Program:
         """What runs the steps."""
         return self._programs.program()
+
+    @property
+    def all_exact(self) -> bool:
+        """Whether all outputs of the steps, put one after the other, are the model's own."""
+        return self._programs.all_exact()
 
     @property
     def emitted(self) -> Emitted:

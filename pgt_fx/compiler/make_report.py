@@ -62,11 +62,17 @@ class Stands:
 
 
 def make_report(
-    analysis: Analysis, options: Options, emitted: Emitted, model: str, checked: str
+    analysis: Analysis,
+    waiting: Analysis | None,
+    options: Options,
+    emitted: Emitted,
+    model: str,
+    checked: str,
 ) -> Report:
     """Collect the report of a model under some options.
 
     Args:
+        waiting: the same analysis under ``future="wait"``; None where that refuses the model.
         model: name of its class.
         checked: what the self-check has compared.
     """
@@ -103,8 +109,8 @@ def make_report(
         stride=[str(f.stride) for f in fields],
         look_ahead=[f.future for f in fields],
         latency=None
-        if any(f.future is None for f in fields)
-        else latency(analysis, output, min((f.stride for f in fields), default=Fraction(1))),
+        if waiting is None or output is None or any(f.future is None for f in fields)
+        else latency(waiting, output, min((f.stride for f in fields), default=Fraction(1))),
         state_bytes=total,
         exact=exact,
         clip_pools=len(analysis.captured.global_pools),

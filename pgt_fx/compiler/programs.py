@@ -16,10 +16,10 @@ from pgt_fx.compiler import stages
 from pgt_fx.compiler.analysis.exact_frames import exact_frames, lengths_per_path
 from pgt_fx.compiler.analysis.latency import first_answers
 from pgt_fx.compiler.analysis.runnable_lengths import check_statistics
-from pgt_fx.compiler.analysis.walk import Analysis
+from pgt_fx.compiler.analysis.timed_graph import Analysis
 from pgt_fx.compiler.guards import Guard, guards_of
 from pgt_fx.compiler.inspect import Inspection
-from pgt_fx.compiler.make_report import make_report
+from pgt_fx.compiler.make_report import make_report, reproduces
 from pgt_fx.compiler.report import Report
 from pgt_fx.compiler.specialize import MOST_CAPTURED, Source
 from pgt_fx.core.clip import ClipSpec
@@ -40,6 +40,7 @@ class Made:
 
     Attributes:
         promised: whether the options are known to promise what they can keep.
+        exact: whether the outputs under ``future="wait"`` are the model's; None: not yet asked.
         current: what the progressive module is given of it.
     """
 
@@ -48,6 +49,7 @@ class Made:
     report: Report | None = None
     watch: Watch | None = None
     promised: bool = False
+    exact: bool | None = None
     current: Current | None = None
 
     def bound_to(self, model: nn.Module) -> Made:
@@ -59,6 +61,7 @@ class Made:
             self.report,
             Watch(model, rehooked) if self.watch is not None else None,
             self.promised,
+            self.exact,
         )
 
 
@@ -255,7 +258,10 @@ class ModelPrograms:
             program = mine.program if same else None
             report = mine.report if self.options == other.options else None
             promised = mine.promised and self.options == other.options
-            self._made[number] = replace(mine, program=program, report=report, promised=promised)
+            exact = mine.exact if same else None
+            self._made[number] = replace(
+                mine, program=program, report=report, promised=promised, exact=exact
+            )
         self.sums = other.sums if same else None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -276,8 +282,23 @@ class ModelPrograms:
         """What the analysis of a graph found."""
         if made.report is None:
             emitted, name = self.program(made).emitted, type(self.model).__name__
-            made.report = make_report(made.analysis, self.options, emitted, name, self.checked)
+            waiting, blockers = self.source.analyzed(made.analysis.captured, "wait")
+            made.report = make_report(
+                made.analysis,
+                None if blockers else waiting,
+                self.options,
+                emitted,
+                name,
+                self.checked,
+            )
         return made.report
+
+    def all_exact(self) -> bool:
+        """Whether all outputs are the model's own, of the graph in use."""
+        made = self.made()
+        if made.exact is None:
+            made.exact = self.options.future == "wait" and reproduces(made.analysis, self.options)
+        return made.exact
 
     def note(self, checked: object) -> None:
         """Note what a self-check has compared, for the report."""

@@ -23,8 +23,11 @@ from pgt_fx.capture.observe.value_contents import same
 from pgt_fx.capture.passes.length_constants import TensorsOf
 from pgt_fx.capture.passes.pipeline import clean
 from pgt_fx.capture.probe.meta_run import probe
+from pgt_fx.compiler.analysis.other_future import under
+from pgt_fx.compiler.analysis.prepare import prepare
+from pgt_fx.compiler.analysis.timed_graph import Analysis
 from pgt_fx.core.clip import ClipSpec
-from pgt_fx.core.errors import ClipError, OtherClipError
+from pgt_fx.core.errors import Blocker, ClipError, OtherClipError
 from pgt_fx.core.trace import checks_stages, stage
 from pgt_fx.runtime.hooks import Hooks, hooked, hooks_of, paths_of, without_backward
 from pgt_fx.runtime.markov.buffer import dense
@@ -32,6 +35,8 @@ from pgt_fx.runtime.markov.buffer import dense
 #: The modes of all modules: frozen norms are in eval while the model trains, and a model or a hook
 #: may ask a convolution for its mode.
 Modes = tuple[bool, ...]
+#: What an analysis finds, and its blockers by node name.
+Walked = tuple[Analysis, dict[str, Blocker]]
 #: Under which modes, hooks and answers of its surroundings a model was captured.
 Key = tuple[Modes, Hooks, tuple[Any, ...]]
 #: How many children each parent has, and all of them in order.
@@ -58,6 +63,7 @@ class Source:
         self._tensors = spec.tensors
         self._written = [(i, x) for i, x in enumerate(leaves) if i not in self._tensors]
         self._captured: dict[Key, Captured] = {}
+        self._analyses: dict[int, dict[str, Walked]] = {}
         self._asked: frozenset[str] = frozenset()
         self._attributes: PythonState | None = None
         self._parents: list[dict[str, nn.Module | None]] = []
@@ -110,6 +116,28 @@ class Source:
                 known, key = self._captured_anew(known, key)
             self._keep(key, known)
         return known
+
+    def analyzed(self, captured: Captured, future: str) -> Walked:
+        """What the analysis of a graph under this ``future`` finds, and its blockers by node name.
+        A graph is walked once, whoever asks: under the other ``future`` clocks differ alone.
+
+        Args:
+            captured: a graph of this model. The passes of the analysis change it when it is asked
+                for the first time (:mod:`pgt_fx.compiler.analysis.prepare`), and nothing later.
+        """
+        known = self._analyses.setdefault(id(captured.graph), {})
+        if "wait" not in known:  # first, as its clocks are the plainer ones: nothing is provisional
+            known["wait"] = prepare(captured, self.spec, "wait")
+        if future not in known:
+            waiting, refused = known["wait"]
+            if refused:  # perhaps under this future alone
+                known[future] = prepare(captured, self.spec, future)
+            else:
+                known[future] = under(waiting, future)
+        found, blockers = known[future]
+        if found.captured is not captured:  # the same graph, under other hooks
+            found = dataclasses.replace(found, captured=captured)
+        return found, blockers
 
     def _captured_anew(self, known: Captured | None, key: Key) -> tuple[Captured, Key]:
         """The graph captured and cleaned, and the key under which it is kept.
@@ -255,6 +283,8 @@ class Source:
         if len(self._captured) >= MOST_CAPTURED and others:
             del self._captured[others[0]]
         self._captured[key] = captured
+        graphs = {id(one.graph) for one in self._captured.values()}
+        self._analyses = {n: found for n, found in self._analyses.items() if n in graphs}
 
     def knows(self, captured: Captured) -> bool:
         """Whether it is one of the graphs in use."""
@@ -317,13 +347,14 @@ class Source:
         if self._attributes is not None:
             other._attributes = PythonState(other.model)
         other._captured = dict(self._captured)
+        other._analyses = dict(self._analyses)  # of each graph the same, also what is found later
         other._dtype, other._asked = self._dtype, self._asked
         other._paths = dict(self._paths)
         return other
 
     def __getstate__(self) -> dict[str, Any]:
         # Graphs hold functions of their own and can't be pickled: they are captured again.
-        return {**self.__dict__, "_captured": {}, "_attributes": None}
+        return {**self.__dict__, "_captured": {}, "_analyses": {}, "_attributes": None}
 
 
 def _children(parents: Sequence[dict[str, nn.Module | None]]) -> Children:

@@ -2,8 +2,9 @@
 
 ``Captured`` (graph of ATen operators, with its guards) → ``Analysis`` (a timeline per value, a kind
 per operator) → ``Emitted`` (the graph of one step) → ``Program`` (bound to the model). No stage
-writes into what an earlier one gave, but for notes in the graph's ``meta`` that the passes of the
-capture leave.
+writes into what an earlier one gave. What the analysis needs nodes for is written into the graph by
+passes before it (:mod:`pgt_fx.compiler.analysis.prepare`), once for each capture; the walk that
+follows reads.
 """
 
 from __future__ import annotations
@@ -11,10 +12,11 @@ from __future__ import annotations
 import torch
 
 from pgt_fx.capture.captured import Captured
-from pgt_fx.compiler.analysis.walk import Analysis, analyze_graph
+from pgt_fx.compiler.analysis.timed_graph import Analysis
 from pgt_fx.compiler.lowering.emit import emit
 from pgt_fx.compiler.lowering.legality import check_emitted
 from pgt_fx.compiler.specialize import Source
+from pgt_fx.core.errors import BlockedError
 from pgt_fx.core.options import Options
 from pgt_fx.core.trace import checks_stages, stage
 from pgt_fx.runtime.hooks import check_backward
@@ -32,14 +34,17 @@ def capture(source: Source) -> Captured:
 
 
 def analyze(captured: Captured, source: Source, options: Options) -> Analysis:
-    """A timeline for each value, and for each operator what kind it is.
+    """A timeline for each value, and for each operator what kind it is; made once for a graph.
 
     Raises:
         BlockedError: operators that mix time have no rule; all are listed.
     """
     made: list[Analysis] = []
     with stage("analysis", lambda: made[0]):
-        made.append(analyze_graph(captured, source.spec, options.future))
+        found, blockers = source.analyzed(captured, options.future)
+        if blockers:
+            raise BlockedError(list(blockers.values()))
+        made.append(found)
     return made[0]
 
 

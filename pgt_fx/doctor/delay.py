@@ -10,7 +10,7 @@ from fractions import Fraction
 from torch import fx
 
 from pgt_fx.compiler.analysis.receptive_field import Reach
-from pgt_fx.compiler.analysis.walk import Analysis
+from pgt_fx.compiler.analysis.timed_graph import Analysis
 from pgt_fx.core.law import Law
 
 

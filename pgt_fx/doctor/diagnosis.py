@@ -18,7 +18,6 @@ from pgt_fx.capture.observe.uncalled_layers import warn_idle
 from pgt_fx.compiler.analysis.gates import gates
 from pgt_fx.compiler.analysis.receptive_field import reaches
 from pgt_fx.compiler.analysis.timed_graph import Operation
-from pgt_fx.compiler.analysis.walk import walk_graph
 from pgt_fx.compiler.lowering.state_bytes import state_bytes
 from pgt_fx.compiler.programs import ModelPrograms
 from pgt_fx.compiler.report import size
@@ -116,7 +115,7 @@ def examine(
         with hinted(model):
             captured = source.captured()
         warn_idle(model, captured.idle, source.spec)
-        analysis, blockers = walk_graph(captured, source.spec, "wait")
+        analysis, blockers = source.analyzed(captured, "wait")
         state: dict[str, int] = {}
         latency, total = None, None
         if not blockers:

@@ -43,7 +43,7 @@ class SizeAtHand:
 
 class MergedTime(Refusal):
     """Raised by a rule that needs time alone in a dimension, where a constant number of elements
-    of each frame is merged into it: the walk writes them as elements of time of their own.
+    of each frame is merged into it: a pass writes them as elements of time, and asks it again.
 
     Attributes:
         operand: the tensor.

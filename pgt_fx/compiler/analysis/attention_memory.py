@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import fx
 
-from pgt_fx.compiler.analysis.walk import Analysis, Operation
+from pgt_fx.compiler.analysis.timed_graph import Analysis, Operation
 from pgt_fx.core.options import Options
 
 

@@ -11,6 +11,9 @@ from pgt_fx.core.layout import Factor, time_dims
 from pgt_fx.rules import Refusal
 from pgt_fx.rules.registry import hint
 
+#: What to do about an operator of which nothing better is known.
+REMEDY = "replace it by an operator with a finite window, or leave it outside the model"
+
 
 def follows_a_blocker(analysis: Analysis, node: fx.Node) -> bool:
     """Layouts that don't fit together after a blocker say nothing about the model."""

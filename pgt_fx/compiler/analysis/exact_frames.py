@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import fx
 
-from pgt_fx.compiler.analysis.walk import Analysis, Operation, Value
+from pgt_fx.compiler.analysis.timed_graph import Analysis, Operation, Value
 from pgt_fx.core.clocks import Clock, Count
 from pgt_fx.core.errors import ClipError
 from pgt_fx.core.options import Options

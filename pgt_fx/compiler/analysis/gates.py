@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from pgt_fx.compiler.analysis.timed_graph import Analysis
+from pgt_fx.compiler.analysis.timed_graph import Analysis, once
 
 
+@once
 def gates(analysis: Analysis) -> set[str]:
     """The operators whose result, pooled over time, is combined with single frames again."""
     out: set[str] = set()

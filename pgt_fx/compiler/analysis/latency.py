@@ -11,7 +11,6 @@ from fractions import Fraction
 from torch import fx
 
 from pgt_fx.compiler.analysis.timed_graph import Analysis, Value
-from pgt_fx.compiler.analysis.walk import analyze_graph
 from pgt_fx.core.clocks import Clock
 from pgt_fx.core.lengths.questions import at_most
 from pgt_fx.core.lengths.sets import (
@@ -86,16 +85,14 @@ def _spoken(
     return found if alone else found & fed
 
 
-def latency(analysis: Analysis, output: fx.Node | None, stride: Fraction) -> int | None:
-    """Frames from an element's own frame to the moment it is final, under ``future="wait"``.
+def latency(analysis: Analysis, output: fx.Node, stride: Fraction) -> int | None:
+    """Frames from an element's own frame to the moment it is final; None where it never is, or it
+    can't be told.
 
     Args:
+        analysis: under ``future="wait"``.
         stride: frames per element of the output.
     """
-    if output is None:
-        return None
-    if analysis.future != "wait":
-        analysis = analyze_graph(analysis.captured, analysis.spec, "wait")
     value = analysis.value(output)
     sources = [output]
     if value.clock is None:

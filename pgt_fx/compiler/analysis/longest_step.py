@@ -7,7 +7,7 @@ from typing import Any
 from torch import fx
 
 from pgt_fx.capture.schema import schema_name
-from pgt_fx.compiler.analysis.walk import Analysis
+from pgt_fx.compiler.analysis.timed_graph import Analysis, once
 from pgt_fx.core.clocks import Clock
 from pgt_fx.core.layout import size, time_dims
 from pgt_fx.core.lengths.questions import at_most
@@ -15,6 +15,7 @@ from pgt_fx.core.lengths.sets import ANY_LENGTH, NotQuasiLinear
 from pgt_fx.core.node_arguments import as_node, as_numbers
 
 
+@once
 def longest_step(analysis: Analysis) -> int | None:
     """Most frames of a step (of the path with the fewest); None: any number."""
     limits = [limit for node in analysis.operations for limit in _limits(analysis, node)]

@@ -5,11 +5,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, fx
 
 from pgt_fx.capture.attention.find_attention import NOTE
+from pgt_fx.capture.schema import named
 from pgt_fx.compiler.analysis.length_tables import PairTable, table_graph
 from pgt_fx.compiler.analysis.timed_graph import Analysis, Operation
 from pgt_fx.compiler.analysis.video_lengths import not_empty, part_of, whole_groups
@@ -17,7 +19,7 @@ from pgt_fx.core.clock_equality import covers, same, samples
 from pgt_fx.core.clocks import Clock, JoinClock, Part
 from pgt_fx.core.layout import time_dims
 from pgt_fx.core.torch_private import schema_of
-from pgt_fx.rules import Kind, OpView, Refusal
+from pgt_fx.rules import Kind, Refusal
 from pgt_fx.rules.pointwise import CLIP_TABLE, LENGTH_TABLE
 from pgt_fx.rules.registry import SizeAtHand
 
@@ -118,13 +120,41 @@ def _keys_at_hand(analysis: Analysis, node: fx.Node, kind: Kind, item: fx.Node) 
     return None
 
 
-def join(analysis: Analysis, view: OpView, kind: Kind) -> tuple[tuple[fx.Node, ...], Clock]:
+class Timing(NamedTuple):
+    """When the elements of an operator's result exist.
+
+    Attributes:
+        joins: operands that need an aligner.
+        common: clock of the operands in common; None where each is taken as it comes.
+        result: clock of the result; None where it has no time axis.
+    """
+
+    joins: tuple[fx.Node, ...]
+    common: Clock | None
+    result: Clock | None
+
+
+def timing(analysis: Analysis, node: fx.Node, kind: Kind) -> Timing:
+    """The clocks of an operator of this kind, from those of its operands in the analysis.
+
+    Raises:
+        Refusal: where its operands can't wait for one another.
+    """
+    joins: tuple[fx.Node, ...] = ()
+    common = None
+    if kind.aligns:
+        joins, common = join(analysis, node, kind)
+    return Timing(joins, common, kind.clock(ClocksOf(analysis, common)))
+
+
+def join(analysis: Analysis, node: fx.Node, kind: Kind) -> tuple[tuple[fx.Node, ...], Clock]:
     """Operands that need an aligner, and the clock of their common prefix.
 
     Raises:
         Refusal: for an attention whose operands have other frames than one another.
     """
-    operands = [n for n in view.tensors if analysis.value(n).timed]
+    tensors = [n for n in node.all_input_nodes if isinstance(n.meta.get("val"), Tensor)]
+    operands = [n for n in tensors if analysis.value(n).timed]
     clocks = [analysis.value(n).clock for n in operands]
     found = [c for c in clocks if c is not None]
     ratio = analysis.spec.ratio
@@ -137,7 +167,7 @@ def join(analysis: Analysis, view: OpView, kind: Kind) -> tuple[tuple[fx.Node, .
             "the values of an attention are later than its queries and keys",
             "compute all three from one tensor without convolutions along time between them",
         )
-    rows = view.arg.get(kind.queries)
+    rows = named(node).get(kind.queries)
     if len(distinct) > 1 and isinstance(rows, fx.Node):
         query = analysis.value(rows).clock
         if query is not None and not all(covers(c, query, ratio) for c in distinct):

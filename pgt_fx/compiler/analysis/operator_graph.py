@@ -7,7 +7,7 @@ from typing import Any
 import networkx as nx
 
 from pgt_fx.compiler.analysis.receptive_field import Reach
-from pgt_fx.compiler.analysis.walk import Analysis
+from pgt_fx.compiler.analysis.timed_graph import Analysis
 
 
 def network(analysis: Analysis, reach: dict[str, dict[int, Reach]]) -> nx.DiGraph:

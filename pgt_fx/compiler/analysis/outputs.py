@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, fx
 
 from pgt_fx.capture.observe.module_calls import place
@@ -15,6 +14,7 @@ from pgt_fx.core.node_arguments import as_list
 from pgt_fx.core.torch_private import pytree
 from pgt_fx.rules import Local, Refusal
 
+#: Note on a node that gives a table which is returned; elsewhere a table is made where it is used.
 MADE = "pgt_returned"
 
 
@@ -86,27 +86,24 @@ def _made(analysis: Analysis, node: fx.Node, value: Value) -> None:
         )
     table_graph(analysis.captured, node, value.table)
     clock = _clock(analysis, node, value.table)
-    if node.meta.get(MADE):  # by an earlier walk over the same graph
-        new, table = node, node.all_input_nodes[0]
-    else:
-        new, table = _alias(analysis, node), node
+    if not returned_alone(node):
+        analysis.returned.append(node)
+        return
     found = Value(value.layout, clock)
-    analysis.values[new.name] = found
-    analysis.operations[new.name] = Operation(
-        new, Local(value.layout or ()), found, place(node), tables=(table,), clock=clock
+    analysis.values[node.name] = found
+    analysis.operations[node.name] = Operation(
+        node,
+        Local(value.layout or ()),
+        found,
+        place(node),
+        tables=(node.all_input_nodes[0],),
+        clock=clock,
     )
 
 
-def _alias(analysis: Analysis, node: fx.Node) -> fx.Node:
-    """A node of its own for what is returned: elsewhere the table is made where it is used."""
-    graph = analysis.captured.graph
-    output = next(n for n in graph.nodes if n.op == "output")
-    with graph.inserting_before(output):
-        new = graph.call_function(torch.ops.aten.alias.default, (node,))
-    new.meta = {**node.meta, MADE: True}
-    output.replace_input_with(node, new)
-    analysis.outputs = list(output.args[0])
-    return new
+def returned_alone(node: fx.Node) -> bool:
+    """Whether a node is there only so that what it gives is returned."""
+    return bool(node.meta.get(MADE))
 
 
 def _clock(analysis: Analysis, node: fx.Node, table: Table) -> Clock:

@@ -7,7 +7,7 @@ from fractions import Fraction
 
 from torch import fx
 
-from pgt_fx.compiler.analysis.walk import Analysis, Operation
+from pgt_fx.compiler.analysis.timed_graph import Analysis, Operation, once
 from pgt_fx.rules.kinds.spans import Spans, followed
 
 #: Frames of the first video that is looked at, and of the longest one.
@@ -33,6 +33,7 @@ class Reach:
     field: int | None
 
 
+@once
 def reaches(analysis: Analysis) -> dict[str, dict[int, Reach]]:
     """Per value with time and per input path, its :class:`Reach`.
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from functools import wraps
+from typing import Any, TypeVar
 
 from torch import fx
 
@@ -15,6 +17,8 @@ from pgt_fx.core.clocks import Clock
 from pgt_fx.core.errors import Place
 from pgt_fx.core.layout import Axis, Layout, LayoutError, axis_of, time_dims
 from pgt_fx.rules import Kind, Refusal
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -70,6 +74,23 @@ class Operation:
     clock: Clock | None = None
 
 
+@dataclass(frozen=True)
+class Merged:
+    """An operator along time whose operand has time merged with something else in a dimension.
+
+    Attributes:
+        node: the operator.
+        operand: its operand.
+        dim: the dimension of it.
+        entries: elements of each frame that are merged with time there.
+    """
+
+    node: fx.Node
+    operand: fx.Node
+    dim: int
+    entries: int
+
+
 @dataclass
 class Analysis:
     """Timelines of all values, operations in order, and the model's outputs.
@@ -80,6 +101,9 @@ class Analysis:
         outputs: nodes (or constants) that the model returns, flat.
         lengths: of the whole videos for which the graph is the model.
         apart: nodes that take the first frame to put it in front of a stream.
+        merged: operators before which time has yet to be separated, in order; and
+        returned: tables that are returned and have yet to get a node of their own. Both are empty
+            once the graph is prepared (:mod:`pgt_fx.compiler.analysis.prepare`).
     """
 
     captured: Captured
@@ -90,6 +114,16 @@ class Analysis:
     outputs: list[Any] = field(default_factory=list)
     lengths: Lengths = field(default_factory=Lengths)
     apart: set[str] = field(default_factory=set)
+    merged: list[Merged] = field(default_factory=list)
+    returned: list[fx.Node] = field(default_factory=list)
+    _drawn: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
+
+    def drawn(self, conclude: Callable[[Analysis], T]) -> T:
+        """What a function concludes from it; called once, when the first one asks."""
+        if conclude not in self._drawn:
+            self._drawn[conclude] = conclude(self)
+        found: T = self._drawn[conclude]
+        return found
 
     def value(self, node: fx.Node) -> Value:
         """Timeline of a node with a single result."""
@@ -129,3 +163,14 @@ class Analysis:
                 made += f"  # {operation.place.source}" if operation.place.source else ""
             lines.append(f"%{name}: time in dimension {dims or 'merged'}; {made}")
         return "\n".join(lines)
+
+
+def once(conclude: Callable[[Analysis], T]) -> Callable[[Analysis], T]:
+    """A conclusion from an analysis that several read (the report, the self-check, the doctor):
+    it is drawn once for each, and what it gives is not to be written to."""
+
+    @wraps(conclude)
+    def known(analysis: Analysis) -> T:
+        return analysis.drawn(conclude)
+
+    return known

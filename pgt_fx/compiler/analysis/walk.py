@@ -4,34 +4,46 @@ verdict. No tensor is computed.
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import replace
 
-import torch
 from torch import Tensor, fx
 
 from pgt_fx.capture.captured import Captured
 from pgt_fx.capture.observe.module_calls import place
 from pgt_fx.capture.schema import schema_name
-from pgt_fx.compiler.analysis.blocked import after_refusal, follows_a_blocker, guessed_size
+from pgt_fx.compiler.analysis.blocked import (
+    REMEDY,
+    after_refusal,
+    follows_a_blocker,
+    guessed_size,
+)
 from pgt_fx.compiler.analysis.length_tables import PairTable, Table, pair_table, read_table
 from pgt_fx.compiler.analysis.operands import (
-    ClocksOf,
     VideosOf,
     beside_tables,
-    join,
     sizes_without_time,
+    timing,
 )
 from pgt_fx.compiler.analysis.outputs import check_outputs
 from pgt_fx.compiler.analysis.runnable_lengths import untold, where_it_is_made, where_it_runs
-from pgt_fx.compiler.analysis.timed_graph import Analysis, Operation, Value
+from pgt_fx.compiler.analysis.timed_graph import Analysis, Merged, Operation, Value
 from pgt_fx.compiler.analysis.video_lengths import (
     joined_whole,
     within_table,
 )
 from pgt_fx.core.clip import ClipSpec
-from pgt_fx.core.clocks import Clock, InputClock
-from pgt_fx.core.errors import BlockedError, Blocker
-from pgt_fx.core.layout import Factor, Layout, LayoutError, open_sizes, plain, time_dims
+from pgt_fx.core.clocks import Clock, InputClock, LawClock
+from pgt_fx.core.errors import Blocker
+from pgt_fx.core.laws import Repeat
+from pgt_fx.core.layout import (
+    Factor,
+    Layout,
+    LayoutError,
+    open_sizes,
+    plain,
+    relabel,
+    time_dims,
+)
 from pgt_fx.core.node_arguments import as_number
 from pgt_fx.core.torch_private import HigherOrderOperator, OpOverload
 from pgt_fx.rules import (
@@ -42,25 +54,13 @@ from pgt_fx.rules import (
 )
 from pgt_fx.rules.registry import MergedTime, hint
 
-__all__ = ["Analysis", "Operation", "Value", "analyze_graph", "walk_graph"]
-
-
-def analyze_graph(captured: Captured, spec: ClipSpec, future: str) -> Analysis:
-    """Walk the graph.
-
-    Raises:
-        BlockedError: listing every operator that mixes time and has no rule.
-    """
-    analysis, blockers = walk_graph(captured, spec, future)
-    if blockers:
-        raise BlockedError(list(blockers.values()))
-    return analysis
-
 
 def walk_graph(
     captured: Captured, spec: ClipSpec, future: str
 ) -> tuple[Analysis, dict[str, Blocker]]:
-    """Walk the graph to its end, blockers or not.
+    """Walk the graph to its end, blockers or not. Neither the graph nor its metas are written to:
+    where a node is missing, the analysis says so (``merged``, ``returned``), and a pass writes it
+    (:mod:`pgt_fx.compiler.analysis.prepare`).
 
     Returns:
         the analysis, whose timelines behind a blocker are guessed, and the blockers by node name.
@@ -84,7 +84,6 @@ PASS_IT = (
     "input"
 )
 SEEDED = "seeds torch's random numbers in forward, where each step would draw the same once more"
-REMEDY = "replace it by an operator with a finite window, or leave it outside the model"
 #: Operator of torch's that runs a part of the model as a block -> what to do about it.
 _OF_BLOCKS = {
     "wrap_with_autocast": "switch autocast around the model, not in forward",
@@ -157,8 +156,9 @@ class _Walk:
                 "draws random numbers with a generator of its own, which a graph can't hold",
                 "draw them without generator=, or outside the model",
             )
-        if "pgt_written" in node.meta and self._written_to_time(node):
-            raise node.meta["pgt_written"]
+        written = node.meta.get("pgt_written")
+        if isinstance(written, Refusal):  # one that writes in place, and that no step can run
+            raise Refusal(written.reason, written.remedy)
         timed = any(v.timed for v in flat)
         if untold(self.analysis.captured.tried, node, timed=timed):
             raise Refusal(
@@ -183,20 +183,15 @@ class _Walk:
         try:
             kind = rule(view)
         except MergedTime as merged:
-            self._set_apart(node, merged)
-            self._call(node)
+            self._after_separation(node, merged)
             return
         tables = tuple(n for n in dict.fromkeys(view.tensors) if self._table(n))
         kind = beside_tables(self.analysis, kind, tables, pairs)
         if kind.rederived:
             sizes_without_time(self.analysis, node, kind)
-        joins: tuple[fx.Node, ...] = ()
-        common = None
-        if kind.aligns:
-            joins, common = join(self.analysis, view, kind)
-        else:  # what its parts without time are made of is put before the frames, not beside them
+        joins, common, clock = timing(self.analysis, node, kind)
+        if common is None:  # its parts without time are put before the frames, not beside them
             pooled = frozenset().union(*(v.pooled for v in flat if v.timed))
-        clock = kind.clock(ClocksOf(self.analysis, common))
         operation = Operation(
             node, kind, Value(None), place(node), tables=tables, pairs=pairs, clock=common or clock
         )
@@ -215,21 +210,24 @@ class _Walk:
         self.analysis.operations[node.name] = operation
         self._check(node, operation.value)
 
-    def _set_apart(self, node: fx.Node, merged: MergedTime) -> None:
-        """Write the elements merged with time as elements of time, in front of the operator."""
-        operand, dim = merged.operand, merged.dim
-        graph, value = self.analysis.captured.graph, operand.meta["val"]
-        with graph.inserting_before(node):
-            parts = graph.call_function(
-                torch.ops.aten.unflatten.int, (operand, dim, [-1, merged.entries])
-            )
-            whole = graph.call_function(torch.ops.pgt_fx.interleave.default, (parts, dim))
-        count = value.shape[dim] // merged.entries
-        parts.meta = {**node.meta, "val": value.unflatten(dim, (count, merged.entries))}
-        whole.meta = {**node.meta, "val": value}
-        node.replace_input_with(operand, whole)
-        self.visit(parts)
-        self.visit(whole)
+    def _after_separation(self, node: fx.Node, merged: MergedTime) -> None:
+        """Note that time has to be separated before an operator, and go on as if it were: those
+        behind it may ask for the same, and are all to be found in one walk."""
+        operand, values = merged.operand, self.analysis.values
+        found = self.analysis.value(operand)
+        request = Merged(node, operand, merged.dim, merged.entries)
+        if found.layout is None or found.clock is None or request in self.analysis.merged:
+            raise merged
+        self.analysis.merged.append(request)
+        length = hint(operand.meta["val"].shape[merged.dim])
+        separated = list(found.layout)
+        separated[merged.dim] = relabel((found.layout[merged.dim][:1],), None, length)[0]
+        clock = LawClock(Repeat(merged.entries), found.clock)
+        values[operand.name] = replace(found, layout=tuple(separated), clock=clock)
+        try:
+            self._call(node)
+        finally:
+            values[operand.name] = found
 
     def _table(self, node: fx.Node) -> Table | None:
         found = self.analysis.values[node.name]
@@ -250,11 +248,6 @@ class _Walk:
                 found = pair_table(self.analysis.captured, n, layout, node, others)
                 out |= {} if found is None else {n: found}
         return out
-
-    def _written_to_time(self, node: fx.Node) -> bool:
-        """Whether an operator that writes in place was found to be one that no step can run."""
-        found: Any = node.meta["pgt_written"]
-        return isinstance(found, Refusal)
 
     def _layout(self, node: fx.Node) -> Layout | None:
         value = self.analysis.values[node.name]

@@ -14,8 +14,8 @@ from torch import fx
 
 from pgt_fx.capture.observe.module_calls import place
 from pgt_fx.compiler.analysis.attention_memory import remembers
+from pgt_fx.compiler.analysis.blocked import REMEDY
 from pgt_fx.compiler.analysis.timed_graph import Analysis, Value
-from pgt_fx.compiler.analysis.walk import REMEDY
 from pgt_fx.compiler.lowering.emission import RUN, OperatorsPlace
 from pgt_fx.compiler.lowering.fold_modules import called_whole, fold
 from pgt_fx.compiler.lowering.refuse_unrepresentable import check_by_hand, check_drawn

@@ -20,7 +20,7 @@ import networkx as nx
 from torch import Tensor, fx
 
 from pgt_fx.compiler.analysis.stream_phases import phases
-from pgt_fx.compiler.analysis.walk import Analysis, Value
+from pgt_fx.compiler.analysis.timed_graph import Analysis, Value
 from pgt_fx.compiler.lowering.fold_modules import Region
 from pgt_fx.compiler.lowering.state_bytes import element_bytes, example_sizes
 from pgt_fx.core.clock_equality import same, samples

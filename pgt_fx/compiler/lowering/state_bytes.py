@@ -10,7 +10,7 @@ from torch import Tensor, fx
 
 from pgt_fx.capture.guards.length_guard import value_of
 from pgt_fx.compiler.analysis.stream_phases import phases
-from pgt_fx.compiler.analysis.walk import Analysis
+from pgt_fx.compiler.analysis.timed_graph import Analysis
 from pgt_fx.runtime.plan import plan
 from pgt_fx.runtime.step_graph import Emitted
 from pgt_fx.runtime.work import Work

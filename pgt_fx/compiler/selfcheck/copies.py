@@ -12,7 +12,6 @@ from torch import Tensor
 
 from pgt_fx.capture.passes.alias_analysis import Aliases, written_by
 from pgt_fx.compiler.analysis.longest_step import longest_step
-from pgt_fx.compiler.make_report import reproduces
 from pgt_fx.compiler.selfcheck.draws import seeded
 from pgt_fx.compiler.selfcheck.measure import error
 from pgt_fx.compiler.selfcheck.redraw import redraw_norms, redraw_zeros, redrawn
@@ -203,4 +202,4 @@ def _fails(reason: Exception) -> str:
 
 def all_exact(prog: Progressive) -> bool:
     """Whether all outputs are claimed to be the model's."""
-    return prog.options.future == "wait" and reproduces(prog.inspect.analysis, prog.options)
+    return bool(prog.inspect.all_exact)

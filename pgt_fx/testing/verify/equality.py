@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from pgt_fx.capture.schema import schema_name
-from pgt_fx.compiler.analysis.walk import Analysis
+from pgt_fx.compiler.analysis.timed_graph import Analysis
 from pgt_fx.compiler.selfcheck.measure import (
     assembled,
     error,

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, fx
 
 from pgt_fx.compiler.analysis.receptive_field import Reach, reaches
-from pgt_fx.compiler.analysis.walk import Value
+from pgt_fx.compiler.analysis.timed_graph import Value
 from pgt_fx.compiler.selfcheck.measure import leaves
 from pgt_fx.compiler.selfcheck.recording import recorded_full
 from pgt_fx.compiler.selfcheck.videos import Video
