@@ -12,6 +12,7 @@ import tokenize
 import traceback
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from types import FrameType, MethodWrapperType
 from typing import Any, Self
 from weakref import WeakKeyDictionary
@@ -41,11 +42,13 @@ _STANDARD = sysconfig.get_path("stdlib") + os.sep
 _LINES = 8
 
 
+@cache  # asked for each size that torch makes in a capture, of a few thousand files
 def is_ours(path: str) -> bool:
     """Whether a source file is torch's or this package's, and so no part of a model."""
     return path.startswith(_PACKAGES) and not path.startswith(_MODELS)
 
 
+@cache
 def library(path: str) -> str:
     """The package that is installed, or "python" for one of Python's own, in which a source file
     stands; "" for one of the user's own."""

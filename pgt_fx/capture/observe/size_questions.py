@@ -185,7 +185,7 @@ def _settled(found: Questions, running: Sequence[str]) -> Iterator[None]:
     def noting(plain: Callable[..., None]) -> Callable[..., None]:
         def made(self: Any, expr: Any, *args: Any, **kwargs: Any) -> None:
             plain(self, expr, *args, **kwargs)
-            if not running or running[-1] in found.settled or getattr(expr, "free_symbols", True):
+            if not running or running[-1] in found.settled or _has_symbol(expr):
                 return
             if asking_frame(caller()) is not None:
                 found.settled.update(running)
@@ -194,6 +194,14 @@ def _settled(found: Questions, running: Sequence[str]) -> Iterator[None]:
 
     with MADE_OF_SIZES.replaced(noting):
         yield
+
+
+def _has_symbol(expr: Any) -> bool:
+    """Whether an expression has a symbol. torch makes tens of thousands of them in a capture, and
+    sympy's own ``free_symbols`` gathers all that there are: the first one ends this."""
+    if not isinstance(expr, sympy.Basic):  # a plain number of the model's own
+        return True
+    return any(map(_has_symbol, expr.args)) if expr.args else isinstance(expr, sympy.Symbol)
 
 
 #: Libraries that keep what they have made for a size, and make it anew for one without a hash.
