@@ -103,7 +103,7 @@ SOLVER = Patch(
     "solve",
     ("self",),
 )
-#: Replaced in failing_line.
+#: Replaced in :mod:`pgt_fx.capture.observe.failing_line`.
 FRAMES = Patch(
     "torch.fx.proxy.TracerBase._filter_traceback_frames",
     "torch keeps the frames of functions called forward alone, and the line of the model that an "

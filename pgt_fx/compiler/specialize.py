@@ -16,7 +16,8 @@ from pgt_fx.capture.attention.find_attention import note_attention
 from pgt_fx.capture.captured import Captured
 from pgt_fx.capture.export import capture
 from pgt_fx.capture.legality import check_captured, check_cleaned
-from pgt_fx.capture.observe.failing_line import GRADIENTS, LAYOUTS, TYPES, raised_at
+from pgt_fx.capture.observe.failing_line import GRADIENTS, LAYOUTS, TYPES
+from pgt_fx.capture.observe.model_lines import raised_at
 from pgt_fx.capture.observe.module_attributes import PythonState
 from pgt_fx.capture.observe.surroundings import answers, as_outside, gradients_as_outside
 from pgt_fx.capture.observe.value_contents import same

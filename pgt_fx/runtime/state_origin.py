@@ -7,7 +7,7 @@ import warnings
 
 from torch import nn
 
-from pgt_fx.capture.observe.failing_line import is_ours
+from pgt_fx.capture.observe.model_lines import is_ours
 from pgt_fx.core.errors import StreamWarning
 from pgt_fx.core.torch_private import written_count
 

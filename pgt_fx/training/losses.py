@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pgt_fx.capture.observe.failing_line import is_ours
+from pgt_fx.capture.observe.model_lines import is_ours
 from pgt_fx.core.errors import OptionError, PgtError, out_of_memory
 from pgt_fx.core.torch_private import pytree
 

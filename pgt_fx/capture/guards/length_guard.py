@@ -17,7 +17,8 @@ import sympy
 import torch
 from torch import Tensor
 
-from pgt_fx.capture.observe.failing_line import is_ours, short, taken_as_number
+from pgt_fx.capture.observe.failing_line import taken_as_number
+from pgt_fx.capture.observe.model_lines import is_ours, short
 from pgt_fx.capture.observe.size_questions import Asked
 from pgt_fx.core.counts import counted
 from pgt_fx.core.errors import CaptureError, ClipError

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import Function
 
-from pgt_fx.capture.observe.failing_line import calling_place
+from pgt_fx.capture.observe.model_lines import calling_place
 from pgt_fx.capture.torch_patches import APPLIED, HOOKED
 from pgt_fx.core.errors import Place
 from pgt_fx.core.torch_private import pytree

@@ -22,7 +22,7 @@ import sympy
 import torch
 from torch import Tensor, fx, nn
 
-from pgt_fx.capture.observe.failing_line import asking_frame, calling_place, library, written_at
+from pgt_fx.capture.observe.model_lines import asking_frame, calling_place, library, written_at
 from pgt_fx.capture.observe.module_calls import call_stack, place
 from pgt_fx.capture.observe.statements import only_said
 from pgt_fx.capture.replacing import Make, caller

@@ -18,16 +18,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from pgt_fx.capture.observe.failing_line import (
-    DEVICES,
-    GRADIENTS,
-    INFERENCE,
-    LAYOUTS,
-    TYPES,
-    asking_frame,
-    calling_place,
-    is_ours,
-)
+from pgt_fx.capture.observe.failing_line import DEVICES, GRADIENTS, INFERENCE, LAYOUTS, TYPES
+from pgt_fx.capture.observe.model_lines import asking_frame, calling_place, is_ours
 from pgt_fx.capture.replacing import Make, caller
 from pgt_fx.capture.torch_patches import ASKED, CAPTURING, SEEDING, VARIABLES
 from pgt_fx.core.errors import Place

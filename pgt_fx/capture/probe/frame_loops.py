@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from pgt_fx.capture.observe.failing_line import calling_place
+from pgt_fx.capture.observe.model_lines import calling_place
 from pgt_fx.capture.probe.meta_run import Stopped, probe
 from pgt_fx.capture.probe.returned_caches import Tail
 from pgt_fx.core.clip import ClipSpec

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from pgt_fx.capture.observe.failing_line import calling_place
+from pgt_fx.capture.observe.model_lines import calling_place
 from pgt_fx.core.errors import Blocker, Place
 
 #: What is said of such a call, here and by its rule.
