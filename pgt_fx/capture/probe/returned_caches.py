@@ -1,5 +1,5 @@
-"""Which of the tensors that a model returns are the ends of others: the last frames of what is
-inside of it, as a cache for the next chunk of a video has them."""
+"""Which of the tensors that a model returns are caches: the last frames of values inside the model,
+for the next chunk of a video."""
 
 from __future__ import annotations
 
