@@ -437,7 +437,7 @@ def _too_soon() -> Any:
 @mutant("the factor of an addition is left out", "full-equals-model", Scaled)
 def _factor() -> Any:
     plain = {torch.ops.aten.add.Tensor: lambda a, b, **_: torch.add(a, b)}
-    return mock.patch.dict(torch_functions.QUICK, plain)
+    return mock.patch.dict(torch_functions.TORCH_FUNCTIONS, plain)
 
 
 @mutant("a branch on the number of frames is not heard", "full-equals-model", Branching)

@@ -1,4 +1,4 @@
-"""The user's model, and what has been captured of it."""
+"""The user's model and its captures, one for each specialization (modes, hooks, answers)."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ class Source:
             note_attention(known, TensorsOf(self.model))
         if not known.surroundings <= self._asked:
             self._asked |= known.surroundings
-            self._captured.clear()  # graphs of other answers can't be told apart
+            self._captured.clear()  # their keys don't distinguish the answers to these questions
             key = self._key()
         return known, key
 

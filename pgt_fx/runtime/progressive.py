@@ -42,13 +42,13 @@ class Progressive(SharedParameters):
 
     _state: State
     _origin: Origin | None
-    _lent: bool | None
+    _detach: bool | None
 
     def __init__(self, programs: Programs) -> None:
         super().__init__(programs)
         self.__dict__["_state"] = {}
         self.__dict__["_origin"] = None
-        self.__dict__["_lent"] = None
+        self.__dict__["_detach"] = None
 
     # -- one step ------------------------------------------------------------------------------
 
@@ -77,12 +77,12 @@ class Progressive(SharedParameters):
                 since its first step: probably :meth:`reset` was forgotten. Once for a stream.
         """
         refuse_tracing(clip, named)
-        if self._lent is None and not torch.compiler.is_compiling():
+        if self._detach is None and not torch.compiler.is_compiling():
             if self._origin is None or not self._state:
                 self.__dict__["_origin"] = Origin(self._programs.model)
             else:
                 self._origin.check(self._programs.model)
-        detach = self._lent is not False
+        detach = self._detach is not False
         out, state = self.step(self._state, *clip, last=last, detach=detach, **named)
         self.__dict__["_state"] = state
         return out
@@ -251,7 +251,7 @@ class Progressive(SharedParameters):
     @property
     def smallest_clip(self) -> int | None:
         """Fewest frames at which a first step answers (of the path with the fewest); None: none
-        does before the video ends, or it can't be told. Under ``future="wait"`` it is the latency
+        does before the video ends, or it is not known. Under ``future="wait"`` it is the latency
         of the first answer."""
         return self._programs.smallest_clip
 

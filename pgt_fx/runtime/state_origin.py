@@ -1,4 +1,4 @@
-"""Whether a stream goes on with the model that its state is from."""
+"""Whether a stream goes on with the same parameters and mode that its state was made with."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The place of one operator in the graph of a step, as its kind is shown it."""
+"""The interface through which a kind of operator emits its nodes into the graph of a step."""
 
 from __future__ import annotations
 
