@@ -62,7 +62,7 @@ class Branches:
         if wrong is not None:
             named = ", ".join(str(tuple(s)).replace("-1", "T") for s in shapes if s is not None)
             raise OtherClipError(
-                f"at a clip of size {named} this model goes another way than it was captured: "
+                f"at a clip of size {named} the model takes another branch than in the capture: "
                 f"{wrong.where}: {wrong.line}\n    ({wrong})"
             )
         self._known.add(key)
