@@ -40,13 +40,13 @@ from harness import (
     compilable,
     digits,
     interleaved,
+    one_line,
     parser,
     prepare,
     ratio,
     save,
     show,
     spread,
-    told,
 )
 from kernels import kernel_seconds
 from recompute import NotApplicableError, recomputed
@@ -296,7 +296,7 @@ def main() -> None:
         try:
             row = measure(name, size, dtype, way, options)
         except Exception as error:  # one that a backend can't compile must not cost the others
-            row = {**_key(name, size, dtype, way, options), "failed": told(error)}
+            row = {**_key(name, size, dtype, way, options), "failed": one_line(error)}
         rows.append(row)
         show_rows(rows[-1:])
         save("step", options, rows, variant=variant(options))
