@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from harness import interleaved, parser, prepare, ratio, save, show, spread, told
+from harness import interleaved, one_line, parser, prepare, ratio, save, show, spread
 from torch.export import Dim
 from torch.utils import _pytree as pytree
 
@@ -59,7 +59,7 @@ def measure(name: str, repeat: int) -> dict[str, Any]:
             try:
                 work()  # the warm-up
             except Exception as error:  # each package has its own; none may end the survey
-                missing.setdefault(side, told(error))
+                missing.setdefault(side, one_line(error))
             else:
                 sides[side] = work
                 missing.pop(side, None)

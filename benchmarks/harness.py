@@ -201,7 +201,7 @@ def compilable(model: nn.Module) -> nn.Module:
     return model
 
 
-def told(error: Exception) -> str:
+def one_line(error: Exception) -> str:
     """An error in one line of bounded length."""
     return " ".join(f"{type(error).__name__}: {error}".split())[:200]
 
@@ -327,18 +327,18 @@ def _cores() -> Iterable[int]:
 
 
 def _cpu() -> str:
-    return _told_of("model name") or platform.processor() or platform.machine()
+    return _cpu_field("model name") or platform.processor() or platform.machine()
 
 
 def _instructions() -> str:
     """Processors of one name differ in them; without those for bfloat16 it is emulated, slowly."""
-    flags = _told_of("flags").split()
+    flags = _cpu_field("flags").split()
     found = [torch.backends.cpu.get_cpu_capability()]
     found += [name for name in ("avx512_bf16", "amx_bf16") if name in flags]
     return " ".join(found)
 
 
-def _told_of(what: str) -> str:
+def _cpu_field(what: str) -> str:
     """The first line of /proc/cpuinfo on it; empty where there is none."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()

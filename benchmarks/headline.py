@@ -61,7 +61,7 @@ def on_gpu(run: Run) -> bool:
 
 
 def videos(row: dict[str, Any]) -> str:
-    """How many at once, behind the size of one; nothing for one alone."""
+    """How many videos at once, to follow the size of one; empty for one alone."""
     return f" × {row['batch']}" if row.get("batch", 1) > 1 else ""
 
 

@@ -21,7 +21,7 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import Any
 
-from harness import digits, parser, prepare, save, show, told
+from harness import digits, one_line, parser, prepare, save, show
 
 import pgt_fx
 from pgt_fx import zoo
@@ -68,7 +68,7 @@ def measure(name: str) -> dict[str, Any]:
         report, analysis = prog.report, prog.inspect.analysis
         emitted = prog.inspect.program.emitted
     except Exception as error:  # each package has its own errors; none may end the survey
-        return {"model": name, "refused": told(error)}
+        return {"model": name, "refused": one_line(error)}
     by_row = {row.name: row.state_bytes for row in report.rows if row.state_bytes}
     aligned = _aligned(analysis, emitted)
     carried, least = report.state_bytes, lower_bound(analysis)

@@ -10,10 +10,10 @@ from, while the plain model goes back from every clip: forward + backward is lik
 of ``--new 8`` there, which the paper's way can take as well. Heads pool over all there is
 (harness.any_length).
 
-What 7 frames cost for their number alone (a GPU's tiles and aligned loads fit 8) is told by
+What 7 frames cost for their number alone (a GPU's tiles and aligned loads fit 8) is measured by
 ``--same-length``: the plain model on a clip of as many frames as the step has new ones. On a GPU
 several calls are enqueued and then waited for, as in a stream (``--calls``); what its kernels alone
-take is told by ``--kernels``.
+take is measured by ``--kernels``.
 
     pgt-fx bench step --space full 64
     pgt-fx bench step --models r2plus1d_18 csn_r101 --new 8
@@ -40,13 +40,13 @@ from harness import (
     compilable,
     digits,
     interleaved,
+    one_line,
     parser,
     prepare,
     ratio,
     save,
     show,
     spread,
-    told,
 )
 from kernels import kernel_seconds
 from recompute import NotApplicableError, recomputed
@@ -172,7 +172,7 @@ def compilations(
     prog: pgt_fx.Progressive, first: Any, new: Any, backward: bool, count: int
 ) -> dict[str, Any]:
     """Graphs that torch.compile makes until each of the ``count`` phases of a steady step has come
-    twice, and behind that; and whether it gave up on a function, whose later calls then run
+    twice, and after that; and whether it gave up on a function, whose later calls then run
     uncompiled and make no graph.
 
     A model with several phases takes a round to reach the steady ones: its windows still feel the
@@ -296,7 +296,7 @@ def main() -> None:
         try:
             row = measure(name, size, dtype, way, options)
         except Exception as error:  # one that a backend can't compile must not cost the others
-            row = {**_key(name, size, dtype, way, options), "failed": told(error)}
+            row = {**_key(name, size, dtype, way, options), "failed": one_line(error)}
         rows.append(row)
         show_rows(rows[-1:])
         save("step", options, rows, variant=variant(options))

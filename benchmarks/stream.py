@@ -23,6 +23,7 @@ from harness import (
     digits,
     in_a_process,
     interleaved,
+    one_line,
     parser,
     peak_bytes,
     prepare,
@@ -31,7 +32,6 @@ from harness import (
     save,
     show,
     spread,
-    told,
 )
 from torch import Tensor, nn
 
@@ -140,7 +140,7 @@ def failing(work: dict[str, Stream]) -> dict[str, str]:
             try:
                 consume(stream)
             except Exception as error:
-                found[name] = told(error)
+                found[name] = one_line(error)
     return found
 
 

@@ -100,7 +100,7 @@ def torchstream(net: nn.Sequential, space: int) -> Any:
     """A function that makes a new stream of torchstream-lib around the net.
 
     The library takes the net as one black box with a window. Its solver finds that window by
-    running the net on inputs with holes; here the window is told it, which is in its favour.
+    running the net on inputs with holes; here it is given the window, which is in its favour.
 
     Raises:
         ImportError: when the package is not installed.

@@ -21,7 +21,7 @@ from pgt_fx.compiler.lowering import share_state as sharing
 from pgt_fx.core.laws import Interpolate, Transposed
 from pgt_fx.rules.kinds import attention
 from pgt_fx.runtime import plan_cache as steady
-from pgt_fx.runtime import torch_functions as quick
+from pgt_fx.runtime import torch_functions
 from pgt_fx.runtime.markov import align, buffer, memory, scan, window
 from pgt_fx.runtime.markov.table import MarkovPairs, MarkovTable
 from pgt_fx.runtime.work import Due
@@ -361,8 +361,9 @@ def _reflection() -> Any:
     return patched(buffer, "filled", make)
 
 
-@mutant("a join reads the first elements of a shared tail", "exact-wait", Residual)
-def _first_of_tail() -> Any:
+def _first_of_tail(reader: Any) -> Any:
+    """A reader of a shared tail that takes its first elements and not its last ones."""
+
     def make(original: Any) -> Any:
         def carried_tail(state, slot, held, dim, *, others=False):  # type: ignore[no-untyped-def]
             tail = state.get(slot)
@@ -372,21 +373,17 @@ def _first_of_tail() -> Any:
 
         return carried_tail
 
-    return patched(align, "carried_tail", make)
+    return patched(reader, "carried_tail", make)
+
+
+@mutant("a join reads the first elements of a shared tail", "exact-wait", Residual)
+def _join_reads_first() -> Any:
+    return _first_of_tail(align)
 
 
 @mutant("a window reads the first elements of a shared tail", "exact-wait", Residual)
-def _first_of_window() -> Any:
-    def make(original: Any) -> Any:
-        def carried_tail(state, slot, held, dim, *, others=False):  # type: ignore[no-untyped-def]
-            tail = state.get(slot)
-            if others and tail is not None and tail.shape[dim] > held:
-                return tail.narrow(dim, 0, held)
-            return original(state, slot, held, dim, others=others)
-
-        return carried_tail
-
-    return patched(window, "carried_tail", make)
+def _window_reads_first() -> Any:
+    return _first_of_tail(window)
 
 
 @mutant("a tail is shared by one that needs more", "exact-wait", Residual)
@@ -440,7 +437,7 @@ def _too_soon() -> Any:
 @mutant("the factor of an addition is left out", "full-equals-model", Scaled)
 def _factor() -> Any:
     plain = {torch.ops.aten.add.Tensor: lambda a, b, **_: torch.add(a, b)}
-    return mock.patch.dict(quick.QUICK, plain)
+    return mock.patch.dict(torch_functions.TORCH_FUNCTIONS, plain)
 
 
 @mutant("a branch on the number of frames is not heard", "full-equals-model", Branching)

@@ -175,7 +175,7 @@ def _adaptive(kind: str, rank: int, view: Callable[[Net, Tensor], Tensor]) -> Ca
     return Case(both)
 
 
-def _grown(m: Net, x: Tensor) -> Tensor:
+def _expand_rows(m: Net, x: Tensor) -> Tensor:
     y = m.late(x).transpose(1, 2).flatten(0, 1).flatten(2).mT
     out = torch.cat([m.token.expand(y.shape[0], -1, -1), y], 1)
     return out.unflatten(0, (x.shape[0], x.shape[2]))
@@ -388,7 +388,7 @@ BY_HAND: dict[str, Case] = {
     # our own
     "pgt_fx::clip_table": Case(video(lambda m, y: y + m.table[:, :, : y.shape[2]]), "step",
                                "in each step from its first row"),
-    "pgt_fx::grown": Case(_grown),
+    "pgt_fx::expand_rows": Case(_expand_rows),
     "pgt_fx::interleave": Case(lambda m, x: torch.relu(torch.stack(
         [sequence(m, x), sequence(m, x) * 2], 3).flatten(2)[:, :, 1:])),
     "pgt_fx::extreme_so_far": Case(video(lambda m, y: y.cummax(2)[0])),

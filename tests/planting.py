@@ -118,7 +118,7 @@ def patched(target: Any, name: str, make: Callable[[Any], Any]) -> Any:
 
 def changed_due(change: Callable[..., Due]) -> Any:
     """The work of windowed operators, changed: ``change(due, law, before, after)``."""
-    from pgt_fx.runtime import plan
+    from pgt_fx.runtime import plan_items
 
     def make(original: Any) -> Any:
         def window_due(law, before, after, out_before, out_after, *, mean=""):  # type: ignore[no-untyped-def]
@@ -127,7 +127,7 @@ def changed_due(change: Callable[..., Due]) -> Any:
 
         return window_due
 
-    return patched(plan, "window_due", make)
+    return patched(plan_items, "window_due", make)
 
 
 def caught(found: Verification) -> set[str]:

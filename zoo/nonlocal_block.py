@@ -21,8 +21,8 @@ def insert(
 
     Args:
         model: what ``create_resnet`` or ``create_slowfast`` returned.
-        places: for each stage (3 is res3) the residual blocks, counted from 0, that one stands
-            behind.
+        places: for each stage (3 is res3) the residual blocks, counted from 0, that one
+            follows.
         instantiation: "softmax" (embedded Gaussian) or "dot_product" (divided by the number of
             keys).
         path: of two paths, the one that gets them.
@@ -35,14 +35,14 @@ def insert(
     net: Any = model
     # i3d_r50 has a pool between res2 and res3.
     stages = [m for m in net.blocks if not isinstance(m, nn.MaxPool3d)]
-    for number, behind in places.items():
+    for number, followed in places.items():
         stage: Any = stages[number - 1]
         if hasattr(stage, "multipathway_blocks"):
             stage = stage.multipathway_blocks[path]
         blocks = []
         for i, block in enumerate(stage.res_blocks):
             blocks.append(block)
-            if i in behind:
+            if i in followed:
                 channels = block.branch2.conv_c.out_channels
                 made = create_nonlocal(
                     dim_in=channels,

@@ -30,8 +30,8 @@ class TemporalShift(nn.Module):
         """(N, T, C, H, W) to the same."""
         fold = x.shape[2] // self.part
         ahead = F.pad(x[:, 1:, :fold], (0, 0, 0, 0, 0, 0, 0, 1))
-        behind = F.pad(x[:, :-1, fold : 2 * fold], (0, 0, 0, 0, 0, 0, 1, 0))
-        return torch.cat([ahead, behind, x[:, :, 2 * fold :]], dim=2)
+        delayed = F.pad(x[:, :-1, fold : 2 * fold], (0, 0, 0, 0, 0, 0, 1, 0))
+        return torch.cat([ahead, delayed, x[:, :, 2 * fold :]], dim=2)
 
 
 class ShiftedBlock(nn.Module):

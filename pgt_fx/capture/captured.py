@@ -1,4 +1,4 @@
-"""What a capture found of a model: its graph, and under which conditions it is the model."""
+"""The result of a capture: the graph, and the conditions under which it is the model."""
 
 from __future__ import annotations
 
@@ -51,12 +51,12 @@ class Captured:
         training: the mode.
         fixed: input path -> dimension -> size that the capture fixed (channels; sometimes space).
         lengths: of the whole videos for which the graph is the model.
-        branches: what the model's Python asked of its sizes.
+        branches: the conditions on sizes on which the model's Python branched.
         typed: whether a floating-point type is written in the graph or in its constants, as that of
             the weights may be.
         dtype: of the weights when it was captured.
         by_hand: calls that say what a gradient is to be, which the graph doesn't hold.
-        drawn: modules that drew random numbers of Python's, of which it holds one.
+        drawn: modules that drew random numbers from Python, which the graph holds as constants.
         kept: attributes of modules that forward changes.
         memories: those among them that the next call reads.
         moving: buffers that each call in train mode writes before the answer is computed from them.

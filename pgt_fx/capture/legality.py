@@ -1,8 +1,8 @@
-"""What may be in a captured graph, before and after its passes: checked between the stages in
-tests, and wherever the environment has ``PGT_FX_CHECK_STAGES=1``.
+"""Checks of what a captured graph may contain, before and after its passes: made between the stages
+in tests, and wherever the environment has ``PGT_FX_CHECK_STAGES=1``.
 
-A pass that leaves something, or a capture that gives something new, is found where it
-happens and not three stages later.
+A pass that leaves an operator that it should remove, or a capture that gives a new one, is found
+where it happens and not three stages later.
 """
 
 from __future__ import annotations

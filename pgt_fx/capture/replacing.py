@@ -1,8 +1,8 @@
-"""How an attribute of torch's is replaced for a while, and put back.
+"""Temporary replacements of attributes of torch (patches), per thread.
 
-What is replaced is replaced for the thread that asked for it: another one, which runs a model
-meanwhile, is answered by torch as ever. The first who comes changes the attribute, the last
-who goes puts the original back, in whatever order they go and also when one of them raises.
+A replacement holds for the thread that asked for it: another thread, which runs a model meanwhile,
+gets the original. The first to enter changes the attribute, and the last to leave restores it, in
+whatever order they leave and also when one of them raises.
 """
 
 from __future__ import annotations
@@ -174,8 +174,8 @@ class CodePatch(Patch):
         self._plain = types.FunctionType(function.__code__, function.__globals__)
         _DISPATCHED[self.where] = _by_thread(self._layers, self._plain)
         space: dict[str, Any] = {}
-        exec(compile(_TOLD.format(module=__name__, where=self.where), _HERE, "exec"), space)
-        function.__code__ = space["told"].__code__
+        exec(compile(_DISPATCH.format(module=__name__, where=self.where), _HERE, "exec"), space)
+        function.__code__ = space["dispatch"].__code__
 
     def _put_back(self) -> None:
         self.function().__code__ = self._own
@@ -184,8 +184,8 @@ class CodePatch(Patch):
 
 #: The code of a function has its own globals: what it calls is looked up here.
 _DISPATCHED: dict[str, Callable[..., Any]] = {}
-_TOLD = """
-def told():
+_DISPATCH = """
+def dispatch():
     from {module} import _DISPATCHED
     return _DISPATCHED[{where!r}]()
 """

@@ -81,8 +81,8 @@ def export(
 
     To see every call of the model costs a capture a fifth of its time. So they are seen in those
     modules alone in which a run without compute made one that matters; and in all, in a second
-    export, when the first fails or fixes the number of frames, which is then told with its line,
-    or comes to other calls than that run.
+    export, when the first one fails, makes other calls than that run, or fixes the number of
+    frames, so that the error names the line.
 
     Raises:
         CaptureError: when the model can't be captured, or calls other pools then than in a run.
@@ -99,7 +99,7 @@ def export(
         raise CaptureError(
             f"the model makes {found.noted} calls of pools, pads or tables while it is captured, "
             f"and {noted.count} when it is run: which of them stand for the whole clip can't be "
-            "told. Take a branch on torch.compiler.is_exporting() out of the model, or pass "
+            "determined. Take a branch on torch.compiler.is_exporting() out of the model, or pass "
             'clip_pools="window".'
         )
     return found

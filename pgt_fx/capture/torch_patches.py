@@ -1,9 +1,9 @@
-"""All that a capture changes in torch, or in Python, while it runs: :data:`PATCHES`.
+"""What a capture replaces in torch, or in Python, while it runs: :data:`PATCHES`.
 
-A capture has to see what torch shows to nobody: which answer a branch of the model was given, what
-became a number, what was asked of the surroundings. There is no public way to most of it, so that
-functions of torch's are replaced meanwhile. Each is listed here, with why it has to be; what it is
-replaced by stands where it is used. How, for which thread, and how it is put back:
+A capture has to see what torch does not expose: the answers that the model's branches were given,
+which sizes became numbers, what was asked of the surroundings. Most of it has no public interface,
+so functions of torch are replaced meanwhile. Each is listed here with the reason; its replacement
+is defined where it is used. How, for which thread, and how it is restored:
 :mod:`pgt_fx.capture.replacing`.
 
 What is only read of torch's private names is listed in :data:`pgt_fx.core.torch_private.PRIVATE`.
@@ -103,7 +103,7 @@ SOLVER = Patch(
     "solve",
     ("self",),
 )
-#: Replaced in failing_line.
+#: Replaced in :mod:`pgt_fx.capture.observe.failing_line`.
 FRAMES = Patch(
     "torch.fx.proxy.TracerBase._filter_traceback_frames",
     "torch keeps the frames of functions called forward alone, and the line of the model that an "

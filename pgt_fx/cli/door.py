@@ -1,8 +1,8 @@
-"""The door of the command line: whatever happens in a command, what is said and the exit code.
+"""How a command ends, whatever happens in it: the message that is printed and the exit code.
 
-A command prints what it found and raises ``typer.Exit`` with its verdict. Whatever else comes out
-of it is not a verdict: one message on stderr says it, ``pgt-fx: error: …``, and the exit code
-is 2. So no command has to catch what it does not understand, and none may.
+A command prints what it found and raises ``typer.Exit`` with its verdict. Any other exception is no
+verdict: one message on stderr says it, ``pgt-fx: error: …``, and the exit code is 2. So no command
+has to catch an exception that it does not understand, and none may.
 """
 
 from __future__ import annotations
@@ -80,8 +80,8 @@ def enter(command: Any, args: list[str]) -> int:
     def options() -> dict[str, str]:
         """Options of the command that runs, by the name of their value in Python."""
         name = None if context is None else context.invoked_subcommand
-        told = getattr(command, "commands", {}).get(name)
-        parameters = told.params if told is not None else []
+        invoked = getattr(command, "commands", {}).get(name)
+        parameters = invoked.params if invoked is not None else []
         return {p.name: p.opts[-1] for p in parameters if p.opts and p.opts[-1].startswith("--")}
 
     def debug() -> bool:
@@ -138,7 +138,7 @@ def _answer(
             traceback.print_exception(error)
         text = _of_usage(error) if usage else _of(error)
         if isinstance(error, PgtError):
-            with contextlib.suppress(Exception):  # the error is told whatever else is wrong
+            with contextlib.suppress(Exception):  # the error is printed whatever else is wrong
                 text = in_options(text, options())
         if _hides_a_cause(error) and not debug:
             again = shlex.join([PROG, "--debug", *args])

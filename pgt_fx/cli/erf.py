@@ -10,10 +10,18 @@ from typing import Annotated, cast
 
 import typer
 
-from pgt_fx.cli.talk import AsJson, Model, Space, Threads, check_file, out, set_threads, spinner
+from pgt_fx.cli.talk import (
+    FIGURES,
+    AsJson,
+    Model,
+    Space,
+    Threads,
+    check_file,
+    out,
+    set_threads,
+    spinner,
+)
 from pgt_fx.testing.model_names import load
-
-FIGURES = {".png": "pixels", ".svg": "lines", ".pdf": "lines"}
 
 
 def erf(

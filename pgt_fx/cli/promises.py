@@ -1,4 +1,4 @@
-"""What ``pgt-fx verify`` holds a model to: its options, and a lost promise reported as one."""
+"""Options of ``pgt-fx verify`` for the promises that it demands, and reports of broken ones."""
 
 from __future__ import annotations
 

@@ -56,6 +56,10 @@ def spinner(what: str) -> Iterator[Any]:
         yield step
 
 
+#: Suffixes of files that a figure may be written to, and what it is made of there.
+FIGURES = {".png": "pixels", ".svg": "lines", ".pdf": "lines"}
+
+
 def check_file(option: str, path: Path, kinds: Mapping[str, str]) -> None:
     """Refuse a file that can't be written, or not as what its name says: before the work is done.
 

@@ -1,4 +1,4 @@
-"""What ``pgt-fx train`` does, once it is known that it is to be done: it needs torch."""
+"""The work of ``pgt-fx train``, once its arguments are checked: it imports torch."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def train(config: Path, model: str | None, resume: bool, init: Path | None, dry_
 
 @contextlib.contextmanager
 def _of_key(key: str) -> Iterator[None]:
-    """What is wrong with a folder is told with the key that names it."""
+    """Name in an error about a folder the key that gives it."""
     try:
         yield
     except FolderError as error:

@@ -140,7 +140,7 @@ def verify(
         kind = getattr(torch, dtype.value)
         if causal:
             step(f"measuring {model}")
-            with _told(model, outputs):
+            with _failure_in_files(model, outputs):
                 found = verify_causal(
                     module,
                     example,
@@ -153,7 +153,7 @@ def verify(
                 )
         else:
             step(f"turning {model} progressive")
-            with _told(model, outputs):
+            with _failure_in_files(model, outputs):
                 prog = progressive(module, example, time_dim)
                 found = measure(
                     prog,
@@ -193,16 +193,16 @@ def _check_names(wanted: list[str] | None, causal: bool) -> None:
 
 
 @contextmanager
-def _told(model: str, outputs: list[Path]) -> Iterator[None]:
-    """A model that can't be measured is told in the files too."""
+def _failure_in_files(model: str, outputs: list[Path]) -> Iterator[None]:
+    """A model that can't be measured is reported in the files too."""
     try:
         yield
     except PgtError as error:
         if not isinstance(error, OptionError):
             from pgt_fx.testing.verify.result import Check, Verification
 
-            told = f"{type(error).__name__}: {error}"
-            check = Check("converts", "the model can be made progressive", None, detail=told)
+            detail = f"{type(error).__name__}: {error}"
+            check = Check("converts", "the model can be made progressive", None, detail=detail)
             found = Verification(model, "nothing", (check,))
             for path in outputs:
                 path.write_text(_text(found, _form(path)), encoding="utf-8")
@@ -261,13 +261,13 @@ def _again(
     _show(found, form, outputs)
     unmeasured = certificate.unmeasured(found)
     lost = [x for x in contradictions if x not in unmeasured]
-    told = [f"contradicts the certificate: {x}" for x in lost]
-    told += [f"could not be measured again: {x}" for x in unmeasured]
-    told += [f"changed since: {x}" for x in notes]
-    told += [f"not compared because of an error: {c}" for c in found.errors]
+    lines = [f"contradicts the certificate: {x}" for x in lost]
+    lines += [f"could not be measured again: {x}" for x in unmeasured]
+    lines += [f"changed since: {x}" for x in notes]
+    lines += [f"not compared because of an error: {c}" for c in found.errors]
     if not contradictions and not found.errors:
-        told.append(f"the certificate of {certificate.data['created']} still holds")
-    for line in told:
+        lines.append(f"the certificate of {certificate.data['created']} still holds")
+    for line in lines:
         typer.echo(line, err=form is not Format.table)
     raise typer.Exit(VIOLATED if lost or found.violations else HOLDS if found.ok else UNCHECKED)
 

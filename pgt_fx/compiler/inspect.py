@@ -1,4 +1,4 @@
-"""What was made of a model, stage by stage, to look at: ``prog.inspect``."""
+"""``prog.inspect``: what each stage of the compiler made of a model, to look at."""
 
 from __future__ import annotations
 

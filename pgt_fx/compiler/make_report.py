@@ -1,4 +1,4 @@
-"""The report of a model: what the analysis found and what each operator's kind says of it."""
+"""Make the report of a model from the analysis and from what each operator's kind says."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""The programs of a model: what was made of its graphs, one for the modes of its modules and the
-hooks on them; and for clips of another kind, for which it is another graph."""
+"""The programs of a model, specialized: one for each combination of modes of its modules and hooks
+on them, and for each kind of clip that gives another graph."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The user's model, and what has been captured of it."""
+"""The user's model and its captures, one for each specialization (modes, hooks, answers)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from pgt_fx.capture.attention.find_attention import note_attention
 from pgt_fx.capture.captured import Captured
 from pgt_fx.capture.export import capture
 from pgt_fx.capture.legality import check_captured, check_cleaned
-from pgt_fx.capture.observe.failing_line import GRADIENTS, LAYOUTS, TYPES, raised_at
+from pgt_fx.capture.observe.failing_line import GRADIENTS, LAYOUTS, TYPES
+from pgt_fx.capture.observe.model_lines import raised_at
 from pgt_fx.capture.observe.module_attributes import PythonState
 from pgt_fx.capture.observe.surroundings import answers, as_outside, gradients_as_outside
 from pgt_fx.capture.observe.value_contents import same
@@ -161,7 +162,7 @@ class Source:
             note_attention(known, TensorsOf(self.model))
         if not known.surroundings <= self._asked:
             self._asked |= known.surroundings
-            self._captured.clear()  # graphs of other answers can't be told apart
+            self._captured.clear()  # their keys don't distinguish the answers to these questions
             key = self._key()
         return known, key
 

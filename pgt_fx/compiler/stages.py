@@ -1,4 +1,4 @@
-"""The stages of the compiler, each a function from what the one before it gave.
+"""The stages of the compiler, each a function of the result of the one before.
 
 ``Captured`` (graph of ATen operators, with its guards) → ``Analysis`` (a timeline per value, a kind
 per operator) → ``Emitted`` (the graph of one step) → ``Program`` (bound to the model). No stage

@@ -54,7 +54,7 @@ def transform(
             arguments). Videos are (N, C, T, H, W) or (N, T, C, H, W), sequences (N, C, T). None:
             found by trying the usual clips without computing anything.
         operator: what is carried from the past: "mco" (DESIGN §7; the paper's section 3.2).
-        future: what stands behind the last frame of a step. "zero": padding, as in the paper;
+        future: what stands after the last frame of a step. "zero": padding, as in the paper;
             every step answers at once. "wait": nothing; outputs come when they are exact.
         pooling: reductions over time cover the "step" (the paper's training) or are "running"
             over all frames so far (the last step's answer is then the model's own).
@@ -73,7 +73,7 @@ def transform(
 
     Returns:
         a :class:`~pgt_fx.runtime.progressive.Progressive` in the model's mode (train or eval). A
-        warning tells of layers along time that the model does not run when it is called like that.
+        warning names layers along time that the model does not run when it is called like that.
 
     Raises:
         CaptureError: the model can't be captured with a symbolic time axis (``LoopError``: it loops
@@ -81,7 +81,7 @@ def transform(
         BlockedError: operators that mix time have no rule; all are listed.
         ExactnessError: ``future="wait"`` with operators that no bounded state reproduces.
         SelfCheckError: what was made does not give what the model gives.
-        OptionError, ClipError: for bad arguments, and where the time axis can't be told.
+        OptionError, ClipError: for bad arguments, and where the time axis can't be determined.
     """
     options = Options(operator, future, pooling, strict, attention)
     with hinted(model):

@@ -1,1 +1,1 @@
-"""Arithmetic that needs neither a graph nor torch."""
+"""What all other packages build on: arithmetic of time, errors, options, and access to torch."""

@@ -195,7 +195,7 @@ CHANNELS = (1, 2, 3, 4)
 
 
 def axis_hint(spec: ClipSpec) -> str:
-    """A word on the time axis, where it was guessed between two that look alike."""
+    """A note on the time axis for a message, where it was guessed between two similar axes."""
     for i in spec.paths:
         shape = spec._shape(i)
         few = shape[2] in CHANNELS and (shape[1] in CHANNELS or spec._time(i) == 1)

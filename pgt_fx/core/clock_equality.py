@@ -1,7 +1,7 @@
-"""Whether clocks agree: they are compared where they can differ, whatever their strides.
+"""Whether two clocks count alike: they are compared where they can differ, whatever their strides.
 
-Two values whose clocks agree need no aligner where they are joined. To take two clocks for alike
-that are not would lose elements where a cut falls between them.
+Two values whose clocks agree need no aligner where they are joined. Taking clocks for equal that
+are not would lose elements where a cut falls between them.
 """
 
 from __future__ import annotations

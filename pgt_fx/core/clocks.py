@@ -18,14 +18,17 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import reduce
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from pgt_fx.core.law import Law
 from pgt_fx.core.lengths.functions import QuasiLinear, constant, frames
 from pgt_fx.core.lengths.questions import at_most, larger, smaller, where
 from pgt_fx.core.lengths.sets import ANY_LENGTH
+
+_Found = TypeVar("_Found")
 
 
 @dataclass(frozen=True)
@@ -120,10 +123,7 @@ class Clock(ABC):
         Raises:
             NotQuasiLinear: where it repeats after too many frames.
         """
-        # A residual network asks for each value again by both of its branches: 2 ** depth times.
-        if ratio not in self._videos:
-            self._videos[ratio] = self._count_of_video(ratio)
-        return self._videos[ratio]
+        return _remembered(self._videos, ratio, self._count_of_video)
 
     @abstractmethod
     def _count_of_video(self, ratio: tuple[int, ...]) -> QuasiLinear:
@@ -139,9 +139,7 @@ class Clock(ABC):
         Raises:
             NotQuasiLinear: where that repeats after too many frames.
         """
-        if ratio not in self._streams:
-            self._streams[ratio] = self._counts_so_far(ratio)
-        return self._streams[ratio]
+        return _remembered(self._streams, ratio, self._counts_so_far)
 
     @abstractmethod
     def _counts_so_far(self, ratio: tuple[int, ...]) -> Counts:
@@ -190,6 +188,17 @@ class Clock(ABC):
     @abstractmethod
     def _on(self, sources: tuple[Clock, ...]) -> Clock:
         """The same function of other sources."""
+
+
+def _remembered(
+    memo: dict[tuple[int, ...], _Found],
+    ratio: tuple[int, ...],
+    work: Callable[[tuple[int, ...]], _Found],
+) -> _Found:
+    # A residual network asks for each value again by both of its branches: 2 ** depth times.
+    if ratio not in memo:
+        memo[ratio] = work(ratio)
+    return memo[ratio]
 
 
 def _in_all(each: list[tuple[Clock, ...]]) -> tuple[Clock, ...]:

@@ -1,4 +1,4 @@
-"""Numbers with the word for what they count."""
+"""Numbers with the noun that they count, in the singular or the plural."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A step works where its clip is, not where the model was when it was captured.
+"""A step runs on the device of its clip, not on the one where the model was captured.
 
 The capture writes the device of the example into every call that names one: ``torch.arange(W,
 device=x.device)`` and ``y.to(x.device)`` come out with ``device="cpu"``. A model that is moved

@@ -234,8 +234,8 @@ class BlockedError(PgtError):
             lines.setdefault(
                 (b.place.source, b.place.line) if b.place.source else number, []
             ).append(b)
-        told = (f"  {n}. {_of_one_line(found)}" for n, found in enumerate(lines.values(), 1))
-        super().__init__("\n".join([head, *told, *filter(None, [note])]))
+        items = (f"  {n}. {_of_one_line(found)}" for n, found in enumerate(lines.values(), 1))
+        super().__init__("\n".join([head, *items, *filter(None, [note])]))
 
 
 class GradientError(BlockedError):

@@ -1,4 +1,4 @@
-"""What is known to help with models of some class, for the error that refuses such a model.
+"""Advice for models of some class, shown in the error that refuses such a model.
 
 The compiler knows no model by name. Who knows one registers a hint for its class; those for which
 :mod:`pgt_fx.zoo` has a form to convert are in a table there, which is read when a message is made.

@@ -1,8 +1,8 @@
-"""What a law of time is: how the outputs of one operator read its inputs, in integers.
+"""The interface of a law of time: which inputs each output of one operator reads, in integers.
 
 Elements of a value are numbered globally from the first frame of the video, whatever the chunks.
-The laws that there are stand in :mod:`pgt_fx.core.laws`; all that depends on which one an operator
-has is asked of the law itself, by these methods (DESIGN §5).
+The laws are in :mod:`pgt_fx.core.laws`; whatever depends on the law of an operator is a method of
+this class (DESIGN §5).
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class Law(ABC):
 
     @property
     def fewest(self) -> int:
-        """Fewest elements of which there is an output; 0 where only :meth:`count` tells it."""
+        """Fewest elements that give an output; 0 where that follows from :meth:`count` alone."""
         return 0
 
     @property

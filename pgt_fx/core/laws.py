@@ -1,7 +1,7 @@
 """The laws of time that operators have: windows, transposed convolutions, upsampling.
 
-Pure integers: no tensors and no torch. What a law is and what is asked of it stands in
-:mod:`pgt_fx.core.law`; the clocks that count a value's elements in :mod:`pgt_fx.core.clocks`.
+Pure integers: no tensors and no torch. The interface of a law is in :mod:`pgt_fx.core.law`; the
+clocks that count a value's elements are in :mod:`pgt_fx.core.clocks`.
 """
 
 from __future__ import annotations
@@ -205,7 +205,7 @@ class Window(Law):
         if pad is not None:
             now = " and ".join(str(max(n, 0)) for n in pad)
             return (
-                f"put {front} in front and 0 behind in place of {now} in the F.pad before it: "
+                f"pad {front} in front and 0 at the end in place of {now} in the F.pad before it: "
                 f"{spelled}; train again, or fine-tune"
             )
         if self.left <= 0 and self.right <= 0:
@@ -214,7 +214,7 @@ class Window(Law):
                 "(AdaptiveAvgPool, mean) with pooling='running', or pad in front"
             )
         return (
-            f"pad {front} in front and 0 behind in place of {self.left} and {self.right}: "
+            f"pad {front} in front and 0 at the end in place of {self.left} and {self.right}: "
             f"F.pad(x, {spelled}), and padding 0 along time in the layer; train again, "
             "or fine-tune"
         )

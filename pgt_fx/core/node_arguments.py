@@ -1,7 +1,7 @@
-"""Arguments and targets of graph nodes, read as what they are known to be.
+"""Arguments and targets of graph nodes, read with their types checked.
 
-To torch an argument may be a node, a number, a list or a name. Where the operator says which, it is
-read by one of these; another thing there is an error of this package and is told as one.
+To torch an argument may be a node, a number, a list or a name. Where the operator's schema says
+which, it is read by one of these; another type there is an internal error and raises one.
 """
 
 from __future__ import annotations

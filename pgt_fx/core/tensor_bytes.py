@@ -1,4 +1,4 @@
-"""The memory of a tensor, without NumPy, through which torch's own way there goes."""
+"""The bytes of a tensor, without NumPy, which ``Tensor.numpy`` would need."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How wide the output is, and whether it may be coloured and may move: asked in one place."""
+"""Width of the output, and whether it may be coloured and animated."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tables that break no word: as columns where there is room, else one entry below the other."""
+"""Text tables that break no word: columns where there is room, else one entry below the other."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""What of torch is read here though torch does not promise it: modules whose names begin with an
-underscore, ``torch.fx.experimental``, attributes such as ``Tensor._version``.
+"""Private parts of torch that this package reads: modules whose names begin with an underscore,
+``torch.fx.experimental``, attributes such as ``Tensor._version``.
 
-All files take these from here, so that a torch in which one has changed is mended in one place.
-:data:`PRIVATE` lists them, each with what it is read for; a test looks whether each is still what
-is said there. What of torch is *replaced* is in :mod:`pgt_fx.capture.torch_patches`.
+All files import these from here, so that a change in torch is handled in one place.
+:data:`PRIVATE` lists them, each with what it is read for; a test checks that each is still what the
+list says. What of torch is *replaced* is in :mod:`pgt_fx.capture.torch_patches`.
 """
 
 from __future__ import annotations

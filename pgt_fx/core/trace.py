@@ -1,7 +1,7 @@
-"""What a compilation did: its stages and passes, each with its time and the graph after it.
+"""The trace of a compilation: its stages and passes, each with its time and the graph after it.
 
-Stages announce themselves with :func:`stage`; nothing is kept unless somebody records
-(:func:`recorded`), as a graph's text takes time.
+Stages announce themselves with :func:`stage`; nothing is recorded unless a caller asks for it
+(:func:`recorded`), as printing a graph takes time.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What stands between a model and an exact stream, what each operator costs, and what to change."""
+"""Diagnosis of a model: what prevents an exact stream, what each operator costs, what to change."""
 
 from pgt_fx.doctor.diagnosis import Ahead, Diagnosis, Mixing, examine
 

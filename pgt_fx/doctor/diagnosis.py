@@ -188,11 +188,13 @@ def _ahead(operation: Operation, look: LookAhead, saves: int, state: dict[str, i
 
 def _mixed(operation: Operation, *, gated: bool) -> Mixing | None:
     where, kind = operation.place, operation.outcome
-    told = kind.mixing(gated=gated)
-    if told is None:
+    mixing = kind.mixing(gated=gated)
+    if mixing is None:
         return None
     what, change = kind.words(_op(where)), kind.to_stream(where.op, gated=gated)
-    return Mixing(_name(where), what, told.verdict, told.reason, where.source, where.line, change)
+    return Mixing(
+        _name(where), what, mixing.verdict, mixing.reason, where.source, where.line, change
+    )
 
 
 def _op(where: Place) -> str:

@@ -96,8 +96,8 @@ def _ahead(found: Findings) -> str:
 def _changes(found: Findings) -> str:
     items = []
     for change, names in found.changes.items():
-        told = ", ".join(f"<code>{escape(n)}</code>" for n in names)
-        items.append(f"<li>{escape(change)}<br><small>{told}</small></li>")
+        codes = ", ".join(f"<code>{escape(n)}</code>" for n in names)
+        items.append(f"<li>{escape(change)}<br><small>{codes}</small></li>")
     return f"<h2>What to change</h2><ol>{''.join(items)}</ol>" if items else ""
 
 
@@ -108,7 +108,7 @@ def _key(verdict: str) -> str:
 
 def _legend(drawn: Picture) -> str:
     there = {b.verdict for b in drawn.boxes.values()}
-    keys = [f"{_key(v)}{escape(told)}" for v, told in VERDICTS.items() if v in there]
+    keys = [f"{_key(v)}{escape(text)}" for v, text in VERDICTS.items() if v in there]
     return f"<p>{''.join(keys)}. Frame-by-frame operators are left out.</p>"
 
 
@@ -179,7 +179,7 @@ def _arrow(
 
 def _drawn(box: Box, x: float, y: float) -> str:
     fill, stroke = COLOURS[box.verdict]
-    told = escape("\n".join(t for t in (VERDICTS[box.verdict], box.source, box.told) if t))
+    title = escape("\n".join(t for t in (VERDICTS[box.verdict], box.source, box.why) if t))
     middle = x + WIDE / 2
     first = y + (19 if box.note else 27)
     text = f'<text x="{middle}" y="{first}" text-anchor="middle">{escape(box.label)}</text>'
@@ -189,6 +189,6 @@ def _drawn(box: Box, x: float, y: float) -> str:
             f"{escape(box.note)}</text>"
         )
     return (
-        f'<g><title>{told}</title><rect x="{x}" y="{y}" width="{WIDE}" height="{HIGH}" rx="7" '
+        f'<g><title>{title}</title><rect x="{x}" y="{y}" width="{WIDE}" height="{HIGH}" rx="7" '
         f'fill="{fill}" stroke="{stroke}" stroke-width="1.5"/>{text}</g>'
     )

@@ -31,7 +31,7 @@ class Box:
         label, note: first and second line.
         verdict: key of :data:`VERDICTS`.
         source: ``file.py:line``.
-        told: the reason, or the user's line.
+        why: the reason, or the user's line.
         column, row: place in the drawing; columns are centred around 0.
     """
 
@@ -39,7 +39,7 @@ class Box:
     note: str
     verdict: str
     source: str = ""
-    told: str = ""
+    why: str = ""
     column: float = 0.0
     row: int = 0
 
@@ -119,8 +119,8 @@ def _operation(
     )
     if drawn is None:
         return None
-    label, told = _short(where.module, op), drawn.why or where.line
-    return Box(label, drawn.note, drawn.colour, where.source, told)
+    label, why = _short(where.module, op), drawn.why or where.line
+    return Box(label, drawn.note, drawn.colour, where.source, why)
 
 
 def _short(module: str, op: str) -> str:
@@ -145,7 +145,7 @@ def _placed(
         for at, name in zip(placed, order, strict=True):
             rows[name], columns[name] = row, round(2 * (at - pushed)) / 2
     boxes = {
-        name: Box(b.label, b.note, b.verdict, b.source, b.told, columns[name], rows[name])
+        name: Box(b.label, b.note, b.verdict, b.source, b.why, columns[name], rows[name])
         for name, b in found.items()
         if name in rows
     }

@@ -4,7 +4,7 @@ The effective temporal receptive field of an output frame is how the magnitude o
 spreads over the frames of the video (PGT paper, Fig. 5), averaged over random inputs as by Luo et
 al. 2016 (arXiv 1701.04128, section 4). They differentiate one unit at the centre; here it is a
 random ±1 combination of all numbers of the output frame, or of those at its centre: with random
-signs the gradients of many units don't cancel alike in every video.
+signs the gradients of many units don't cancel in the same way in every video.
 """
 
 from __future__ import annotations

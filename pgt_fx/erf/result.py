@@ -74,7 +74,7 @@ class Curve:
 
     @property
     def after(self) -> float:
-        """Share of the mass behind the current step."""
+        """Share of the mass after the current step."""
         return sum(self.mass[self.step[1] + 1 :])
 
     def to_dict(self) -> dict[str, Any]:
@@ -162,7 +162,7 @@ class Receptive:
     def __rich__(self) -> Group:
         several = len(self.paths) > 1
         columns = ("path",) * several + ("curve", "can read", "reads", "95 % width")
-        columns += ("std", "before step", "behind")
+        columns += ("std", "before step", "after step")
         numbers = range(1 + several, len(columns))
         title = f"{self.model}: effective receptive field"
         table = Fitted(columns, title=title, right=numbers, whole=numbers)

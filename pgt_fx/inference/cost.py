@@ -54,7 +54,7 @@ class _Untracked(ModuleTracker):
 
 
 class Meter:
-    """Counts the operations of the steps of one view; views are alike."""
+    """Counts the operations of the steps of one view; all views cost the same."""
 
     def __init__(self) -> None:
         self.flops: list[int] = []

@@ -266,7 +266,7 @@ def _answers(
 def _per_step(
     seen: Sequence[Sequence[Tensor | None]], scoring: Scoring, time: int | None
 ) -> list[Tensor | None]:
-    """Scores of each step over the views, which answer at the same steps: they are alike."""
+    """Scores of each step over the views, which have equal sizes and answer at the same steps."""
     out: list[Tensor | None] = []
     for answers in zip(*seen, strict=True):
         due = [scoring.frames(x, time) for x in answers if x is not None]

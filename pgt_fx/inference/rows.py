@@ -1,4 +1,4 @@
-"""Whose the rows of an answer are: the videos' of a batch, or those of an input of each step."""
+"""What the rows of an output belong to: the videos of a batch, or an input of each step (boxes)."""
 
 from __future__ import annotations
 

@@ -81,8 +81,8 @@ def _causal(layout: Layout, query: str, keys: tuple[fx.Node, ...], band: Band) -
 
 
 def _opened(op: OpView, found: Found) -> str:
-    """What makes an attention with a causal mask none: an operator behind the softmax, or a number
-    that hides nothing."""
+    """Why an attention with a causal mask is not causal: an operator after the softmax, or a number
+    that does not hide."""
     node = found.opened
     if node is None and found.constants is not None and found.low is not None:
         return f"; what it adds to hide frames, {found.low:g}, is a bias: hide with -inf"
@@ -91,7 +91,7 @@ def _opened(op: OpView, found: Found) -> str:
         return ""
     if not found.band(rows, columns, normalised=True).causal:
         return ""
-    return f"; its mask hides what is to come, but not any more behind {place(node)}"
+    return f"; its mask hides the future, but no longer after {place(node)}"
 
 
 def seen_band(op: OpView, found: Found) -> Band:
@@ -101,7 +101,7 @@ def seen_band(op: OpView, found: Found) -> Band:
 
 
 def _entries(op: OpView, found: Found) -> tuple[int, int]:
-    """Entries per frame along the queries and the keys; 0 where they can't be told."""
+    """Entries per frame along the queries and the keys; 0 where they can't be determined."""
     values = found.product.meta["val"]
     out = []
     for given in _sides(op, found):

@@ -48,13 +48,13 @@ def _one_after_the_other(
         )
     for node, layout in zip(operands, layouts, strict=True):
         if time_dims(layout):
-            alone(op, node, dim, "puts something behind an axis")
+            alone(op, node, dim, "puts something after an axis")
     if not has_time(layouts[-1][dim]):
         raise Refusal("ends in a part that has no time", "pad with constants (F.pad)")
     rest = broadcast([(*layout[:dim], (), *layout[dim + 1 :]) for layout in layouts])
-    behind = relabel(layouts[-1][dim : dim + 1], None, op.out_sizes[dim])
+    last = relabel(layouts[-1][dim : dim + 1], None, op.out_sizes[dim])
     return Concatenated(
-        rest[:dim] + behind + rest[dim + 1 :], tuple(operands), (*map(int, firsts), None)
+        rest[:dim] + last + rest[dim + 1 :], tuple(operands), (*map(int, firsts), None)
     )
 
 

@@ -123,7 +123,7 @@ def cdist(op: OpView) -> Outcome:
 
 
 @rule("cosine_similarity", "pairwise_distance")
-def alike(op: OpView) -> Outcome:
+def similarity(op: OpView) -> Outcome:
     """Of vectors along one axis, which is gone."""
     both = broadcast([op.layout(op.arg["x1"]), op.layout(op.arg["x2"])])
     dim = wrap(op.static(op.arg.get("dim", -1), "dim"), len(both))

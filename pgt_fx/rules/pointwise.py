@@ -103,8 +103,8 @@ def clip_table(op: OpView) -> Outcome:
     return StepOnly(layout, CLIP_TABLE, restarts=True)
 
 
-@rule("pgt_fx::grown")
-def grown(op: OpView) -> Outcome:
+@rule("pgt_fx::expand_rows")
+def expand_rows(op: OpView) -> Outcome:
     """One row of a value without time for each of another one's."""
     layout, like = op.layout(op.arg["x"]), op.layout(op.arg["like"])
     dim = op.static(op.arg["dim"], "dim")

@@ -1,4 +1,4 @@
-"""A tensor with another one written into a part of it: what writing in place comes to."""
+"""Scatter: a tensor with another one written into a part of it, as functionalized writes are."""
 
 from __future__ import annotations
 

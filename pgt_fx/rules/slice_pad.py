@@ -101,7 +101,7 @@ def _from_the_end(op: OpView, dim: int, start: Any, stop: Any) -> tuple[Any, Any
     "replication_pad3d",
 )
 def pad(op: OpView) -> Outcome:
-    """F.pad: elements before the first and behind the last; negative amounts crop."""
+    """F.pad: elements before the first and after the last; negative amounts crop."""
     source = op.layout(op.arg["self"])
     name = op.schema.name.removeprefix("aten::")
     amounts = list(op.arg["pad" if "pad" in op.arg else "padding"])

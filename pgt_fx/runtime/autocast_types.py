@@ -1,8 +1,8 @@
-"""Of which types the values of a model are under autocast.
+"""The types that the values of a model have under autocast.
 
-A capture knows none of it: there a convolution gives the type that it is given. Where one value is
-put after another one along time, or is padded, a step may have the elements of one alone; the
-model's answer is of the widest type of all, in every step.
+A capture has no autocast: in it a convolution returns the type of its input. Where values are
+concatenated along time, or padded, a step may have the elements of one value alone; the model's
+result has the widest type of all, in every step.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class MixedTypes:
             video: one of them, on whose device the model works.
 
         Raises:
-            StateError: where they can't be told.
+            StateError: where they can't be determined.
         """
         device = video.device.type
         if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):
@@ -78,7 +78,7 @@ class MixedTypes:
             if isinstance(error, PgtError) or of_this_machine(error):
                 raise
             raise StateError(
-                "autocast is on, and of which types the model's values are under it can't be told "
+                "autocast is on, and the types of the model's values under it can't be determined "
                 f"({type(error).__name__}: {str(error)[:200]}); convert the model with .to(dtype) "
                 "in place of autocast"
             ) from error

@@ -1,8 +1,9 @@
-"""The generated code walks to each child of the user's model once, not once per operator.
+"""Hoist lookups: the generated code fetches each child of the user's model once per step, not once
+per operator.
 
 A step of a deep model fetches hundreds of weights and modules by paths of five or six names, and
 ``nn.Module`` looks every name up in three dictionaries: that is a tenth of a step with small
-frames. Nothing is kept from one step to the next, so a weight that was replaced is seen.
+frames. Nothing is cached from one step to the next, so a replaced weight takes effect.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Hooks that the user puts on modules of the model, or takes off, before or after a transform.
+"""Hooks that the user adds to modules of the model, or removes, before or after a transform.
 
-Those of a module that is called whole are called with it. Those of a module that is cut open are in
-the graph, as they were when it was captured; but a gradient passes through its operators alone, so
-that a backward hook there could not be called.
+Hooks of a module that is called whole are called with it. Forward hooks of a module whose operators
+are in the graph are captured with them; a gradient passes through the operators alone, so that a
+backward hook there could not be called.
 """
 
 from __future__ import annotations

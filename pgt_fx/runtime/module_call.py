@@ -1,4 +1,4 @@
-"""A step as a call of the module, so that whatever wraps ``forward`` in place has its part in it.
+"""A step as a call of the module, so that whatever wraps ``forward`` in place takes part in it.
 
 accelerate puts a forward of its own on the module that it prepares, ``fully_shard`` gathers the
 parameters in hooks around it. :meth:`Progressive.step` is a plain method, which they don't see.
@@ -31,8 +31,8 @@ def stepped(
 ) -> tuple[Any, dict[str, Tensor]]:
     """:meth:`Progressive.step` through a call of the module, where that is another thing.
 
-    The state is lent to ``forward`` for the time of the call: a wrapper would cast it, or move it,
-    as an argument or an answer. The stream that the module is in the middle of is put back.
+    The state is passed to ``forward`` as an attribute: a wrapper would cast it, or move it, as an
+    argument or a result. The module's own stream is restored afterwards.
 
     Args:
         call: what to call, which ends in ``prog.forward``; None: the module itself.
@@ -40,10 +40,10 @@ def stepped(
     if call is None and not is_wrapped(prog):
         return prog.step(state, *clip, last=last, detach=detach, **named)
     own = vars(prog)
-    kept = own["_state"], own["_lent"]
-    own["_state"], own["_lent"] = dict(state), detach
+    kept = own["_state"], own["_detach"]
+    own["_state"], own["_detach"] = dict(state), detach
     try:
         out = (call or prog)(*clip, last=last, **named)
         return out, own["_state"]
     finally:
-        own["_state"], own["_lent"] = kept
+        own["_state"], own["_detach"] = kept

@@ -1,4 +1,4 @@
-"""Plans of a steady stream: a step that looks like an earlier one is not planned again.
+"""A cache of plans for a steady stream: a step in the phase of an earlier one is not planned again.
 
 After a video's start all clocks are linear with a period, and what is due is said relative to the
 data at hand; so a plan depends on where the step stands within the period alone. To plan anew

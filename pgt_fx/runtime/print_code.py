@@ -1,4 +1,4 @@
-"""The generated code of a step as a person reads it: provenance beside every temporal operator."""
+"""The generated code of a step for a reader: every temporal operator with its source line."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ from pgt_fx.runtime.plan_cache import SteadyPlans
 from pgt_fx.runtime.refused_gradients import without_gradients
 from pgt_fx.runtime.step_graph import Emitted, of_clip_alone
 from pgt_fx.runtime.torch_compile import CompiledSteps, run_eagerly
-from pgt_fx.runtime.torch_functions import quickened
+from pgt_fx.runtime.torch_functions import with_torch_functions
 
 
 class Program:
@@ -174,7 +174,7 @@ class Program:
         that whatever moves or replaces a parameter is seen."""
         root = _sharing(self.model)
         root._modules = self._children
-        graph = quickened(graph)
+        graph = with_torch_functions(graph)
         for node in graph.nodes:
             first = str(node.target).partition(".")[0]
             if node.op in ("call_module", "get_attr") and first in _OF_GRAPHS:

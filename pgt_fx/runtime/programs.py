@@ -1,4 +1,4 @@
-"""What gives a progressive module its programs: a protocol, which the compiler fulfils.
+"""The protocol through which a progressive module gets its programs; the compiler implements it.
 
 A model is captured anew where its modes, hooks or attributes change, and for clips of another batch
 or space; what that takes is the compiler's. The module only asks for the program as it is now.
@@ -129,7 +129,7 @@ class Programs(Protocol):
 
     @property
     def smallest_clip(self) -> int | None:
-        """Fewest frames at which a first step answers; None: none does, or it can't be told."""
+        """Fewest frames at which a first step answers; None: none does, or it is not known."""
         ...
 
     def compile(self, options: dict[str, Any]) -> None:

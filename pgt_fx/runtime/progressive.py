@@ -4,24 +4,25 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NoReturn, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pgt_fx.capture.guards.length_guard import Lengths
 from pgt_fx.core.errors import ClipError, StateError
 from pgt_fx.core.options import Changes, Options
 from pgt_fx.core.schedule import Schedule, check_lengths
-from pgt_fx.core.torch_private import pytree, state_dict_version
+from pgt_fx.core.torch_private import pytree
 from pgt_fx.core.trace import Trace
 from pgt_fx.runtime.chunks import CLOCK, cut, lengths_of, moment
 from pgt_fx.runtime.module_call import stepped
 from pgt_fx.runtime.one_step import State, clock, run_step
 from pgt_fx.runtime.print_code import listing
 from pgt_fx.runtime.programs import Programs
+from pgt_fx.runtime.shared_parameters import SHARED, SharedParameters
 from pgt_fx.runtime.state_origin import Origin
-from pgt_fx.runtime.tracing import refuse_tracing, refused
+from pgt_fx.runtime.tracing import refuse_tracing
 
 if TYPE_CHECKING:
     from pgt_fx.compiler.guards import Guard
@@ -29,15 +30,7 @@ if TYPE_CHECKING:
     from pgt_fx.compiler.report import Report
 
 
-#: Dictionaries of ``nn.Module`` that are the model's own: parts, and hooks on their names.
-SHARED = (
-    *("_modules", "_parameters", "_buffers", "_non_persistent_buffers_set"),
-    *("_state_dict_hooks", "_state_dict_pre_hooks"),
-    *("_load_state_dict_pre_hooks", "_load_state_dict_post_hooks"),
-)
-
-
-class Progressive(nn.Module):
+class Progressive(SharedParameters):
     """A video model that is fed a long video in successive steps; made by ``pgt_fx.transform``.
 
     Its parameters, buffers and ``state_dict`` keys are the original model's: they are shared.
@@ -47,22 +40,15 @@ class Progressive(nn.Module):
     :meth:`exact_frames` says which outputs are the original's.
     """
 
-    _programs: Programs
     _state: State
     _origin: Origin | None
-    _lent: bool | None
+    _detach: bool | None
 
     def __init__(self, programs: Programs) -> None:
-        super().__init__()
-        self.__dict__["_programs"] = programs
-        # Not registered as a submodule: the model's own dictionaries are shared instead, so that
-        # names of parameters are the user's.
-        for name in SHARED:
-            self.__dict__[name] = programs.model.__dict__[name]
-        self._version = state_dict_version(programs.model)
+        super().__init__(programs)
         self.__dict__["_state"] = {}
         self.__dict__["_origin"] = None
-        self.__dict__["_lent"] = None
+        self.__dict__["_detach"] = None
 
     # -- one step ------------------------------------------------------------------------------
 
@@ -91,12 +77,12 @@ class Progressive(nn.Module):
                 since its first step: probably :meth:`reset` was forgotten. Once for a stream.
         """
         refuse_tracing(clip, named)
-        if self._lent is None and not torch.compiler.is_compiling():
+        if self._detach is None and not torch.compiler.is_compiling():
             if self._origin is None or not self._state:
                 self.__dict__["_origin"] = Origin(self._programs.model)
             else:
                 self._origin.check(self._programs.model)
-        detach = self._lent is not False
+        detach = self._detach is not False
         out, state = self.step(self._state, *clip, last=last, detach=detach, **named)
         self.__dict__["_state"] = state
         return out
@@ -265,7 +251,7 @@ class Progressive(nn.Module):
     @property
     def smallest_clip(self) -> int | None:
         """Fewest frames at which a first step answers (of the path with the fewest); None: none
-        does before the video ends, or it can't be told. Under ``future="wait"`` it is the latency
+        does before the video ends, or it is not known. Under ``future="wait"`` it is the latency
         of the first answer."""
         return self._programs.smallest_clip
 
@@ -359,28 +345,6 @@ class Progressive(nn.Module):
 
     # -- nn.Module -----------------------------------------------------------------------------
 
-    @property
-    def training(self) -> bool:
-        """The model's own mode."""
-        return self._programs.model.training
-
-    @training.setter
-    def training(self, mode: bool) -> None:
-        if "_programs" in self.__dict__:  # nn.Module sets it before there is a model
-            self._programs.model.training = mode
-
-    def train(self, mode: bool = True) -> Progressive:
-        """As the model's own: it may keep norms frozen (``norm_eval``)."""
-        self._programs.model.train(mode)
-        return self
-
-    def _save_to_state_dict(self, *args: Any) -> None:
-        self._programs.model._save_to_state_dict(*args)
-
-    def _load_from_state_dict(self, *args: Any) -> None:
-        # The model may know names of older checkpoints.
-        self._programs.model._load_from_state_dict(*args)
-
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Progressive:
         if self._state.keys() - CLOCK and self._programs.sums is None:
             self._programs.current(promised=False)  # a state was given before there was a step
@@ -394,16 +358,6 @@ class Progressive(nn.Module):
                 state[kind] = new.new_empty(0)
         self.__dict__["_state"], self.__dict__["_origin"] = state, None
         return self
-
-    def _replicate_for_data_parallel(self) -> Progressive:
-        raise StateError(
-            "nn.DataParallel copies the model for each call, and the state of a step is lost with "
-            "the copy; use torch.nn.parallel.DistributedDataParallel"
-        )
-
-    def __prepare_scriptable__(self) -> NoReturn:
-        # torch.jit.script asks every module, before it looks at its code.
-        refused("torch.jit.script")
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Progressive:
         other = Progressive(self._programs.copied(memo))

@@ -1,4 +1,4 @@
-"""Outputs of which no gradient is right: to ask for one raises."""
+"""Outputs whose gradient would be wrong: a backward through them raises."""
 
 from __future__ import annotations
 

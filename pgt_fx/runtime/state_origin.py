@@ -1,4 +1,4 @@
-"""Whether a stream goes on with the model that its state is from."""
+"""Whether a stream goes on with the same parameters and mode that its state was made with."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import warnings
 
 from torch import nn
 
-from pgt_fx.capture.observe.failing_line import is_ours
+from pgt_fx.capture.observe.model_lines import is_ours
 from pgt_fx.core.errors import StreamWarning
 from pgt_fx.core.torch_private import written_count
 

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from pgt_fx.capture.observe.failing_line import at_frame, is_ours
+from pgt_fx.capture.observe.model_lines import at_frame, is_ours
 from pgt_fx.core.errors import CompileError, StateError
 from pgt_fx.core.torch_private import compile_refusal, compiled_too_often
 from pgt_fx.runtime.chunks import CLOCK

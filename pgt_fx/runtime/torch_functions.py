@@ -1,4 +1,4 @@
-"""What runs in place of an operator of the graph: torch's own function of that name.
+"""The functions that run in place of operators of the graph: torch's own of the same name.
 
 ``torch.ops.aten.add.Tensor(a, b)`` looks its arguments up in the operator's schema, which takes
 about twice as long as ``torch.add(a, b)``: a step with small frames, or on a GPU that waits
@@ -14,7 +14,7 @@ from torch import fx
 
 _ATEN = torch.ops.aten
 #: Those that take the same arguments in the same order, and have one meaning for them.
-QUICK: dict[Any, Any] = {
+TORCH_FUNCTIONS: dict[Any, Any] = {
     _ATEN.add.Tensor: torch.add,
     _ATEN.sub.Tensor: torch.sub,
     _ATEN.mul.Tensor: torch.mul,
@@ -46,17 +46,17 @@ WINDOWS: dict[Any, Any] = {
 }
 
 
-def quick(call: Any) -> Any:
+def torch_function_for(call: Any) -> Any:
     """The function to call for an operator (``aten.conv3d`` or ``aten.conv3d.default``)."""
     window = WINDOWS.get(getattr(call, "overloadpacket", call))
-    return window or QUICK.get(call, call)
+    return window or TORCH_FUNCTIONS.get(call, call)
 
 
-def quickened(graph: fx.Graph) -> fx.Graph:
+def with_torch_functions(graph: fx.Graph) -> fx.Graph:
     """A copy of the graph that calls them."""
     out = fx.Graph()
     out.output(out.graph_copy(graph, {}))
     for node in out.nodes:
         if node.op == "call_function":
-            node.target = quick(node.target)
+            node.target = torch_function_for(node.target)
     return out

@@ -1,8 +1,8 @@
 """Steps under a tracer: refused, since a trace holds one step, and its state would be lost.
 
-What a step has to do is decided in Python, from how far the video has come. A traced program has
-the answer of one moment written in it: it would begin anew in every chunk, and say nothing.
-``torch.compile`` is no such tracer: it runs the Python again where the answer changes.
+What a step has to do is decided in Python, from how far the video has come. A trace freezes the
+decision of one step: it would start the video anew in every chunk, without an error.
+``torch.compile`` is no such tracer: it runs the Python again where the decision changes.
 """
 
 from __future__ import annotations

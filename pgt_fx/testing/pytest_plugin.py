@@ -122,8 +122,8 @@ NO_FILE = Path(os.path.abspath(__file__))
 
 
 def asked_by_id(config: pytest.Config) -> dict[Path, list[str]]:
-    """Files of which ids of models' tests were given, with the names behind the files; "" stands
-    for all of a file."""
+    """Files of which ids of models' tests were given, with the names that follow the file in each
+    id; "" stands for all of a file."""
     found: dict[Path, list[str]] = {}
     for arg in config.args:
         file, *names = str(arg).split("::")
@@ -356,10 +356,10 @@ class PromiseTest(pytest.Item):
             required = self.name in self.parent.required().checks
             if required and isinstance(error, PromiseError):
                 raise PromiseError(f"{self.name} is required: {error}") from error
-            told = f"{self.parent.nodeid}::{self.parent.opening}"
+            first = f"{self.parent.nodeid}::{self.parent.opening}"
             others = (item.nodeid for item in self.session.items if item is not self)
-            if told in others and self.parent.unmade:
-                pytest.skip(f"see {told}")
+            if first in others and self.parent.unmade:
+                pytest.skip(f"see {first}")
             if not isinstance(error, PromiseError):
                 raise
             self.refusal = error

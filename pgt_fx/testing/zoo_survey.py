@@ -1,4 +1,4 @@
-"""What becomes of a backbone when it is converted: measured, one row of the zoo's table.
+"""Convert a backbone and measure the result: one row of the zoo's table.
 
 >>> from pgt_fx.testing.zoo_survey import survey
 >>> survey("r3d_18", space=32).kind

@@ -55,9 +55,9 @@ def write_table(folder: Path, rows: Sequence[Row]) -> None:
 def _put_summary(file: Path, text: str) -> None:
     """Write the summary between the marks of a document that has them."""
     before, mark, rest = file.read_text().partition(MARK)
-    _, again, behind = rest.partition(MARK)
+    _, again, after = rest.partition(MARK)
     if mark and again:
-        file.write_text(f"{before}{MARK}\n{text}\n{MARK}{behind}")
+        file.write_text(f"{before}{MARK}\n{text}\n{MARK}{after}")
 
 
 def read_table(file: Path) -> dict[str, Row]:

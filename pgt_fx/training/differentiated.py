@@ -1,4 +1,4 @@
-"""Losses that are differentiated already, and say so when somebody does it again."""
+"""Losses whose gradients have been computed already: another backward raises an error."""
 
 from __future__ import annotations
 

@@ -52,8 +52,8 @@ class VideoFolder(Dataset[tuple[Tensor, int]]):
         stride: τ, take every τ-th frame.
         size: height and width in pixels.
         train: a random start, a shorter side of 1 to 8/7 times ``size``, a random square in the
-            frame, and a mirror image every second time, drawn from (seed, epoch, index): alike for
-            any number of workers. Otherwise the centre, in time and space.
+            frame, and a mirror image every second time, drawn from (seed, epoch, index): the same
+            for any number of workers. Otherwise the centre, in time and space.
         fps: frames a second, which T and τ count, whatever a file's own rate; None: its own frames.
         short: "repeat" the last frame of a video that is too short; "refuse" it.
 

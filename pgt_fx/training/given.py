@@ -1,4 +1,4 @@
-"""What a training is given: of the kinds that it takes, batch by batch."""
+"""Checks of what a training is given: types of its arguments, and of each batch."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""What a training computes with, as plain data, so that a resumed one can be compared with it.
+"""The inputs of a training as plain data, so that a resumed one can be compared with it.
 
 Each function gives names and plain values (numbers, text, lists of them). Two trainings whose
-values are alike compute alike, but for what can't be read: the code of a loss and of a data set.
+values are equal compute the same, except for what can't be read: the code of a loss or a data set.
 """
 
 from __future__ import annotations

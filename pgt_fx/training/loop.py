@@ -41,7 +41,7 @@ Report = Callable[[int, int, float, dict[str, Any]], None]
 
 @runtime_checkable
 class _ByEpoch(Protocol):
-    """A sampler or a dataset that is told which epoch begins."""
+    """A sampler or a dataset with ``set_epoch``."""
 
     def set_epoch(self, epoch: int) -> Any: ...
 
@@ -76,7 +76,7 @@ class Training:
         return next(self.inner.parameters()).device
 
     def about(self, loader: Any, settings: dict[str, Any]) -> dict[str, Any]:
-        """What defines this training, for a checkpoint: "start" and "now" are alike at first."""
+        """What defines this training, for a checkpoint: "start" and "now" are equal at first."""
         now = {
             **{name: identity.plain(value) for name, value in settings.items()},
             "schedule": identity.schedule_of(self.schedule),

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pgt_fx.capture.observe.failing_line import is_ours
+from pgt_fx.capture.observe.model_lines import is_ours
 from pgt_fx.core.errors import OptionError, PgtError, out_of_memory
 from pgt_fx.core.torch_private import pytree
 
@@ -43,7 +43,7 @@ def check_loss(loss: Any) -> Tensor | None:
 
 @contextmanager
 def of_labels(step: int, answer: Any, target: Any) -> Iterator[None]:
-    """Around a loss: torch's complaint of labels that don't go with the answer is told with both.
+    """Around a loss: an error of torch about labels that don't fit the output is raised with both.
 
     What the user's own loss raises by itself passes as it is.
 
@@ -66,15 +66,15 @@ def of_labels(step: int, answer: Any, target: Any) -> Iterator[None]:
 
 def _shown(value: Any) -> str:
     """Shapes, types and, of whole numbers, the range."""
-    told = []
+    parts = []
     for x in pytree.tree_leaves(value):
         if not isinstance(x, Tensor):
-            told.append(type(x).__name__)
+            parts.append(type(x).__name__)
             continue
         text = f"{tuple(x.shape)} {str(x.dtype).removeprefix('torch.')}"
         whole = not x.is_floating_point() and not x.is_complex() and x.numel()
-        told.append(f"{text} from {x.min().item()} to {x.max().item()}" if whole else text)
-    return " and ".join(told) or "nothing"
+        parts.append(f"{text} from {x.min().item()} to {x.max().item()}" if whole else text)
+    return " and ".join(parts) or "nothing"
 
 
 def is_empty(value: Any) -> bool:

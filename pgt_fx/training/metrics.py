@@ -27,7 +27,7 @@ def metrics(classes: int, *, multilabel: bool = False) -> dict[str, Any]:
       have none and are left out of the mean, and :func:`fit` reports their number as
       "mAP_left_out" (the protocol of Charades, as PySlowFast and scikit-learn compute it).
 
-    All videos of an epoch count alike, however they are batched. A score that is NaN makes its
+    All videos of an epoch count equally, however they are batched. A score that is NaN makes its
     metric NaN, and so does a mAP without any positive.
 
     Args:

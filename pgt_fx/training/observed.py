@@ -1,4 +1,4 @@
-"""What metrics are shown of a batch: the scores of its videos, or of the boxes of each step."""
+"""Update metrics from a batch: the scores of its videos, or of the boxes of each step."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def _has_boxes(prog: Progressive, video: Any, target: Any) -> bool:
 
 
 def _observe_steps(metrics: dict[str, Any], outputs: Sequence[Any], targets: Sequence[Any]) -> None:
-    """Every box counts alike, whichever step it is in; a step without boxes shows nothing."""
+    """Every box counts equally, whichever step it is in; a step without boxes adds nothing."""
     for number, (output, target) in enumerate(zip(outputs, targets, strict=True), 1):
         answer = None if output is None else pytree.tree_leaves(output)[0]
         if answer is None or answer.dim() != 2 or not isinstance(target, Tensor):

@@ -1,4 +1,4 @@
-"""Whether a training on folders of videos can be done, found out before its first update."""
+"""Checks before the first update that a training on folders of videos can run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A step run a second time: the same random numbers, and no second update of running statistics."""
+"""Replay of a step: the same random numbers, and no second update of running statistics."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""What stands around a progressive model in training, and how a step goes through it.
+"""Wrappers around a progressive model in training, and how a step passes through them.
 
-Wrappers that act in place (accelerate's mixed precision, ``fully_shard``, hooks) are gone through
-by a call of the model (:mod:`pgt_fx.runtime.module_call`). ``DistributedDataParallel`` is left
+Wrappers that act in place (accelerate's mixed precision, ``fully_shard``, hooks) take part through
+a call of the model (:mod:`pgt_fx.runtime.module_call`). ``DistributedDataParallel`` is left
 out of the steps, see :mod:`pgt_fx.training.parallel`. Lightning Fabric's module casts and
 autocasts, and refuses any backward but Fabric's own: its precision is applied here, its guard left
 out.

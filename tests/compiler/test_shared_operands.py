@@ -232,7 +232,7 @@ OPEN = {
 def test_what_lets_hidden_frames_in_again_is_refused(call: Any) -> None:
     with pytest.raises(ExactnessError, match=f"{HERE}:") as refused:
         attends(call, future="wait")
-    said = f"but not any more behind aten.{OPEN[call]}"
+    said = f"but no longer after aten.{OPEN[call]}"
     assert (said in str(refused.value)) == bool(OPEN[call]), str(refused.value)
 
 

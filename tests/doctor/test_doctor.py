@@ -68,7 +68,7 @@ def test_what_it_would_save_is_what_it_saves() -> None:
         "deep": (3, 2),  # the other branch, which looks one ahead, is then the slower one
         "short": (1, 0),
     }
-    assert "put 4 in front and 0 behind in place of 2 and 2" in by_name["stem"].change
+    assert "pad 4 in front and 0 at the end in place of 2 and 2" in by_name["stem"].change
     after = found(Late(stem=(4, 0)))
     assert after.latency == before.latency - by_name["stem"].saves
     after = found(Late(deep=(6, 0)))

@@ -1,4 +1,4 @@
-"""Masks of videos of a limited length, as those cut from a table of a fixed size, read whole."""
+"""Masks of models that take videos of a limited length: evaluated entry by entry at each length."""
 
 from __future__ import annotations
 

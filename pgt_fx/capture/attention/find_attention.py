@@ -69,7 +69,7 @@ class Attention:
 
         Args:
             rows, columns: entries per frame along both sides of the map.
-            normalised: up to the normaliser, whatever stands behind it.
+            normalised: up to the normaliser, whatever comes after it.
         """
         if self.constants is None:
             return Band()
@@ -141,7 +141,7 @@ class Attention:
         return self.product if self.product in given else None
 
     def _keeps(self, node: fx.Node, still: set[fx.Node | None]) -> bool:
-        """Whether one operator behind the normaliser has zeros where its operand has them."""
+        """Whether one operator after the normaliser has zeros where its operand has them."""
         name, arguments = schema_name(node), named(node)
         first = arguments.get("self", arguments.get("input"))
         if name == "aten::mul" and arguments["other"] in still:

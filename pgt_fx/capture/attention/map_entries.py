@@ -37,7 +37,7 @@ from pgt_fx.core.entries.cases import (
 from pgt_fx.core.entries.inequalities import Space
 from pgt_fx.core.torch_private import pytree
 
-#: Most elements of a tensor that are kept apart.
+#: Most elements of a tensor of which each is followed as a value of its own.
 SMALL = 64
 
 

@@ -2,9 +2,9 @@
 
 A table that the model makes from the number of frames has an axis of queries, one of keys, or both.
 Followed back through its operators, each operand's axes are those of the result: what is left are
-counters (``arange``), constants and tables of a fixed size that are cut to the length. Of these the
-part at any positions can be made, so that an entry is the same in a longer video. An operator of
-which that can't be said (a sum over the frames, a length that is no size) is named.
+counters (``arange``), constants and tables of a fixed size that are cut to the length. Any part of
+these can be computed by its positions, so that an entry is the same in a longer video. An operator
+for which this does not hold (a sum over the frames, a length that is no size) is named.
 """
 
 from __future__ import annotations

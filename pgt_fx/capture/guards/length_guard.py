@@ -17,7 +17,8 @@ import sympy
 import torch
 from torch import Tensor
 
-from pgt_fx.capture.observe.failing_line import is_ours, short, taken_as_number
+from pgt_fx.capture.observe.failing_line import taken_as_number
+from pgt_fx.capture.observe.model_lines import is_ours, short
 from pgt_fx.capture.observe.size_questions import Asked
 from pgt_fx.core.counts import counted
 from pgt_fx.core.errors import CaptureError, ClipError
@@ -172,7 +173,7 @@ def allowed_lengths(
     Raises:
         OtherBranch: where the clip is not among them for a branch of the model.
         CaptureError: naming the condition and the line, where it is not for another reason, or
-            where the lengths at which a condition holds can't be told.
+            where the lengths at which a condition holds can't be determined.
     """
     sizes = _sizes(program)
     known = known_sizes(sizes[0]) if sizes else {}
@@ -217,7 +218,7 @@ def _of_python(
         except NotQuasiLinear as error:
             raise CaptureError(
                 f"{a.where}: {a.line}\n    the model branches in Python on the number of frames T, "
-                "and at which it goes the way that was captured can't be told "
+                "and at which it takes the branch that was captured can't be determined "
                 f"({_written(expr, reader)}: {_written(error, reader)}). Branch on sums, whole "
                 "multiples, quotients and remainders of it, or leave the branch outside the model"
             ) from error
@@ -264,9 +265,9 @@ def _of_torch(
             if where not in ways:
                 continue
             raise CaptureError(
-                f"{where}: {line}\n    an error of this call is caught, or how a tensor lies in "
-                "memory is asked for, and at which lengths the model goes the way that was "
-                f"captured can't be told ({_written(error, reader)}). Ask for the sizes in an if, "
+                f"{where}: {line}\n    the model catches an error of this call, or asks how a "
+                "tensor lies in memory, and at which lengths it takes the branch that was captured "
+                f"can't be determined ({_written(error, reader)}). Branch on the sizes in an if, "
                 "or leave that part outside the model"
             ) from error
         # A lower bound is torch's own: the rules compute a short video's lengths as well.

@@ -62,7 +62,7 @@ class Branches:
         if wrong is not None:
             named = ", ".join(str(tuple(s)).replace("-1", "T") for s in shapes if s is not None)
             raise OtherClipError(
-                f"at a clip of size {named} this model goes another way than it was captured: "
+                f"at a clip of size {named} the model takes another branch than in the capture: "
                 f"{wrong.where}: {wrong.line}\n    ({wrong})"
             )
         self._known.add(key)
@@ -113,7 +113,7 @@ def unlike_clip(
         None if shape is None else tuple(sample[leaf].shape)
         for leaf, shape in enumerate(spec.shapes)
     ]
-    for leaf in spec.paths:  # the clip's length, so that what is told apart is the rest
+    for leaf in spec.paths:  # at the clip's length, so that only the other sizes differ
         time, shape = spec.times[leaf], shapes[leaf]
         if shape is not None:
             own = (spec.shapes[leaf] or ())[time or 0]

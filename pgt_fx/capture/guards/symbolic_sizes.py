@@ -59,7 +59,7 @@ class Sizes:
 
     def varies(self, size: Any) -> bool:
         """Whether a number, of a size or a truth, differs between two lengths; taken to do so where
-        it can't be told."""
+        it can't be determined."""
         expr = expression(size)
         if not self.reader.of_length(expr):
             return False
@@ -97,7 +97,7 @@ class Sizes:
         return any(all(step > 0 for step in c.pieces[-1].steps) for c in found)
 
     def same(self, a: Any, b: Any) -> bool:
-        """Whether two sizes are equal; False where it can't be told."""
+        """Whether two sizes are equal; False where it can't be determined."""
         return self.offset(a, b) == 0
 
     def offset(self, a: Any, b: Any) -> Number | None:
@@ -128,7 +128,7 @@ class Sizes:
             return self.same(long, expression(short) * ratio)
 
     def product(self, factors: Sequence[Any], whole: Any) -> bool:
-        """Whether sizes multiply to another one; False where it can't be told."""
+        """Whether sizes multiply to another one; False where it can't be determined."""
         found = sympy.Mul(*map(expression, factors))
         if sympy.expand(found - expression(whole)) == 0:
             return True

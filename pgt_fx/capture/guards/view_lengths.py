@@ -1,5 +1,5 @@
 """The lengths of video at which a model's views can be made: a view has as many elements as its
-operand, and the model itself refuses a video of which it has not."""
+operand, and the model itself refuses a video for which it has not."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ VIEWS = {f"aten::{name}" for name in ("view", "reshape", "_unsafe_view", "unflat
 
 
 def lengths_of_views(graph: fx.Graph, sizes: Sizes) -> LengthSet:
-    """Those at which all views of a graph can be made, whatever the batch and the space are. A view
-    of which that can't be told for all of these leaves no length out."""
+    """The lengths at which all views of a graph can be made, whatever the batch and the space are.
+    A view for which these can't be determined excludes no length."""
     lengths = ANY_LENGTH
     for condition in _conditions(graph):
         if condition.free_symbols & sizes.times:

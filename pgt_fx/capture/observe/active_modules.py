@@ -1,4 +1,4 @@
-"""Which modules of a model are running, and a function mode that is on in some of them alone."""
+"""Which modules of a model are running, and a function mode that is active in some of them only."""
 
 from __future__ import annotations
 

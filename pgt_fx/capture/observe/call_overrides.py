@@ -1,7 +1,7 @@
-"""How some torch calls are spelled while a model is captured.
+"""Replacements of some torch calls while a model is captured.
 
-The replacement computes the same; it is one that keeps sizes symbolic, or that says what a pool
-over the clip means (DESIGN §6).
+A replacement computes the same; it keeps sizes symbolic, or marks what a pool over the clip means
+(DESIGN §6).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ POOLS: dict[Any, str] = {
     F.avg_pool1d: "mean",
     F.max_pool1d: "max",
 }
-#: Calls behind which sizes grow to long expressions (windows of a fixed size, padded and shifted).
+#: Calls after which sizes grow to long expressions (windows of a fixed size, padded and shifted).
 GROWING = frozenset({"pad", "constant_pad_nd", "roll"})
 CONVS = (torch.conv1d, torch.conv2d, torch.conv3d, F.conv1d, F.conv2d, F.conv3d)
 

@@ -1,6 +1,6 @@
 """Tables with exactly as many rows as the clip has frames: learned positions, masks.
 
-Such a model runs at the clip's length and at no other. What it means in a step is said here: the
+Such a model runs at the clip's length and at no other. In a step the operator stands for the
 table's first rows, as many as the step has elements (DESIGN §9).
 """
 

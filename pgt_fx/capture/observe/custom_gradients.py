@@ -1,7 +1,7 @@
-"""Gradients that a model makes by hand: functions with a backward of their own, hooks on tensors.
+"""Custom gradients of a model: functions with a backward of their own, hooks on tensors.
 
-A capture holds what a forward calculates, and no word of these: where their lines are written out,
-and not run in the user's own module, the gradient is the one that torch finds for the forward.
+A capture has the operators of the forward and none of these: where their lines become operators of
+the graph, and are not run in the user's own module, autograd differentiates the forward instead.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import Function
 
-from pgt_fx.capture.observe.failing_line import calling_place
+from pgt_fx.capture.observe.model_lines import calling_place
 from pgt_fx.capture.torch_patches import APPLIED, HOOKED
 from pgt_fx.core.errors import Place
 from pgt_fx.core.torch_private import pytree
@@ -71,8 +71,9 @@ class ByHand:
 
     @cached_property
     def harmless(self) -> bool:
-        """Whether the backward of the function is the gradient of its forward, which is then not
-        lost (it saves memory, say). Found by trying both on noise; False where it can't be."""
+        """Whether the backward of the function is the gradient of its forward (it saves memory,
+        say), so that autograd gives the same. Found by trying both on noise; False where that
+        fails."""
         if self.function is None:
             return False
         for small in (True, False):

@@ -18,7 +18,7 @@ from typing import Any
 
 from torch import nn
 
-from pgt_fx.capture.observe.failing_line import library, short
+from pgt_fx.capture.observe.model_lines import library, short
 from pgt_fx.core.errors import Place
 
 #: Before the name of a class whose own values have changed, and of a global variable.

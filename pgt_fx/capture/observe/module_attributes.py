@@ -19,8 +19,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from pgt_fx.capture.observe.failing_line import calling_place
 from pgt_fx.capture.observe.globals_read import CLASS, GLOBAL, Elsewhere, line_of
+from pgt_fx.capture.observe.model_lines import calling_place
 from pgt_fx.capture.observe.value_contents import content, is_of_torch, is_settled
 from pgt_fx.core.errors import Place
 from pgt_fx.core.torch_private import TorchDispatchMode, pytree

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor, fx, nn
 
-from pgt_fx.capture.observe.failing_line import innermost, quoted, short
+from pgt_fx.capture.observe.model_lines import innermost, quoted, short
 from pgt_fx.capture.torch_patches import MODULE_CALLS
 from pgt_fx.core.errors import Place
 from pgt_fx.core.torch_private import schema_if_any

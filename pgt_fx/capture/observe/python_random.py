@@ -1,4 +1,4 @@
-"""Random numbers of Python's and NumPy's that a model draws: a capture holds them as they fell.
+"""Random numbers that a model draws from Python or NumPy: a capture freezes them as constants.
 
 Those of torch are operators of the graph, drawn anew in each step.
 """

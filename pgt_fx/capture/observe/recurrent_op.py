@@ -1,5 +1,5 @@
-"""Recurrent layers as one operator of the graph: torch's own would be unrolled over the frames, and
-the graph would hold their number fixed."""
+"""Recurrent layers as one operator of the graph: torch would unroll its own over the frames, and
+the graph would be for one number of frames."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def run_layers(
     bidirectional: bool,
     batch_first: bool,
 ) -> list[Tensor]:
-    """The layers as ``nn.GRU`` and its kin call them: ``[output, hidden]``, and the cells of an
-    LSTM behind them."""
+    """The layers as ``nn.GRU`` and its kin call them: ``[output, hidden]``, then the cells
+    of an LSTM."""
     first: Any = tuple(states) if how == "lstm" else states[0]
     settings = (bias, layers, dropout, train, bidirectional, batch_first)
     return list(_RUN[how](x, first, list(weights), *settings))

@@ -1,13 +1,13 @@
-"""What the model's own Python asks of sizes while it is captured, and what it was told.
+"""Conditions on sizes that the model's own Python evaluates while it is captured, and the answers.
 
 A branch is frozen by the capture: the graph is the model where every answer is the same. torch
 keeps the conditions that its sizes may break as guards, but not those that it answers from the
 range of a size: a batch of 2 stands for all but 0 and 1, so that ``x.shape[0] == 1`` leaves no
-trace. So the question itself is listened to: a truth value is asked for on a line of the model.
+trace. So the question itself is recorded: a truth value asked for on a line of the model.
 
-A size of which the model makes a number (``float(h * w)``, the kernel of a pool) is frozen as well:
-the graph is the model where the size has that value. So is one that it writes out (``f"{h}"``) or
-looks up in a dictionary; but for messages, which nothing is made of.
+A size that the model turns into a number (``float(h * w)``, the kernel of a pool) is frozen as
+well: the graph is the model where the size has that value. So is one that it formats (``f"{h}"``)
+or looks up in a dictionary, unless the text is only a message.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import sympy
 import torch
 from torch import Tensor, fx, nn
 
-from pgt_fx.capture.observe.failing_line import asking_frame, calling_place, library, written_at
+from pgt_fx.capture.observe.model_lines import asking_frame, calling_place, library, written_at
 from pgt_fx.capture.observe.module_calls import call_stack, place
 from pgt_fx.capture.observe.statements import only_said
 from pgt_fx.capture.replacing import Make, caller
@@ -37,13 +37,13 @@ class Asked:
 
     Attributes:
         expr: the condition.
-        told: the answer.
+        answer: what it was in the capture.
         where, line: of the model.
         calls: keys of the module calls that were running, the innermost last.
     """
 
     expr: Any
-    told: bool
+    answer: bool
     where: str
     line: str
     calls: tuple[str, ...] = ()
@@ -52,15 +52,15 @@ class Asked:
         """Whether the answer is the same where the sizes are these; a condition on sizes that are
         not known holds."""
         found = self.expr.xreplace(dict(at))
-        return found not in (sympy.true, sympy.false) or bool(found) == self.told
+        return found not in (sympy.true, sympy.false) or bool(found) == self.answer
 
     def given(self, at: Mapping[Any, Any]) -> Any:
         """What has to be true of the other sizes where these are so."""
         found = self.expr.xreplace(dict(at))
-        return found if self.told else sympy.Not(found)
+        return found if self.answer else sympy.Not(found)
 
     def __str__(self) -> str:
-        return f"{self.expr} was {'true' if self.told else 'false'} in the capture"
+        return f"{self.expr} was {'true' if self.answer else 'false'} in the capture"
 
 
 @dataclass
@@ -124,16 +124,16 @@ def listening(model: nn.Module, running: Sequence[str]) -> Iterator[Questions]:
     def listens(plain: Callable[[Any], bool]) -> Callable[[Any], bool]:
         def heard(self: Any) -> bool:
             expr = getattr(self.node, "expr", None)  # after the answer it may be a plain one
-            told = plain(self)
+            answer = plain(self)
             frame = asking_frame(caller())
             if frame is None or not getattr(expr, "free_symbols", None):
-                return told
+                return answer
             where, line = written_at(frame)
-            key = (expr, told, where, tuple(running))
+            key = (expr, answer, where, tuple(running))
             if key not in known:
                 known.add(key)
-                found.asked.append(Asked(expr, told, where, line, tuple(running)))
-            return told
+                found.asked.append(Asked(expr, answer, where, line, tuple(running)))
+            return answer
 
         return heard
 
@@ -272,8 +272,8 @@ def squeezed(graph: fx.Graph, times: frozenset[Any]) -> list[Asked]:
             if free and not free & times:
                 expr = sympy.Eq(shape[dim].node.expr, 1)
                 where = place(node)
-                told = bool(shape[dim].node.hint == 1)
-                out.append(Asked(expr, told, where.source, where.line, tuple(call_stack(node))))
+                answer = bool(shape[dim].node.hint == 1)
+                out.append(Asked(expr, answer, where.source, where.line, tuple(call_stack(node))))
     return out
 
 

@@ -1,4 +1,4 @@
-"""What stands around a line of the model: a statement that only says something, a ``try``."""
+"""The statement around a line of the model: one that only makes a message, or a ``try``."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def _around(tree: ast.AST, line: int, column: int | None) -> Iterator[ast.AST]:
 
 
 def _running(frame: FrameType) -> tuple[int, int] | None:
-    """Line and column of what a frame runs now; None where Python was told to keep none."""
+    """Line and column of what a frame runs now; None where Python was run without them."""
     for number, (line, _, column, _) in enumerate(frame.f_code.co_positions()):
         if number == frame.f_lasti // 2:
             return None if line is None or column is None else (line, column)

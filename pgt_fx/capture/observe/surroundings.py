@@ -1,9 +1,9 @@
-"""What the model's Python asks of its surroundings: whether gradients are on, autocast, the type of
-its tensors, a variable of the environment; and whether it is being captured, to which
-it gets the answer of eager Python.
+"""Questions of the model's Python about its surroundings: whether gradients or autocast are on, the
+type of its tensors, an environment variable; and whether it is being captured, which is answered as
+in eager Python.
 
-An answer is frozen by the capture. So the questions are noted, and the model is captured anew where
-they would be answered otherwise.
+The capture freezes an answer. So the questions are recorded, and the model is captured anew where
+the answers differ.
 """
 
 from __future__ import annotations
@@ -18,16 +18,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from pgt_fx.capture.observe.failing_line import (
-    DEVICES,
-    GRADIENTS,
-    INFERENCE,
-    LAYOUTS,
-    TYPES,
-    asking_frame,
-    calling_place,
-    is_ours,
-)
+from pgt_fx.capture.observe.failing_line import DEVICES, GRADIENTS, INFERENCE, LAYOUTS, TYPES
+from pgt_fx.capture.observe.model_lines import asking_frame, calling_place, is_ours
 from pgt_fx.capture.replacing import Make, caller
 from pgt_fx.capture.torch_patches import ASKED, CAPTURING, SEEDING, VARIABLES
 from pgt_fx.core.errors import Place
@@ -75,7 +67,7 @@ _SWITCHED = ("torch.is_grad_enabled", "torch.is_inference_mode_enabled")
 
 @contextmanager
 def as_outside() -> Iterator[None]:
-    """Have the model told, while it is captured, what is on where this is entered."""
+    """Answer the model, while it is captured, with what is on where this is entered."""
     found = {question: bool(getattr(torch, question[6:])()) for question in _SWITCHED}
     token = _OUTSIDE.set(found)
     try:
@@ -86,9 +78,9 @@ def as_outside() -> Iterator[None]:
 
 @contextmanager
 def gradients_as_outside(asked: frozenset[str]) -> Iterator[None]:
-    """Have gradients be on or off in a capture as they are where it is asked for, for a model that
-    asks what has a gradient; for others it is made with gradients, which blocks without them are
-    then seen in."""
+    """Have gradients on or off in a capture as they are for its caller, for a model that asks what
+    has a gradient. Others are captured with gradients, so that blocks without them show in the
+    graph."""
     outside = (_OUTSIDE.get() or {}).get("torch.is_grad_enabled", True)
     with torch.set_grad_enabled(outside) if GRADIENTS in asked else nullcontext():
         yield
@@ -171,7 +163,7 @@ def _as_eager(plain: Callable[[], bool]) -> Callable[[], bool]:
     """A question whether something is captured: no, on lines of the model; torch's own have to
     know."""
 
-    def told() -> bool:
+    def answer() -> bool:
         return is_ours(caller().f_code.co_filename) and plain()
 
-    return told
+    return answer

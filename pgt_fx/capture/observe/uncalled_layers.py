@@ -1,8 +1,8 @@
 """Layers that have no part in what a model computes, though the module around them is called.
 
-The forward of such a module has another way, by an argument that was left out: an upsampling that
-works along time only when it is handed a cache. What is converted is what was asked for, and may
-not be what was meant.
+The forward of such a module has another branch, for an argument that was left out: an upsampling
+that works along time only when it is given a cache. The branch that runs is converted, which may
+not be the one that the user means.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""What is in a Python value, as something to compare: whether forward, or anybody else, has changed
-it while it stayed the same object.
+"""The contents of a Python value, in a form to compare: whether forward, or anybody else, has
+changed it in place.
 """
 
 from __future__ import annotations
@@ -153,8 +153,8 @@ def _position(value: Any) -> Any:
             warnings.simplefilter("ignore")  # later Pythons do without for those of itertools
             return value.__reduce__()
     except TypeError:
-        told = isinstance(value, (itertools.count, itertools.repeat))
-        return repr(value) if told else object()  # it can't be told, and so it never stays
+        shows_state = isinstance(value, (itertools.count, itertools.repeat))
+        return repr(value) if shows_state else object()  # unknown, so it counts as changed
 
 
 def _slots(kind: type) -> tuple[str, ...]:

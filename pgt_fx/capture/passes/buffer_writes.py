@@ -1,7 +1,7 @@
-"""Writes into the model's own buffers: what one call leaves there for the next.
+"""Writes into the model's own buffers, which one call leaves for the next.
 
-Statistics and counters that only training reads are meant. A buffer that the answer is computed
-from is a memory of the calls before: those of a stream are the steps of one video.
+Statistics and counters that only training reads are allowed. A buffer that the output is computed
+from carries memory from call to call: those of a stream are the steps of one video.
 """
 
 from __future__ import annotations

@@ -110,18 +110,18 @@ def _rewrite(captured: Captured, node: fx.Node, clip: int) -> None:
     ):
         return
     at = bodies[0]
-    before, behind = sum(lengths[:at]), sum(lengths[at + 1 :])
+    before, after = sum(lengths[:at]), sum(lengths[at + 1 :])
     for body in _chains(pieces[at], dim):
         kinds = {_kind(p, body, dim, i > at) for i, p in enumerate(pieces) if i != at}
         if len(kinds) != 1 or None in kinds:
             continue
-        if (before and body.start > 0) or (behind and body.stop is not None):
+        if (before and body.start > 0) or (after and body.stop is not None):
             continue  # cropped and padded at the same end: no single window
         if not _long_enough(captured, node, body, dim, clip):
             continue
         (kind,) = kinds
         node.meta[PARTS] = [_type_of(p) for i, p in enumerate(pieces) if i != at]
-        _replace(captured.graph, node, body, kind, rank - 1 - dim, before, behind)
+        _replace(captured.graph, node, body, kind, rank - 1 - dim, before, after)
         return
 
 
@@ -191,9 +191,9 @@ def _replace(
     kind: str | float | None,
     inner: int,
     before: int,
-    behind: int,
+    after: int,
 ) -> None:
-    amounts = [0, 0] * inner + [before - body.start, behind + (body.stop or 0)]
+    amounts = [0, 0] * inner + [before - body.start, after + (body.stop or 0)]
     mode, value = ("replicate", None) if kind == "edge" else ("constant", kind)
     with graph.inserting_before(node):
         whole = _uncropped(graph, body, node)
@@ -219,7 +219,7 @@ def _type_of(piece: fx.Node) -> torch.dtype | fx.Node:
         node = node.args[0]
 
 
-def _kind(piece: fx.Node, body: Chain, dim: int, behind: bool) -> str | float | None:
+def _kind(piece: fx.Node, body: Chain, dim: int, after: bool) -> str | float | None:
     """What a piece of fixed length is: "edge", a constant's value, or None for neither."""
     value = constant_value(piece)
     if value is not None:
@@ -228,7 +228,7 @@ def _kind(piece: fx.Node, body: Chain, dim: int, behind: bool) -> str | float | 
         piece = as_node(piece.args[0])
     for chain in _chains(piece, dim):
         same = (chain.root, chain.others) == (body.root, body.others)
-        if same and (chain.start, chain.stop) == ((-1, None) if behind else (0, 1)):
+        if same and (chain.start, chain.stop) == ((-1, None) if after else (0, 1)):
             return "edge"
     return None
 

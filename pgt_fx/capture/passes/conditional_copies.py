@@ -1,6 +1,6 @@
-"""Copies that are none at some sizes: ``y.transpose(1, 2).contiguous()`` of one frame is ``y``.
+"""Calls that copy at some sizes only: ``y.transpose(1, 2).contiguous()`` of one frame is ``y``.
 
-A model that writes into such a copy, and reads ``y`` again, is another one at these sizes.
+A model that writes into the result, and reads ``y`` again, computes something else at those sizes.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def hold_to_copies(captured: Captured, nodes: list[fx.Node], clip: int) -> bool:
 
 
 def _copies_at(captured: Captured, node: fx.Node) -> LengthSet | None:
-    """The numbers of frames at which a node copies; None where they can't be told, or other sizes
+    """The numbers of frames at which a node copies; None where they can't be found, or other sizes
     matter as well.
 
     Whether it does depends on the order of its axes, and on which of them have one entry or none.

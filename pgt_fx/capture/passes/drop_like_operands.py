@@ -1,6 +1,6 @@
-"""Calls that read nothing of a video but its type and device: ``y.new_zeros(…)``, ``p.type_as(y)``.
+"""Calls that read only the type and device of a video: ``y.new_zeros(…)``, ``p.type_as(y)``.
 
-Written out they are what they mean, a tensor of that type made of sizes, and no frame enters it.
+They become a factory of that type on the sizes alone, so that no frame is an operand.
 The type is that of the capture, as it is of ``p.to(y.dtype)``: under autocast it may be wider.
 """
 
@@ -38,7 +38,7 @@ def drop_like_operands(captured: Captured, _: int) -> None:
             node.kwargs = {"dtype": node.meta["val"].dtype, "device": node.meta["val"].device}
             node.kwargs = {**node.kwargs, **given}
             node.target, node.args = MADE[name], node.args[1:]
-        elif name == "aten::type_as" and _lent(captured, node):
+        elif name == "aten::type_as" and _borrows_type(captured, node):
             node.target = aten.to.device
             node.args = (node.args[0], node.meta["val"].device, node.meta["val"].dtype)
         else:
@@ -56,5 +56,5 @@ def _unfilled(captured: Captured, node: fx.Node) -> bool:
     return schema_name(node) == "aten::new_empty" and _video(captured, node)
 
 
-def _lent(captured: Captured, node: fx.Node) -> bool:
+def _borrows_type(captured: Captured, node: fx.Node) -> bool:
     return _video(captured, node.args[1]) and not _video(captured, node.args[0])

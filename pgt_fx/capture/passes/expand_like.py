@@ -1,7 +1,7 @@
 """A value without time repeated once per frame: a class token, a table of positions in space.
 
-A model gives it as many rows as the frames at hand, ``token.expand(x.shape[0], -1, -1)``. Their
-number is read here from the value that it is put together with, so that it is right in each step.
+A model gives it as many rows as the clip has frames, ``token.expand(x.shape[0], -1, -1)``. Here
+their number is read from the value that it is combined with, so that it is right in each step.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ GROWING = ("aten::expand", "aten::repeat", "aten::broadcast_to")
 TOGETHER = ("aten::cat", "aten::concat", "aten::concatenate")
 
 
-def grown(x: Tensor, like: Tensor, dim: int) -> Tensor:
+def expand_rows(x: Tensor, like: Tensor, dim: int) -> Tensor:
     """``x``, which has one row along ``dim``, with as many rows as ``like``."""
     return x.expand(*x.shape[:dim], like.shape[dim], *x.shape[dim + 1 :])
 
 
-@torch.library.custom_op("pgt_fx::grown", mutates_args=())
-def grown_like(x: Tensor, like: Tensor, dim: int) -> Tensor:
-    """See :func:`grown`."""
-    return grown(x, like, dim).clone()
+@torch.library.custom_op("pgt_fx::expand_rows", mutates_args=())
+def _expand_rows_op(x: Tensor, like: Tensor, dim: int) -> Tensor:
+    """See :func:`expand_rows`."""
+    return expand_rows(x, like, dim).clone()
 
 
-@grown_like.register_fake
+@_expand_rows_op.register_fake
 def _shape(x: Tensor, like: Tensor, dim: int) -> Tensor:
     return x.new_empty([*x.shape[:dim], like.shape[dim], *x.shape[dim + 1 :]])
 
@@ -45,7 +45,7 @@ def expand_like(captured: Captured, _: int) -> None:
 
     After::
 
-        %token = pgt_fx.grown(%cls, %x, 1)                # as many rows as the step has frames
+        %token = pgt_fx.expand_rows(%cls, %x, 1)          # as many rows as the step has frames
         %cat = aten.cat([%token, %x], 2)
     """
     for node in list(captured.graph.nodes):
@@ -87,11 +87,11 @@ JOINS = ("aten::add", "aten::sub", "aten::mul", "aten::div", "aten::where", "ate
 
 
 def _rewrite(graph: fx.Graph, node: fx.Node, user: fx.Node, like: fx.Node, dim: int) -> None:
-    """``grown(one row of the value, like)`` in place of the repetition."""
+    """``expand_rows(one row of the value, like)`` in place of the repetition."""
     kept = {k: v for k, v in node.meta.items() if k != "val"}
     with graph.inserting_before(user):
         row = graph.call_function(function_of(node), (node.args[0], _one_row(node, dim)))
-        new = graph.call_function(torch.ops.pgt_fx.grown.default, (row, like, dim))
+        new = graph.call_function(torch.ops.pgt_fx.expand_rows.default, (row, like, dim))
     value = node.meta["val"]
     row.meta = {**kept, "val": value.narrow(dim, 0, 1)}
     new.meta = {**kept, "val": value}

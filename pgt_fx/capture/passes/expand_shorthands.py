@@ -1,4 +1,4 @@
-"""Calls along time that are short for others, written as these: a difference of neighbours, a
+"""Calls along time that are short for others, decomposed into these: a difference of neighbours, a
 narrowing, a split, a view like another tensor, an outer product.
 """
 
@@ -104,7 +104,7 @@ def _limited(captured: Captured, w: _Writer, pairs: Sequence[tuple[Any, Any]]) -
     raises, and a slice does not.
 
     Returns:
-        whether these can be told.
+        whether these are known.
     """
     where, lengths = place(w.node), captured.lengths
     try:

@@ -1,4 +1,4 @@
-"""Writes in place, written out of place: ``pe[:, 0::2] = sin(a)`` makes a new ``pe``.
+"""Functionalize: writes in place become out of place. ``pe[:, 0::2] = sin(a)`` makes a new ``pe``.
 
 What is read after a write shows it, by whatever name it is read: where a tensor is written into
 through a view, or a view of it is read again, every later reader is given what the memory then
@@ -34,7 +34,7 @@ TRUTHS = ["eq", "ne", "lt", "le", "gt", "ge"]
 TRUTHS += [f"logical_{n}" for n in ("and", "or", "xor", "not")]
 #: Copies, of which a step may hand on the operand itself.
 HANDS_ON = {f"aten::{n}" for n in ("pad", "constant_pad_nd", "cat", "concat", "concatenate")}
-HANDS_ON |= {"pgt_fx::clip_table", "pgt_fx::grown"}
+HANDS_ON |= {"pgt_fx::clip_table", "pgt_fx::expand_rows"}
 SHAPES = [f"aten::{n}" for n in ("view", "reshape", "flatten", "unflatten", "_unsafe_view")]
 SWAPS = [f"aten::{n}" for n in ("transpose", "swapaxes", "swapdims", "t")]
 #: Views that can be written through.
@@ -265,8 +265,8 @@ class _Memory:
         value = out_of_place(node)
         node.meta[WRITTEN] = value.meta[WRITTEN] = None
         self.writes[root] += 1
-        behind = value.next
-        with self.graph.inserting_before(behind):
+        following = value.next
+        with self.graph.inserting_before(following):
             for place, source in pairwise(way):
                 if schema_name(place) in PARTS:
                     continue

@@ -1,7 +1,7 @@
 """Values of the graph that depend on the number of frames alone: masks, position tables, counters.
 
-They can be computed for any number of frames without a video; that is how a mask's meaning is told
-however it is spelled.
+They can be computed for any number of frames without a video. That is how a mask is understood
+however it is written.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class Constants:
         try:
             if any(ask() != found for ask, found in self._facts):
                 return names
-        except Exception:  # what was no reason to refuse is one now: told by the next analysis
+        except Exception:  # the new values are refused: the next analysis says why
             return names
         self._read = {name: _version(tensors[name]) for name in self._read}
         return []
@@ -173,7 +173,7 @@ _KEPT = 1 << 16
 
 
 def _version(tensor: Tensor) -> tuple[int, int | None, Tensor | None]:
-    """What tells whether a tensor was written to or replaced."""
+    """A value that changes when a tensor is written to or replaced."""
     counted = version_of(tensor)
     return id(tensor), counted, tensor.detach().clone() if tensor.numel() <= _KEPT else None
 

@@ -1,4 +1,4 @@
-"""Small graph -> graph passes that make the capture plain: each ends in lint."""
+"""The passes that simplify a captured graph, in order; each ends with a lint of the graph."""
 
 from __future__ import annotations
 

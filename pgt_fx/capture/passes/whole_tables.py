@@ -1,7 +1,7 @@
 """A table with one row per frame of a clip, cut to the frames at hand: ``y + table[:, :t]``.
 
-``clip_table`` gives each value as many rows as it has itself. Cut to the video's frames before,
-there would be too few where a layer holds frames back and a step gives more than it is fed.
+``clip_table`` gives each value as many rows as it has elements. A table cut to the frames of a step
+would have too few rows where a layer holds frames back and the step emits more than it is fed.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Models that loop over their frames in Python: told after three runs without compute, as a capture
-would unroll the loop for minutes and then find that it is of one length. And models that are made
-for one turn of such a loop, of which a capture takes long as well, to refuse each part of a cache.
+"""Models that loop over their frames in Python: detected by three runs without compute, as a
+capture would unroll the loop for minutes and then fix the length. And models made for one iteration
+of such a loop, whose capture takes long as well, only to refuse each tensor of their cache.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from pgt_fx.capture.observe.failing_line import calling_place
+from pgt_fx.capture.observe.model_lines import calling_place
 from pgt_fx.capture.probe.meta_run import Stopped, probe
 from pgt_fx.capture.probe.returned_caches import Tail
 from pgt_fx.core.clip import ClipSpec
@@ -124,17 +124,17 @@ def _refusal(path: str, turns: Sequence[_Turn], seen: Mapping[int, int]) -> Loop
     own = f", with a cache of its own ({', '.join(caches)})" if caches else ""
     without = f", without {' and '.join(caches)}" if caches else ""
     where = turns[-1].place
-    told = LoopError(
+    error = LoopError(
         f"the model loops over the frames in Python{own}: {path} is called {counts}. No one graph "
         "is the model for every length, and what the loop carries from turn to turn is not seen.",
         Place(where.op, path, where.source, where.line),
     )
-    told.advice = (
+    error.advice = (
         f"Pass the module inside the loop, {path} of the class {type(turns[-1].module).__name__}, "
         f"where that computes what the loop does when it is called once, with the whole video"
         f"{without}. Else write a module that does. What the loop carried, the steps then carry."
     )
-    return told
+    return error
 
 
 def _containers(module: nn.Module, args: Any, kwargs: Any) -> list[str]:
@@ -181,17 +181,17 @@ def check_caches(
     if not found:
         return
     beside = counted(len(found), "tensor")
-    told = LoopError(
+    error = LoopError(
         f"the model is made for one chunk of a video in a loop: beside its answer it returns "
         f"{beside} with the last frames of what is inside of it, a cache for the next chunk "
         f"(see {' and '.join(optional)}).",
         found[0].place,
     )
-    told.advice = (
+    error.advice = (
         "Pass a module that computes the same over the whole video, and takes and returns no "
         "cache: steps carry by themselves what they need."
     )
-    raise told
+    raise error
 
 
 def _optional(model: nn.Module, spec: ClipSpec) -> list[str]:

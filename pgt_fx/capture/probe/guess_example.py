@@ -1,4 +1,4 @@
-"""Find a clip that a model takes, by trying the usual ones without compute."""
+"""Find a clip that a model takes, by trying common shapes without compute."""
 
 from __future__ import annotations
 

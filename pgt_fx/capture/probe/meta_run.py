@@ -255,8 +255,8 @@ def _on_fake(model: nn.Module, spec: Any, leaves: Sequence[Any], lines: Lines) -
 def _of_the_device(error: Exception) -> bool:
     """Whether a failure may be owed to tensors without data or device, not to the sizes.
 
-    Sizes that don't go together are told by torch as RuntimeErrors, and by models as errors of
-    plain kinds with a reason.
+    For sizes that don't go together torch raises a RuntimeError, and models raise errors of plain
+    types with a reason.
     """
     plain = type(error) in (RuntimeError, Exception, ValueError, AssertionError)
     return not plain or not str(error) or _names_a_device(error)

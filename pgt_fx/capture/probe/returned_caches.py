@@ -1,5 +1,5 @@
-"""Which of the tensors that a model returns are the ends of others: the last frames of what is
-inside of it, as a cache for the next chunk of a video has them."""
+"""Which of the tensors that a model returns are caches: the last frames of values inside the model,
+for the next chunk of a video."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pgt_fx.capture.observe.failing_line import calling_place
+from pgt_fx.capture.observe.model_lines import calling_place
 from pgt_fx.core.errors import Place
 from pgt_fx.core.torch_private import pytree
 

@@ -1,4 +1,4 @@
-"""The sizes to capture a model at, and what it means where it takes a clip of one length alone."""
+"""The sizes to capture a model at, and why a model may take clips of a single length."""
 
 from __future__ import annotations
 
@@ -79,14 +79,15 @@ def check_ways(model: nn.Module, spec: ClipSpec, leaves: Sequence[Any], noted: N
             pairs = zip(at_clip.noted.layouts, noted.layouts, strict=False)
             other = next((one for (one, a), (_, b) in pairs if a != b), noted.layouts[0][0])
             raise CaptureError(
-                "how this tensor lies in memory is asked for, and it is another answer at other "
+                "the model asks how this tensor lies in memory, and the answer differs at other "
                 "sizes: leave the question out, or call contiguous() before it",
                 other,
             )
     if caught:
         raise CaptureError(
-            "an error of this call is caught, and the model goes on another way: at which sizes it "
-            "does can't be told. Ask for the sizes in an if, or leave that part outside the model",
+            "the model catches an error of this call and takes another branch: at which sizes "
+            "it does can't be determined. Branch on the sizes in an if, or leave that part "
+            "outside the model",
             caught[0],
         )
 
@@ -192,8 +193,8 @@ def find_sample(
             f"the model does not run on its example clip: {error}", place_of(error)
         ) from error
     rows = spec._shape(spec.paths[0])[0]
-    told = bool(batch_hint(spec))  # an input without time may be what is at fault
-    for stretch in stretches if batch != rows and not told else ():
+    hinted = bool(batch_hint(spec))  # an input without time may be what is at fault
+    for stretch in stretches if batch != rows and not hinted else ():
         sample = resized(spec, leaves, batch=rows, time=stretch, space=lambda s: s)
         if probe(model, spec.spec, sample).error is None:  # it was the batch, and not the frames
             return find_sample(

@@ -54,7 +54,7 @@ def ask_for_time(model: nn.Module, spec: ClipSpec, leaves: Sequence[Any]) -> Cli
         shape, guess = tuple(leaves[first].shape), spec.times[first]
         raise ClipError(
             f"the model takes other lengths of the example {shape} along axis 1 and along axis 2: "
-            f"which of them is time can't be told. Pass time_dim={guess} or "
+            f"which of them is time can't be determined. Pass time_dim={guess} or "
             f"time_dim={other.times[first]}"
         )
     return other if takes[1] and not takes[0] else spec

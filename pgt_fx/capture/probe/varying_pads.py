@@ -1,5 +1,5 @@
-"""Padding along time by another amount for another length, as windows of a fixed size ask for: no
-step can do it. It is seen in runs without compute, where the capture itself would take minutes."""
+"""Padding along time by an amount that depends on the length, as windows of a fixed size need: no
+step can do it. It is detected in runs without compute, as the capture itself would take minutes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from pgt_fx.capture.observe.failing_line import calling_place
+from pgt_fx.capture.observe.model_lines import calling_place
 from pgt_fx.core.errors import Blocker, Place
 
 #: What is said of such a call, here and by its rule.

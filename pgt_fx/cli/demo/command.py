@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pgt_fx.cli.demo.talk import Talk
-from pgt_fx.cli.talk import HOLDS, VIOLATED, Threads, check_file, out
+from pgt_fx.cli.talk import FIGURES, HOLDS, VIOLATED, Threads, check_file, out
 from pgt_fx.core.counts import counted
 
 if TYPE_CHECKING:
     from pgt_fx.cli.demo.story import Findings
 
 FIGURE = Path("pgt_fx_demo.png")
-KINDS = {".png": "pixels", ".svg": "lines", ".pdf": "lines"}
 
 
 def demo(
@@ -50,7 +49,7 @@ def demo(
     """A real video through an unchanged backbone, step by step and as a whole, in a minute."""
     wanted = _frames(frames)
     if figure is not None:
-        check_file("--figure", figure, KINDS)
+        check_file("--figure", figure, FIGURES)
     _check_model(model)
     if video is not None and not video.is_file():
         kind = "is a folder; expected a file" if video.is_dir() else "is not there"

@@ -1,4 +1,4 @@
-"""What the demo may take: threads, and frames of the video, by the time and memory there are."""
+"""How much the demo uses: threads, and as many frames as time and memory allow."""
 
 from __future__ import annotations
 

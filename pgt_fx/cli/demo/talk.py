@@ -1,6 +1,6 @@
-"""How far the demo has come: bars that move on a terminal, lines with the time elsewhere.
+"""Progress of the demo: bars that move on a terminal, lines with the time elsewhere.
 
-Imports nothing that takes long: the demo talks while torch is still being imported.
+Imports nothing slow: the demo reports while torch is still being imported.
 """
 
 from __future__ import annotations

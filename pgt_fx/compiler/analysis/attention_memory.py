@@ -1,4 +1,4 @@
-"""How many keys and values an attention carries: what makes it exact, or what the caller asks."""
+"""How many keys and values an attention carries: as many as exactness takes, or the caller sets."""
 
 from __future__ import annotations
 

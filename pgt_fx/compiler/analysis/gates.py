@@ -1,4 +1,4 @@
-"""Values that stand for all of time and are combined with single frames again (DESIGN §6)."""
+"""Gates: values reduced over all of time that are combined with single frames again (DESIGN §6)."""
 
 from __future__ import annotations
 

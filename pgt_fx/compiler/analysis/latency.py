@@ -27,13 +27,13 @@ from pgt_fx.runtime.step_graph import Emitted
 
 def until_final(clock: Clock, ratio: tuple[int, ...], stride: Fraction) -> int | None:
     """Most frames from an element's own frame to the one with which it is final, of a value with
-    this clock; None where it never is, or it can't be told.
+    this clock; None where it never is, or where this is not known.
 
     An element's own frame is its number times the frames per element.
 
     Args:
-        stride: frames per element of a value that ends (``x[:, :, :5]``); of others their number
-            tells it.
+        stride: frames per element of a value that ends (``x[:, :, :5]``); of others it
+            follows from their number.
     """
     try:
         counts = clock.counts_so_far(ratio).sure
@@ -60,7 +60,7 @@ def first_answers(emitted: Emitted, ratio: tuple[int, ...]) -> LengthSet:
     :func:`pgt_fx.runtime.plan.plan` plans, for all lengths at once.
 
     Raises:
-        NotQuasiLinear: where they can't be told.
+        NotQuasiLinear: where they can't be determined.
     """
     graph = emitted.schedulable
     speaks = dict.fromkeys(graph.clips, ANY_LENGTH)

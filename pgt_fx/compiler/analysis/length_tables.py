@@ -62,7 +62,7 @@ def read_table(
         of_length: whether one of them is calculated from the number of frames.
 
     Raises:
-        Refusal: when it can't be told for a step.
+        Refusal: when it can't be computed for a step.
     """
     value = node.meta["val"]
     if not isinstance(value, Tensor):

@@ -1,4 +1,4 @@
-"""How long a step may be: a table of fixed length has no row for what comes behind its last."""
+"""The longest step: a table of fixed length has no row for elements after its last one."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""The operands of an operator: which must wait for one another, and what is made of the video's
-length among them."""
+"""The operands of an operator: which of them must wait for one another, and which are made from
+the length of the video."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a model returns: the outputs of the steps, one after the other, must be the video's."""
+"""Checks of what a model returns: the outputs of the steps, concatenated, must be the video's."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def _in_order(analysis: Analysis, node: fx.Node, value: Value) -> None:
     outer = any(f.time for dim in (value.layout or ()) for f in dim[1:])
     if outer and not value.guessed:
         raise Refusal(
-            "the model returns a tensor whose time axis is merged behind another one: the "
+            "the model returns a tensor whose time axis is merged after another one: the "
             "outputs of the steps, put one after the other, are in another order",
             "return it with time on an axis of its own, or outermost in the merged one",
         )

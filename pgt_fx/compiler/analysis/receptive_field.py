@@ -22,7 +22,7 @@ class Reach:
 
     Attributes:
         stride: frames per element.
-        past, future: reach before and behind the element's own frame; None where it is all of
+        past, future: reach before and after the element's own frame; None where it is all of
             time.
         field: size of the largest receptive field of an element (TRF); None where unbounded.
     """

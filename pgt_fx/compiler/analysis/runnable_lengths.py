@@ -87,7 +87,9 @@ def where_it_is_made(analysis: Analysis, node: fx.Node) -> Lengths:
     return lengths
 
 
-def untold(tried: frozenset[tuple[str, str]], node: fx.Node, *, timed: bool) -> bool:
+def fails_at_unknown_lengths(
+    tried: frozenset[tuple[str, str]], node: fx.Node, *, timed: bool
+) -> bool:
     """Whether an operator stands on a line on which the model catches its error, and at which
     lengths it fails is not known: it has no rule of this package, or is given a size made from the
     number of frames for another purpose than a slice or a shape.
@@ -114,8 +116,8 @@ _STATISTICS = {f"aten::{name}_norm" for name in ("batch", "instance", "group")}
 def check_statistics(
     analysis: Analysis, before: tuple[int, ...], after: tuple[int, ...], last: bool
 ) -> None:
-    """Tell which operators were given one element along time to take statistics of, in a step that
-    torch has refused.
+    """Name the operators that were given one element along time to take statistics of, in a step
+    that torch has refused.
 
     Args:
         before, after: frames per input path before and after the step.

@@ -1,4 +1,4 @@
-"""Moments of a stream under way, one for each of its phases: what a step carries there is what it
+"""Moments of a steady stream, one for each of its phases: what a step carries there is what it
 carries in any later step of that phase."""
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pgt_fx.core.lengths.sets import NotQuasiLinear
 
 #: Phases that are looked at, at most.
 MOST = 1024
-#: Moments where they can't be told.
+#: The moments to use where the phases can't be determined.
 USUAL = range(160, 160 + 32)
 
 

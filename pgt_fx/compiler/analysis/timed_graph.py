@@ -1,4 +1,4 @@
-"""What the analysis finds of the values and operators of a graph."""
+"""The result of the analysis: what it finds of the values and operators of a graph."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Value:
         clock: how many elements exist when; None for a value without a time axis.
         pooled: names of the reductions over time that the value depends on, through which it
             has one element per step.
-        guessed: behind a blocker: the timeline was made up to go on looking for more.
+        guessed: after a blocker: the timeline is a guess, made to find further blockers.
         table: of a value that the model makes from the number of frames: it has no clock, and is
             made anew in each step where it is used.
         of_length: calculated from the number of frames of the video T, and no table:

@@ -1,4 +1,4 @@
-"""What is asked of whole videos: their lengths, and what stands in front of a stream."""
+"""Conditions on the length of a whole video, and on what precedes a stream in a concatenation."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def whole_groups(analysis: Analysis, operation: Operation, entries: int) -> Leng
     """The lengths of video at which a view that takes frames in groups finds whole groups as well.
 
     Raises:
-        Refusal: where they can't be told.
+        Refusal: where they can't be determined.
     """
     if operation.clock is None:
         return analysis.lengths
@@ -33,7 +33,7 @@ def whole_groups(analysis: Analysis, operation: Operation, entries: int) -> Leng
         place, text = operation.place, f"takes frames in groups of {entries}"
         return analysis.lengths.within(Condition(held, place.source, place.line, text))
     except NotQuasiLinear as error:
-        reason = f"takes elements in groups, at lengths that can't be told ({error})"
+        reason = f"takes elements in groups, at lengths that can't be determined ({error})"
         raise Refusal(reason) from error
 
 
@@ -43,14 +43,14 @@ def not_empty(analysis: Analysis, operation: Operation) -> Lengths:
     which a stream does not.
 
     Raises:
-        Refusal: where they can't be told.
+        Refusal: where they can't be determined.
     """
     if operation.clock is None:
         return analysis.lengths
     try:
         held = ~at_most(operation.clock.count_of_video(analysis.spec.ratio), 0)
     except NotQuasiLinear as error:
-        raise Refusal(f"pads elements at lengths that can't be told ({error})") from error
+        raise Refusal(f"pads elements at lengths that can't be determined ({error})") from error
     place, text = operation.place, "pads at least one element"
     return analysis.lengths.within(Condition(held, place.source, place.line, text))
 
@@ -78,7 +78,7 @@ def joined_whole(analysis: Analysis, operation: Operation) -> Lengths:
 
 def _as_many(analysis: Analysis, operation: Operation) -> Iterator[LengthSet]:
     """The lengths at which operands have as many elements along time as each other, for each two
-    that have to; where they can't be told, none."""
+    that have to; where they can't be determined, none."""
     if not operation.outcome.even:
         return
     made = operation.outcome.layout
@@ -111,7 +111,7 @@ def within_table(analysis: Analysis, operation: Operation, table: PairTable) -> 
     entries.
 
     Raises:
-        Refusal: where they can't be told.
+        Refusal: where they can't be determined.
     """
     limit, most = table.made.limit, max(table.entries)
     if limit is None or operation.clock is None:
@@ -119,7 +119,7 @@ def within_table(analysis: Analysis, operation: Operation, table: PairTable) -> 
     try:
         held = at_most(operation.clock.count_of_video(analysis.spec.ratio) * most, limit)
     except NotQuasiLinear as error:
-        raise Refusal(f"cuts a table to a length that can't be told ({error})") from error
+        raise Refusal(f"cuts a table to a length that can't be determined ({error})") from error
     place, text = operation.place, f"has a table for {counted(limit // most, 'frame')}"
     return analysis.lengths.within(Condition(held, place.source, place.line, text))
 

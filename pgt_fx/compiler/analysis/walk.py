@@ -25,7 +25,11 @@ from pgt_fx.compiler.analysis.operands import (
     timing,
 )
 from pgt_fx.compiler.analysis.outputs import check_outputs
-from pgt_fx.compiler.analysis.runnable_lengths import untold, where_it_is_made, where_it_runs
+from pgt_fx.compiler.analysis.runnable_lengths import (
+    fails_at_unknown_lengths,
+    where_it_is_made,
+    where_it_runs,
+)
 from pgt_fx.compiler.analysis.timed_graph import Analysis, Merged, Operation, Value
 from pgt_fx.compiler.analysis.video_lengths import (
     joined_whole,
@@ -63,7 +67,7 @@ def walk_graph(
     (:mod:`pgt_fx.compiler.analysis.prepare`).
 
     Returns:
-        the analysis, whose timelines behind a blocker are guessed, and the blockers by node name.
+        the analysis, whose timelines after a blocker are guessed, and the blockers by node name.
     """
     walk = _Walk(Analysis(captured, spec, future))
     for memory in captured.memories:
@@ -93,8 +97,8 @@ _OF_BLOCKS = {
     "while_loop": "write the turns out, or leave the loop outside the model",
 }
 CAUGHT = (
-    "an error of this call is caught, and the model goes on another way: for which numbers of "
-    "frames it does can't be told"
+    "the model catches an error of this call and takes another branch: at which numbers of "
+    "frames it does can't be determined"
 )
 OF_LENGTH = "calculates with the number of frames of the video, which a step doesn't know"
 
@@ -160,7 +164,7 @@ class _Walk:
         if isinstance(written, Refusal):  # one that writes in place, and that no step can run
             raise Refusal(written.reason, written.remedy)
         timed = any(v.timed for v in flat)
-        if untold(self.analysis.captured.tried, node, timed=timed):
+        if fails_at_unknown_lengths(self.analysis.captured.tried, node, timed=timed):
             raise Refusal(
                 CAUGHT, "ask for the sizes in an if, or leave that part outside the model"
             )
@@ -277,7 +281,7 @@ class _Walk:
         if pooled and of_length:
             raise Refusal(OF_LENGTH, "use a mean over time in place of a sum and a division")
         tensors = list(result) if isinstance(result, (list, tuple)) else [result]
-        behind = follows_a_blocker(self.analysis, node)  # reported where it was made
+        follows = follows_a_blocker(self.analysis, node)  # reported where it was made
         timed = any(
             self.analysis.captured.has_time(s)
             for t in tensors
@@ -285,7 +289,7 @@ class _Walk:
             for s in t.shape
         )
         tables = [t for n in node.all_input_nodes if (t := self._table(n)) is not None]
-        if timed and not behind:
+        if timed and not follows:
             self.analysis.lengths = where_it_is_made(self.analysis, node)
             if pooled:
                 raise Refusal(
@@ -296,15 +300,15 @@ class _Walk:
             )
             self.analysis.values[node.name] = Value(layout, table=table)
             return
-        if tables and not behind:
+        if tables and not follows:
             raise Refusal(
                 "takes all entries of a table with one per frame together: what comes out depends "
                 "on the length of the video",
                 "keep one entry per frame",
             )
-        size = guessed_size if behind else hint
+        size = guessed_size if follows else hint
         values = [
-            Value(plain(map(size, t.shape)), None, pooled, guessed=behind, of_length=of_length)
+            Value(plain(map(size, t.shape)), None, pooled, guessed=follows, of_length=of_length)
             if isinstance(t, Tensor)
             else Value(None, None, pooled)
             for t in tensors

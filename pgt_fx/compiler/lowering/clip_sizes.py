@@ -1,4 +1,4 @@
-"""Sizes of a clip that every step has, read from its inputs."""
+"""Sizes of a clip other than its length, read from the inputs of a step."""
 
 from __future__ import annotations
 

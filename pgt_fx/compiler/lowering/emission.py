@@ -1,4 +1,4 @@
-"""The place of one operator in the graph of a step, as its kind is shown it."""
+"""The interface through which a kind of operator emits its nodes into the graph of a step."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import fx, nn
 
 from pgt_fx.capture.observe.clip_table_op import clip_rows
 from pgt_fx.capture.observe.module_calls import place
-from pgt_fx.capture.passes.expand_like import grown
+from pgt_fx.capture.passes.expand_like import expand_rows
 from pgt_fx.compiler.analysis.attention_memory import memory_size, table_memory
 from pgt_fx.compiler.analysis.length_tables import table_graph
 from pgt_fx.compiler.analysis.timed_graph import Operation, Value
@@ -28,7 +28,7 @@ from pgt_fx.runtime.step_graph import note
 #: Operators that stand for something while the model is captured, and what runs in their place.
 RUN: dict[Any, Any] = {
     torch.ops.pgt_fx.clip_table.default: clip_rows,
-    torch.ops.pgt_fx.grown.default: grown,
+    torch.ops.pgt_fx.expand_rows.default: expand_rows,
 }
 
 

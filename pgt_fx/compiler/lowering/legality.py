@@ -1,5 +1,5 @@
-"""What may be in the graph of a step: checked after lowering in tests, and wherever the environment
-has ``PGT_FX_CHECK_STAGES=1``."""
+"""Checks of what the graph of a step may contain: made after lowering in tests, and wherever the
+environment has ``PGT_FX_CHECK_STAGES=1``."""
 
 from __future__ import annotations
 
@@ -35,7 +35,9 @@ def check_emitted(emitted: Emitted, markov_name: str) -> None:
     lost = {slot for slot, item in items.items() if not item.made_anew}
     lost -= emitted.origin.keys()
     if lost:
-        raise IllegalGraph(f"after lowering: nothing says whose elements {sorted(lost)} carry")
+        raise IllegalGraph(
+            f"after lowering: no operator is known for the state entries {sorted(lost)}"
+        )
     output = next(node for node in emitted.graph.nodes if node.op == "output")
     if len(output.args[0]) != len(emitted.outputs):
         raise IllegalGraph(

@@ -1,5 +1,5 @@
-"""What is lost where a model's lines are written out: gradients that it makes by hand, and random
-numbers that it draws in Python."""
+"""Refuse what a graph of operators can't represent: custom gradients, and random numbers that a
+model draws in Python."""
 
 from __future__ import annotations
 

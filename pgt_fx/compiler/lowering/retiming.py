@@ -1,14 +1,14 @@
-"""Where delays stand, so that the state is least (DESIGN §12): retiming, as for circuits.
+"""Retiming: place the delays so that the state is smallest (DESIGN §12), as for circuits.
 
 At a join the operand that comes early waits, at the join or anywhere on its way there: an operator
 that mixes no time gives the same whether its operand waits or its result. Where to wait is a choice
-of bytes: before a projection that widens, behind one that narrows, and for free where a window
+of bytes: before a projection that widens, after one that narrows, and for free where a window
 carries those very elements. A value is held once for all of its readers, as long as the latest of
 them needs it. Least bytes under these rules is the dual of a min-cost flow (C. E. Leiserson and
 J. B. Saxe, "Retiming synchronous circuitry", 1991, §8), which networkx solves exactly.
 
-What is not moved: windows, joins, reductions and all that looks at which frames come together in a
-step. An operator that joins ask for at different times is late for the first of them.
+Windows, joins, reductions and operators that depend on which frames come together in a step are not
+moved. An operator whose joins need it at different times waits for the first of them.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _NOW = "now"  # the node of the flow network that stands for all that is not mov
 def early(clock: Clock, joined: Clock, ratio: tuple[int, ...]) -> int:
     """Elements by which an operand is ahead of its join, at most, once a stream is under way.
 
-    0 where it is behind: a join hands out what the step can tell of such an operand so far.
+    0 where it lags: a join emits what the step has of such an operand so far.
     """
     return max(0, *(a - b for a, b in _counts(clock, joined, ratio)))
 
@@ -108,7 +108,7 @@ def late(
 
 
 def _first(clocks: list[Clock], ratio: tuple[int, ...]) -> Clock | None:
-    """The clock that is never behind another; None where which one is may change."""
+    """The clock that never lags behind another; None where which one is may change."""
     found = list(dict.fromkeys(clocks))
     if len(found) == 1:
         return found[0]

@@ -1,8 +1,8 @@
-"""One tail for several: operators that read the same value carry its elements once.
+"""Share state: operators that read the same value carry its last elements (its tail) once.
 
-What waits at a join are the last elements of a value, and so is what a window carries. Where the
-one always has as many as the other needs, the other reads it and carries nothing. A residual
-connection around a convolution costs no state then: the convolution carries the frames that wait.
+What waits at a join are the last elements of a value, and so is what a window carries. Where one
+always has as many as the other needs, the other reads it and carries nothing. Then a residual
+connection around a convolution costs no state: the convolution carries the frames that wait.
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ def _serves(owner: Carrier, reader: Carrier, held: dict[str, list[int]]) -> bool
     if owner is reader or owner.tail != owner.slot:
         return False
     # A window's tail begins with padding at the start of a video, and so must its owner's.
-    alike = isinstance(owner, MarkovWindow) and owner.fill == getattr(reader, "fill", None)
-    if isinstance(reader, MarkovWindow) and not alike:
+    same_fill = isinstance(owner, MarkovWindow) and owner.fill == getattr(reader, "fill", None)
+    if isinstance(reader, MarkovWindow) and not same_fill:
         return False
     pairs = list(zip(held[owner.slot], held[reader.slot], strict=True))
     more = any(a > b for a, b in pairs)

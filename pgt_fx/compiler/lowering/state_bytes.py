@@ -1,4 +1,4 @@
-"""How many bytes each operator carries from step to step."""
+"""Bytes of state that each operator carries from step to step."""
 
 from __future__ import annotations
 

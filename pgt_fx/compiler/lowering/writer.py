@@ -1,4 +1,4 @@
-"""The graph of a step while it is written: what of the captured graph stands in it as what."""
+"""The graph of a step while it is built, and the map from captured nodes to its nodes."""
 
 from __future__ import annotations
 

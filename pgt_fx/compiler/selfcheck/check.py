@@ -1,6 +1,6 @@
 """The self-check: a program is run beside its model before it is handed out.
 
-Nothing is concluded from the analysis but which outputs it claims to be the model's: the same
+Of the analysis only its claim is used, which outputs are the model's: the same
 random videos go through the model and through the program, in one step and in several, at the
 smallest frames that the model takes.
 """
@@ -62,8 +62,8 @@ class Checked:
         if not self.lengths:
             return f"not checked: {self.note}"
         numbers = ", ".join(map(str, self.lengths))
-        told = f"equals the model on videos of {numbers} frames, whole and in steps, {self.dtype}"
-        return f"{told}; {self.note}" if self.note else told
+        result = f"equals the model on videos of {numbers} frames, whole and in steps, {self.dtype}"
+        return f"{result}; {self.note}" if self.note else result
 
 
 def self_check(prog: Progressive) -> Checked:

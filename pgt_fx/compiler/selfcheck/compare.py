@@ -163,8 +163,8 @@ def _waiting(trial: Trial, prog: Progressive, wanted: dict[int, Any]) -> Differe
 def _run(
     trial: Trial, prog: Progressive, chunks: Sequence[int], flushed: bool
 ) -> tuple[list[Any], Any]:
-    """What the steps of a video gave, and a flush behind the first of them, where the video goes on
-    from the state before it; of a video of one step the flush is its end."""
+    """What the steps of a video gave, and a flush after the first of them, after which the video
+    goes on from the state before the flush; of a video of one step the flush is its end."""
     *pieces, none = trial.cut(trial.first(sum(chunks)), [*chunks, 0])
     most = len(pieces) + (len(pieces) == 1 and flushed)
     prog.reset()

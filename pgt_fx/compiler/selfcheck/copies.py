@@ -115,7 +115,7 @@ class Trial(Trials):
         return seeded(run, seed)
 
     def leaves_otherwise(self, prog: Progressive, video: Video) -> tuple[float, str] | None:
-        """How far the buffers are off that a call of the program leaves behind in train mode
+        """How far the buffers are off that a call of the program leaves in train mode
         (statistics of norms, counters), and in words; None where they are the model's."""
         if not self._training:
             return None

@@ -1,4 +1,4 @@
-"""Random numbers drawn again, and generators that are left where they were."""
+"""Random numbers replayed, and generators restored to the state that they had."""
 
 from __future__ import annotations
 

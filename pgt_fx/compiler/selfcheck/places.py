@@ -1,7 +1,7 @@
-"""Where two runs part: the operator and the line in the user's model to look at.
+"""Where two runs first differ: the operator and the line in the user's model to look at.
 
-What failed is run again with the value of every operator recorded. Graphs are in the order of
-execution, so the first value that differs is given by an operator whose operands were still right.
+Both are run again with the value of every operator recorded. Graphs are in the order of execution,
+so the first value that differs comes from an operator whose operands were still right.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What every operator gave at every step, kept for a comparison."""
+"""A record of the output of every operator at every step, for a comparison."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The context that each step hands on, beside the paper's recursion written out here again.
+"""The context that each step carries on, compared with a second copy of the paper's recursion.
 
 c_p = (1-m)·g(what an operator saw in step p) + m·c_{p-1} (PGT paper, section 3.2).
 """

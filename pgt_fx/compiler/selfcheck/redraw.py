@@ -30,7 +30,7 @@ def redraw_zeros(model: nn.Module, seed: int) -> int:
     Returns:
         how many parameters were drawn.
     """
-    # A generator of its own: norms are drawn alike, whether there is a zero or not.
+    # A generator of its own: norms get the same numbers, whether there is a zero or not.
     generator = torch.Generator().manual_seed(seed)
     zeros = _zeros(model)
     for p in zeros:
@@ -74,9 +74,9 @@ def _is_zero(p: Tensor) -> bool:
 
 def redrawn_in_words(norms: int, zeros: int) -> str:
     """What was redrawn, for the setting of a measurement."""
-    told = [f"{norms} norm layers redrawn"] if norms else []
-    told += [f"{counted(zeros, 'parameter')} of zeros redrawn"] if zeros else []
-    return ", ".join(told) or "weights as they are"
+    parts = [f"{norms} norm layers redrawn"] if norms else []
+    parts += [f"{counted(zeros, 'parameter')} of zeros redrawn"] if zeros else []
+    return ", ".join(parts) or "weights as they are"
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""A model and its progressive form, run on the same videos."""
+"""Runs of a model and of its progressive form on the same videos."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""What short videos of small frames don't reach: a stream that is steady, convolutions that do
-without a copy of their input, a batch of one."""
+"""Checks of what short videos of small frames don't reach: steady streams, convolutions that need
+no copy of their input, a batch of one."""
 
 from __future__ import annotations
 
@@ -64,8 +64,8 @@ def _planned(trial: Trial, prog: Progressive) -> Difference | None:
             anew = _plan(plan, plans.graph, *moments)
             if anew is not None and plans.plan(moments[0], moments[1], False) != anew:
                 words = (
-                    f"plans a step of {counted(new, 'frame')} behind {before} otherwise than it is "
-                    "remembered for a steady stream"
+                    f"plans a step of {counted(new, 'frame')} after {before} otherwise than the "
+                    "plan cached for a steady stream"
                 )
                 video = trial.first(trial.length)
                 return Difference(trial, prog, video, (), INF, words, certain=True)

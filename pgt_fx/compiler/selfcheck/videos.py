@@ -64,7 +64,7 @@ class Videos:
 
     def fitting(self, chunks: Sequence[int]) -> list[int]:
         """The chunks, the last one longer or shorter where the model takes videos of some lengths
-        only, and those left out that begin behind the end of such a video."""
+        only, without those that would begin after the end of such a video."""
         total = self.allowed.near(sum(chunks))
         first: list[int] = []
         for n in chunks[:-1]:

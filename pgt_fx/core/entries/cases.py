@@ -3,7 +3,7 @@
 The entry of a mask at row r and column c is followed through the mask's operators as a list of
 *cases*: inequalities in r and c (:mod:`pgt_fx.core.entries.inequalities`), and the value where
 they hold. A comparison makes two cases of one, ``where`` chooses between them. The cases cover all
-entries; what can't be told is said to be any number, never guessed.
+entries; a value that can't be determined is taken to be any number, never guessed.
 """
 
 from __future__ import annotations

@@ -15,22 +15,19 @@ from typing import Any
 import sympy
 
 from pgt_fx.core.lengths.functions import QuasiLinear, constant, frames
+from pgt_fx.core.lengths.polynomials import Polynomial, divided, of_function, plus, times
 from pgt_fx.core.lengths.questions import (
     at_most,
     defined,
     larger,
     less,
     positive,
-    remainder,
     same,
     smaller,
     where,
 )
 from pgt_fx.core.lengths.sets import ANY_LENGTH, NO_LENGTH, LengthSet, NotQuasiLinear
 
-#: Symbols and expressions without the length, with their powers; () for a plain number.
-Monomial = tuple[tuple[Any, int], ...]
-Polynomial = dict[Monomial, QuasiLinear]
 #: Binary digits of a constant with which 2^28 frames multiply without rounding.
 FEW_DIGITS = 24
 #: Largest product of two denominators at which rounding, once, leaves comparisons as they are.
@@ -90,19 +87,19 @@ class LengthReader:
         if expr in self.ratios:
             return {(): frames(self.ratios[expr])}
         if expr.is_Float or expr.is_Rational:
-            return _of(constant(_fraction(expr)))
+            return of_function(constant(_fraction(expr)))
         if expr.is_number and expr.is_finite is False:
             raise NotQuasiLinear(f"{expr} is no number")
         name = type(expr).__name__
         if expr.is_Add:
             found: Polynomial = {}
             for term in expr.args:
-                found = _plus(found, self.polynomial(term))
+                found = plus(found, self.polynomial(term))
             return found
         if expr.is_Mul:
-            found = _of(constant(1))
+            found = of_function(constant(1))
             for factor in expr.args:
-                found = _times(found, self.polynomial(factor))
+                found = times(found, self.polynomial(factor))
             return found
         if expr.is_Pow or name == "PowByNatural":
             return self._power(*expr.args)
@@ -120,12 +117,12 @@ class LengthReader:
             if not self.of_length(base) and not self.of_length(exponent):
                 return {((sympy.Pow(base, exponent), 1),): constant(1)}
             raise NotQuasiLinear(f"the power {exponent} of {base}")
-        found, factor = _of(constant(1)), self.polynomial(base)
+        found, factor = of_function(constant(1)), self.polynomial(base)
         for _ in range(abs(int(exponent))):
-            found = _times(found, factor)
+            found = times(found, factor)
         if exponent >= 0:
             return found
-        return _divided(_of(constant(1)), found, lambda a, b: a / b)
+        return divided(of_function(constant(1)), found, lambda a, b: a / b)
 
     def _whole(self, expr: Any, down: Callable[[QuasiLinear], QuasiLinear]) -> Polynomial:
         """A float as a whole number."""
@@ -134,7 +131,7 @@ class LengthReader:
         parts = max((_parts(v) for p in found.pieces for v in (*p.values, *p.steps)), default=1)
         if level > 1 or (level == 1 and parts > MOST_PARTS):
             raise NotQuasiLinear(f"{expr} is rounded")
-        return _of(down(found))
+        return of_function(down(found))
 
     # -- conditions ----------------------------------------------------------------------------
 
@@ -168,7 +165,7 @@ class LengthReader:
         if set(a) | set(b) <= {()}:
             zero = constant(0)
             return a.get((), zero), b.get((), zero)
-        difference = _plus(a, _times(b, _of(constant(-1))))
+        difference = plus(a, times(b, of_function(constant(-1))))
         if len(difference) > 1:
             raise NotQuasiLinear("a comparison that depends on other sizes")
         if any(not atom.is_positive for monomial in difference for atom, _ in monomial):
@@ -248,86 +245,26 @@ def rounding(expr: Any) -> int:
     return below + (len(expr.args) - 1 if below and expr.is_Mul else 0)
 
 
-# ----------------------------------------------------------------------------- polynomials
-
-
-def _of(function: QuasiLinear) -> Polynomial:
-    return {} if function.is_constant and function(1) == 0 else {(): function}
-
-
-def _plus(a: Polynomial, b: Polynomial) -> Polynomial:
-    out = dict(a)
-    for monomial, coefficient in b.items():
-        total = out[monomial] + coefficient if monomial in out else coefficient
-        if total.is_constant and total(1) == 0:
-            del out[monomial]
-        else:
-            out[monomial] = total
-    return out
-
-
-def _times(a: Polynomial, b: Polynomial) -> Polynomial:
-    out: Polynomial = {}
-    for one, c in a.items():
-        for other, d in b.items():
-            out = _plus(out, {_product(one, other): c * d})
-    return out
-
-
-def _product(a: Monomial, b: Monomial, sign: int = 1) -> Monomial:
-    powers = dict(a)
-    for atom, power in b:
-        powers[atom] = powers.get(atom, 0) + sign * power
-    return tuple(sorted(((x, n) for x, n in powers.items() if n), key=lambda p: str(p[0])))
-
-
-def _divided(
-    a: Polynomial, b: Polynomial, divide: Callable[[QuasiLinear, QuasiLinear], QuasiLinear]
-) -> Polynomial:
-    """The quotient, where it depends on the length alone, or each term is a whole multiple."""
-    if len(b) > 1:
-        raise NotQuasiLinear("a division by a sum of sizes")
-    if not b:
-        raise NotQuasiLinear("a division by zero")
-    ((below, divisor),) = b.items()
-    terms = {_product(monomial, below, -1): c for monomial, c in a.items()}
-    if set(terms) <= {()}:
-        return _of(divide(terms.get((), constant(0)), divisor))
-    if any(power < 0 for monomial in terms for _, power in monomial):
-        raise NotQuasiLinear("a division by other sizes")
-    if any(remainder_of(c, divisor) != 0 for c in terms.values()):
-        raise NotQuasiLinear("a division that is not exact")
-    return {monomial: c // divisor for monomial, c in terms.items()}
-
-
-def remainder_of(f: QuasiLinear, divisor: QuasiLinear) -> Any:
-    """What is left over of a division, if it is the same at all lengths."""
-    if not divisor.is_constant:
-        return None
-    modulus = divisor(1)
-    return None if modulus is None else remainder(f, modulus)
-
-
 def _floor_div(reader: LengthReader, a: Any, b: Any) -> Polynomial:
-    return _divided(reader.polynomial(a), reader.polynomial(b), lambda f, g: f // g)
+    return divided(reader.polynomial(a), reader.polynomial(b), lambda f, g: f // g)
 
 
 def _ceil_div(reader: LengthReader, a: Any, b: Any) -> Polynomial:
-    up = _divided(reader.polynomial(-a), reader.polynomial(b), lambda f, g: f // g)
-    return _times(up, _of(constant(-1)))
+    up = divided(reader.polynomial(-a), reader.polynomial(b), lambda f, g: f // g)
+    return times(up, of_function(constant(-1)))
 
 
 def _true_div(reader: LengthReader, a: Any, b: Any) -> Polynomial:
-    return _divided(reader.polynomial(a), reader.polynomial(b), lambda f, g: f / g)
+    return divided(reader.polynomial(a), reader.polynomial(b), lambda f, g: f / g)
 
 
 def _mod(reader: LengthReader, a: Any, b: Any) -> Polynomial:
-    taken = _times(_floor_div(reader, a, b), reader.polynomial(b))
-    return _plus(reader.polynomial(a), _times(taken, _of(constant(-1))))
+    taken = times(_floor_div(reader, a, b), reader.polynomial(b))
+    return plus(reader.polynomial(a), times(taken, of_function(constant(-1))))
 
 
 def _modular(reader: LengthReader, a: Any, b: Any, c: Any) -> Polynomial:
-    return _of((reader.function(a) // reader.function(b)) % reader.function(c))
+    return of_function((reader.function(a) // reader.function(b)) % reader.function(c))
 
 
 def _extreme(of_two: Callable[[QuasiLinear, QuasiLinear], QuasiLinear]) -> Any:
@@ -335,20 +272,20 @@ def _extreme(of_two: Callable[[QuasiLinear, QuasiLinear], QuasiLinear]) -> Any:
         found = reader.function(args[0])
         for other in args[1:]:
             found = of_two(found, reader.function(other))
-        return _of(found)
+        return of_function(found)
 
     return rule
 
 
 def _where(reader: LengthReader, condition: Any, a: Any, b: Any) -> Polynomial:
-    return _of(where(reader.holds(condition), reader.function(a), reader.function(b)))
+    return of_function(where(reader.holds(condition), reader.function(a), reader.function(b)))
 
 
 def _piecewise(reader: LengthReader, *cases: Any) -> Polynomial:
     found = constant(0) / constant(0)  # none where no case holds
     for value, condition in reversed(cases):
         found = where(reader.holds(condition), reader.function(value), found)
-    return _of(found)
+    return of_function(found)
 
 
 def _down(f: QuasiLinear) -> QuasiLinear:
@@ -382,13 +319,13 @@ def _shift(left: bool) -> Any:
         if not digits.is_Integer or not 0 <= digits < 64:
             raise NotQuasiLinear("shifted by no plain number")
         by = constant(2 ** int(digits))
-        return _of(reader.function(expr) * by if left else reader.function(expr) // by)
+        return of_function(reader.function(expr) * by if left else reader.function(expr) // by)
 
     return rule
 
 
 def _abs(reader: LengthReader, expr: Any) -> Polynomial:
-    return _of(_magnitude(reader.function(expr)))
+    return of_function(_magnitude(reader.function(expr)))
 
 
 RULES: dict[str, Callable[..., Polynomial]] = {

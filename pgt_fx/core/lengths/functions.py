@@ -7,7 +7,7 @@ with a period P that the divisors give and an increment Q for each remainder mod
 it is so piece by piece. So what holds for all of infinitely many lengths is decided by looking at
 one period of each piece, and never by trying some.
 
-What is asked of them is in :mod:`pgt_fx.core.lengths.questions`:
+Questions about them are answered in :mod:`pgt_fx.core.lengths.questions`:
 
 >>> from pgt_fx.core.lengths.questions import equal, less, offset_from
 >>> t = frames()

@@ -216,7 +216,7 @@ def _primes(n: int) -> tuple[int, ...]:
 
 
 def shortened(period: int, repeats: Callable[[int], bool]) -> int:
-    """The least period, where ``repeats`` tells of a divisor of ``period`` whether it is one."""
+    """The least period; ``repeats(d)`` is whether a divisor d of ``period`` is a period."""
     for prime in _primes(period):
         while period % prime == 0 and repeats(period // prime):
             period //= prime
@@ -257,15 +257,14 @@ def _joined(stretches: list[Stretch]) -> list[Stretch]:
     next to it; from the end, as the pattern there is the one that lasts."""
     out = [stretches[-1]]
     for s in reversed(stretches[:-1]):
-        behind, start = out[-1], out[-1].start
-        both = math.lcm(s.period, behind.period)
+        after, start = out[-1], out[-1].start
+        both = math.lcm(s.period, after.period)
         least = max(s.start, start - both) if both <= MOST_PERIOD else start
         while start > least and (
-            (s.mask >> (start - 1) % s.period & 1)
-            == (behind.mask >> (start - 1) % behind.period & 1)
+            (s.mask >> (start - 1) % s.period & 1) == (after.mask >> (start - 1) % after.period & 1)
         ):
             start -= 1
-        out[-1] = behind._replace(start=start)
+        out[-1] = after._replace(start=start)
         if start > s.start:
             out.append(s)
     return out[::-1]

@@ -1,8 +1,8 @@
 """A video file as a normalised clip, decoded as a stream.
 
-What is read is the film as a player shows it: turned as the file says, its pixels square, its
-frames in the order and, with ``fps``, at the rate of time. One rule for training data, test data
-and the demo; :class:`pgt_fx.inference.video.file.VideoFile` is it.
+Frames are read as a player shows them: rotated as the file says, with square pixels, in the order
+of presentation and, with ``fps``, at that rate. Training data, test data and the demo all read
+videos through :class:`pgt_fx.inference.video.file.VideoFile`.
 """
 
 from __future__ import annotations

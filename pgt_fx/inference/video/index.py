@@ -1,4 +1,4 @@
-"""At which moments a file's frames are shown, and at which of them decoding can begin."""
+"""The index of a file: times at which its frames are shown, and where decoding can begin."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From a decoded frame to numbers: as it is displayed, scaled, cut out, normalised."""
+"""From a decoded frame to a tensor: as displayed, scaled, cropped, normalised."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Kinds of operators along time: one class each, with everything that is known of it.
+"""Kinds of operators along time: one class each, with all that the package knows of it.
 
-:class:`~pgt_fx.rules.kinds.kind.Kind` says what a kind has to know.
+:class:`~pgt_fx.rules.kinds.kind.Kind` is their interface.
 """
 
 from pgt_fx.rules.kinds.attention import Attention, CausalAttention

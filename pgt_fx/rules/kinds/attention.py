@@ -58,8 +58,8 @@ class Attention(StepOnly):
         if not self.remembers(standing.options):
             return found
         past = standing.memory
-        told = "all" if past is None else counted(past, "element")
-        return found._replace(reason=f"{found.reason}; finds {told} of the past")
+        seen = "all" if past is None else counted(past, "element")
+        return found._replace(reason=f"{found.reason}; finds {seen} of the past")
 
 
 @dataclass(frozen=True)

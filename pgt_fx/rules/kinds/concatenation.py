@@ -54,7 +54,7 @@ class Concatenated(Kind):
         )
         if any(part.first for part in parts[1:]):
             # Its turn may come in a later step, when the frame is gone.
-            raise Refusal("puts a frame taken by its number behind others", "slice it: x[:, :, :1]")
+            raise Refusal("puts a frame taken by its number after others", "slice it: x[:, :, :1]")
         return ConcatClock(parts)
 
     def reads(self) -> None:

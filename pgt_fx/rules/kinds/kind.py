@@ -80,7 +80,7 @@ class Kind(ABC):
         """How many elements the result has after so many frames; None for one without time.
 
         Raises:
-            Refusal: where it can't be told.
+            Refusal: where it can't be determined.
         """
 
     def asks(self, videos: Videos) -> None:

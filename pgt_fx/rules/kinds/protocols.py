@@ -1,4 +1,4 @@
-"""What a kind is shown when it is asked: of the analysis and the compiler what a kind needs.
+"""The interfaces of the analysis and the compiler that a kind of operator uses.
 
 Protocols alone. The compiler fills them in, so that the rules need nothing of the compiler.
 """
@@ -38,7 +38,7 @@ class Operands(Protocol):
 class Videos(Protocol):
     """The whole videos for which the graph is the model; an operator may rule some out.
 
-    Each method raises a Refusal where the lengths left can't be told.
+    Each method raises a Refusal where the lengths left can't be determined.
     """
 
     def whole_groups(self, entries: int) -> None:
@@ -180,7 +180,7 @@ class Emission(Protocol):
         """The time axis of an operand.
 
         Raises:
-            LayoutError: where it can't be told apart from others.
+            LayoutError: where it can't be distinguished from others.
         """
 
     def slot(self, part: str = "") -> str:

@@ -1,4 +1,4 @@
-"""Which frames every element of a value reads, followed through one operator."""
+"""The frames that each element of a value reads, propagated through one operator."""
 
 from __future__ import annotations
 

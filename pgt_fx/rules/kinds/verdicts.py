@@ -1,4 +1,4 @@
-"""What a kind says of an operator to a person: in the report, and in doctor's picture."""
+"""The verdicts of a kind on an operator: for the report and the picture of ``pgt-fx doctor``."""
 
 from __future__ import annotations
 

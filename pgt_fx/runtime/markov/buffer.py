@@ -120,7 +120,7 @@ def taken(
 
 
 def beside(pieces: list[Tensor], dim: int) -> Tensor:
-    """``torch.cat``; on a GPU in one kernel, where pieces are laid out alike. What torch has there
+    """``torch.cat``; on a GPU in one kernel, where all pieces have one layout. What torch has there
     is for up to four dimensions: of more it copies piece by piece, with a kernel for any layout."""
     if pieces[0].is_cuda and pieces[0].dim() > 4 and not torch.compiler.is_compiling():
         return flat_cat(pieces, dim)
@@ -132,8 +132,8 @@ def flat_cat(pieces: list[Tensor], dim: int) -> Tensor:
     shape = list(pieces[0].shape)
     plain = all(p.is_contiguous() for p in pieces)
     last = not plain and dim >= 2 and all(channels_last(p) for p in pieces)
-    alike = all(_sizes(p, dim) == _sizes(pieces[0], dim) for p in pieces)
-    if not (plain or last) or not alike or len({p.dtype for p in pieces}) > 1:
+    same_sizes = all(_sizes(p, dim) == _sizes(pieces[0], dim) for p in pieces)
+    if not (plain or last) or not same_sizes or len({p.dtype for p in pieces}) > 1:
         return torch.cat(pieces, dim)
     shape[dim] = sum(p.shape[dim] for p in pieces)
 

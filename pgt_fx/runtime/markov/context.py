@@ -1,4 +1,4 @@
-"""What stands in the past of a step: the paper's MCO, CMCO and PMCO (section 3.2; DESIGN §7)."""
+"""The past that a step reads: the paper's MCO, CMCO and PMCO (section 3.2; DESIGN §7)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A convolution whose past is added afterwards: no copy of its input (DESIGN §12).
+"""A convolution that adds the part of its past afterwards: no copy of its input (DESIGN §12).
 
 A convolution is linear: with its own padding it needs no carried frames but for its first outputs,
 and what these lack is a small convolution of the carried frames alone. It saves the copy that lays

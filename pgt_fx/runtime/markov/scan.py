@@ -40,7 +40,7 @@ class MarkovScan(nn.Module):
             elif self.how == "prod":
                 y = y * before
             elif self.how in ("max", "min"):
-                # Of two alike the later one has the gradient, as torch has it.
+                # Of two equal ones the later one has the gradient, as in torch.
                 later = y >= before if self.how == "max" else y <= before
                 y = torch.where(later | (y != y), y, before)
             else:

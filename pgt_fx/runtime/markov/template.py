@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from pgt_fx.runtime.torch_functions import quick
+from pgt_fx.runtime.torch_functions import torch_function_for
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Template:
         plain = not self.kwargs and not any(_has_hole(a) for a in self.args if _nested(a))
         fixed = [_filled(a, ()) if _nested(a) else a for a in self.args] if plain else None
         holes = [(at, a.number) for at, a in enumerate(self.args) if isinstance(a, Hole)]
-        object.__setattr__(self, "_run", quick(self.call))
+        object.__setattr__(self, "_run", torch_function_for(self.call))
         object.__setattr__(self, "_fixed", fixed)
         object.__setattr__(self, "_holes", holes)
 

@@ -28,7 +28,7 @@ from pgt_fx.testing.fuzz.strategies import (
 if TYPE_CHECKING:
     from hypothesis.strategies import DrawFn, SearchStrategy
 
-#: Cases drawn from one seed; between two of them the clock is read and counts are told.
+#: Cases drawn from one seed; between two of them the clock is read and counts are reported.
 BATCH = 40
 #: Ways to cut the video for each graph: a capture costs far more than a run.
 CHUNKINGS = 3
@@ -244,7 +244,7 @@ def _count(campaign: Campaign, case: Case) -> None:
 
 
 def _kind(message: str) -> str:
-    """A message without its numbers: two failures of one kind are told once."""
+    """A message without its numbers: two failures of one kind are reported once."""
     return "".join(c for c in message if not c.isdigit())[:60]
 
 
@@ -253,9 +253,9 @@ def write(case: Case, message: str, folder: Path) -> Path:
     digest = hashlib.sha256(json.dumps(case, sort_keys=True).encode()).hexdigest()[:10]
     path = folder / f"test_fuzz_{digest}.py"
     body = pprint.pformat(case, width=96, sort_dicts=False)
-    told = message.splitlines()[0].replace("\\", "\\\\").replace('"""', "'''")
+    first_line = message.splitlines()[0].replace("\\", "\\\\").replace('"""', "'''")
     path.write_text(
-        f'"""{told}\n\nFound by `pgt-fx fuzz`. Run this file, or pytest on it.\n"""\n\n'
+        f'"""{first_line}\n\nFound by `pgt-fx fuzz`. Run this file, or pytest on it.\n"""\n\n'
         "from pgt_fx.testing.fuzz.case import check\n\n"
         f"CASE = {body}\n\n\n"
         "def test_it_holds() -> None:\n    check(CASE)\n\n\n"

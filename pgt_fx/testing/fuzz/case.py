@@ -46,7 +46,7 @@ class Fault(AssertionError):
 
 
 class Headed(nn.Module):
-    """A graph, and a reduction over all of time behind it."""
+    """A graph, and a reduction over all of time after it."""
 
     def __init__(self, body: nn.Module, head: str) -> None:
         super().__init__()
@@ -162,7 +162,7 @@ def run(prog: Progressive, x: Tensor, chunks: Sequence[int]) -> list[Tensor | No
 
 
 def _refused(case: Case, prog: Progressive, x: Tensor) -> None:
-    """The model goes another way for this length than for the clip's: it is told, not run."""
+    """The model takes another branch at this length than at the clip's: it must refuse, not run."""
     for chunks in [[case["frames"]], *case["chunks"]]:
         try:
             run(prog, x, chunks)

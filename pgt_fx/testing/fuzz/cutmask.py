@@ -1,4 +1,4 @@
-"""What a model answers when every window is blind to what lies behind its cut, from the definition.
+"""The outputs of a model whose windows see no frame after their cut, computed from the definition.
 
 This is what ``future="zero"`` must give. Nothing here knows the compiler: the plain model's own
 modules are run on prefixes of the video, so a mistake in the compiler's arithmetic can't be
@@ -113,7 +113,7 @@ def cut_masked(
     cuts: Sequence[int] | Sequence[Sequence[int]],
     time_dims: int | Sequence[int] = 2,
 ) -> Any:
-    """The whole video through `model`, each window blind to what lies behind its cut.
+    """The whole video through `model`; no window sees a frame after its cut.
 
     `video` is one tensor, or a list of tensors for a model that takes a list.
     `cuts` are the numbers of frames seen after each step, n_1 < … < n_P = T: one
@@ -125,7 +125,7 @@ def cut_masked(
     n_p, but not to n_{p-1}, is what it emits at step p. The second pass runs the
     whole video, where each temporal module computes those elements from the
     elements that it had been given by then, and from no others. What it emitted
-    earlier, cut or not, is what the modules behind it read.
+    earlier, cut or not, is what the modules after it read.
     """
     several = not isinstance(video, Tensor)
     inputs: list[Tensor] = [video] if isinstance(video, Tensor) else list(video)

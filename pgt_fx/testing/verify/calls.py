@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from pgt_fx.capture.observe.failing_line import calling_place
+from pgt_fx.capture.observe.model_lines import calling_place
 from pgt_fx.compiler.selfcheck.measure import leaves
 from pgt_fx.core.errors import Place
 

@@ -1,4 +1,4 @@
-"""Whether a model that is meant to be causal is: no output knows a frame of its future.
+"""Checks of a model that is meant to be causal: no output depends on a later frame.
 
 Works on the model as it is; nothing is captured or transformed.
 """
@@ -252,12 +252,12 @@ def _no_future(check: Check, subject: _Causal) -> Check:
     detail = f"{compared} output elements, frames changed from {_list(subject.cuts)} on"
     if faults:
         cut, first, _ = faults[0]
-        told = f"output {first} changes when frames from {cut} on do; {detail}"
+        change = f"output {first} changes when frames from {cut} on do; {detail}"
         where = _leak(subject, cut)
         ahead = [_look_ahead(subject, cut, first, number) for cut, first, number in faults]
         subject.time = {"look_ahead": [furthest(ahead)], "where": where}
         found_ = f"{len(faults)} differ"
-        return replace(check, ok=False, measured=found_, detail=told, where=where)
+        return replace(check, ok=False, measured=found_, detail=change, where=where)
     if not moved:
         return replace(check, detail=f"{detail}; the frames changed no output at all")
     subject.time = {"look_ahead": [0]}
@@ -305,7 +305,7 @@ def _prefix(check: Check, subject: _Causal) -> Check:
 
 
 def _leak(subject: _Causal, cut: int) -> str:
-    """The first call whose elements up to the cut change with frames behind it."""
+    """The first call whose elements up to the cut change with frames after it."""
     runs: list[list[Call]] = []
     for video in (subject.video, subject.disturbed(cut), subject.prefix(cut)):
         with calls_of(subject.model) as calls:
@@ -336,8 +336,8 @@ def _list(cuts: list[int]) -> str:
             runs[-1].append(cut)
         else:
             runs.append([cut])
-    told = [f"{r[0]} … {r[-1]}" if len(r) > 2 else " and ".join(map(str, r)) for r in runs]
-    return " and ".join(told)
+    parts = [f"{r[0]} … {r[-1]}" if len(r) > 2 else " and ".join(map(str, r)) for r in runs]
+    return " and ".join(parts)
 
 
 Measure = Callable[[Check, _Causal], Check]
@@ -356,7 +356,7 @@ def _asked(check: Check, must: Collection[str]) -> Check:
 
 
 def _guarded(check: Check, measure: Measure, subject: _Causal) -> Check:
-    """A check; an exception is told as what it is (:func:`unmade`)."""
+    """A check; an exception is reported as what it is (:func:`unmade`)."""
     try:
         return measure(check, subject)
     except Exception as error:

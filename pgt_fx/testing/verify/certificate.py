@@ -59,7 +59,7 @@ class Certificate:
         Returns:
             the new verification; what contradicts the certificate (empty: it still holds): first
             what has become worse along time, with the line of the model where one was found, then
-            checks with another result (those that :meth:`unmeasured` tells could not be made this
+            checks with another result (those that by :meth:`unmeasured` could not be made this
             time), then that the model is another one; and what else has changed: other weights,
             another version of torch. A check that ends in an error contradicts nothing and
             confirms nothing: it is among the ``errors`` of the new verification.

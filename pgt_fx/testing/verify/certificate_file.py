@@ -58,10 +58,10 @@ def save(found: Findings, path: str | os.PathLike[str]) -> None:
     if not found.record:
         raise CertificateError("this verification has no record of its settings; use verify()")
     if found.errors:
-        told = "".join(f"\n  {check}" for check in found.errors)
+        errors = "".join(f"\n  {check}" for check in found.errors)
         raise CertificateError(
             "there is nothing to certify where checks were not made because of an error: mend its "
-            f"cause, or leave these checks out:{told}"
+            f"cause, or leave these checks out:{errors}"
         )
     data = {
         "format": FORMAT,

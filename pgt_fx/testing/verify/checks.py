@@ -128,11 +128,11 @@ class Findings:
         """How many promises are violated, and how many an error kept from being checked."""
         of = f"of {counted(len(self.checks), 'promise')}"
         broken, errors = len(self.violations), len(self.errors)
-        told = [f"{broken} {of} {'is' if broken == 1 else 'are'} violated"] * bool(broken)
+        parts = [f"{broken} {of} {'is' if broken == 1 else 'are'} violated"] * bool(broken)
         of = "" if broken else f" {of}"
         was = "was" if errors == 1 else "were"
-        told += [f"{errors}{of} {was} not checked because of an error"] * bool(errors)
-        return ", ".join(told)
+        parts += [f"{errors}{of} {was} not checked because of an error"] * bool(errors)
+        return ", ".join(parts)
 
 
 def figure(value: str | float) -> str:

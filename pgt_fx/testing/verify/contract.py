@@ -101,7 +101,7 @@ def verify(
             raise OptionError("example: a progressive model has its example; pass it alone")
         prog = prog_or_model
     else:
-        prog = transform(prog_or_model, example, check=False)  # it is measured here, and told
+        prog = transform(prog_or_model, example, check=False)  # measured and reported here
     check_names("checks", checks or (), [name for name, *_ in CHECKS])
     always = {"time-sensitive", *required.checks}
     chosen = [name for name, *_ in CHECKS if checks is None or name in {*checks, *always}]

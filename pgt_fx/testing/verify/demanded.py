@@ -1,5 +1,5 @@
-"""What becomes of a check that is required: a property that is not there is a failure, and what
-could not be measured says what to do. And the two checks whose bound is the user's."""
+"""The results of required checks: a missing property is a failure, and a check that could not be
+measured says what to do. And the two checks whose bound the user sets."""
 
 from __future__ import annotations
 
@@ -69,8 +69,8 @@ def demanded(check: Check, prog: Progressive, waiting: Report) -> Check:
 def unanswered(check: Check) -> Check:
     """A check that has to hold and says nothing: with what to do."""
     detail = check.detail or "nothing was measured"
-    told = f"required, and could not be checked: {detail}"
-    return replace(check, detail=f"{told}. What to do: {_TODO.get(check.id, _ANYWAY)}")
+    text = f"required, and could not be checked: {detail}"
+    return replace(check, detail=f"{text}. What to do: {_TODO.get(check.id, _ANYWAY)}")
 
 
 def _lacking(check: Check, report: Report) -> list[Row]:

@@ -257,7 +257,7 @@ def exact_tight(check: Check, subject: Subject, chunkings: int) -> Check:
             detail += f"; which is no fault: what is read by {bounded[0]} is bounded, not known"
             return replace(check, measured="not tight", detail=detail)
         return replace(check, ok=False, measured=f"{len(loose)} equal", detail=detail)
-    least = f"by at least {min(others):.0e}" if not tried else f"told after {tried} other videos"
+    least = f"by at least {min(others):.0e}" if not tried else f"seen after {tried} other videos"
     return replace(check, ok=True, measured="all differ", detail=f"{detail}: they differ, {least}")
 
 

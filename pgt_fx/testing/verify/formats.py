@@ -21,9 +21,9 @@ def to_markdown(found: Findings) -> str:
         result = f"**{c.word}**" if c.ok is False or c.error else c.word
         cells = (c.id, result, figure(c.measured), figure(c.bound), c.sentence)
         lines.append("| " + " | ".join(_cell(x) for x in cells) + " |")
-    told = [c for c in found.checks if c.ok is not True]
-    if told:
-        lines += ["", *(f"- `{c.id}`: {_text(c)}" for c in told)]
+    rest = [c for c in found.checks if c.ok is not True]
+    if rest:
+        lines += ["", *(f"- `{c.id}`: {_text(c)}" for c in rest)]
     return "\n".join(lines) + "\n"
 
 
@@ -63,14 +63,14 @@ def to_junit(found: Findings) -> str:
             if value != "":
                 ElementTree.SubElement(figures, "property", name=name, value=str(value))
         if c.ok is False:
-            told = ElementTree.SubElement(case, "failure", message=f"{c.sentence}: {_text(c)}")
-            told.text = str(c)
+            element = ElementTree.SubElement(case, "failure", message=f"{c.sentence}: {_text(c)}")
+            element.text = str(c)
         elif c.error:
-            told = ElementTree.SubElement(case, "error", message=f"{c.sentence}: {_text(c)}")
-            told.text = str(c)
+            element = ElementTree.SubElement(case, "error", message=f"{c.sentence}: {_text(c)}")
+            element.text = str(c)
         elif c in blamed:
-            told = ElementTree.SubElement(case, "error", message=found.summary)
-            told.text = str(c)
+            element = ElementTree.SubElement(case, "error", message=found.summary)
+            element.text = str(c)
         elif c.ok is None:
             ElementTree.SubElement(case, "skipped", message=c.detail)
         else:

@@ -1,7 +1,7 @@
-"""What a model does along time, as a certificate records it; and what has become worse since.
+"""The figures of a model along time, as a certificate records them, and which have become worse.
 
 The record holds the figures that a stream is built on (is it exact, how far it looks ahead, what it
-carries) and the operators they come from, so that a change can be told with the line that made it.
+carries) and the operators they come from, so that a change is reported with the line that made it.
 """
 
 from __future__ import annotations
@@ -58,8 +58,8 @@ def worse(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 
 def better(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """The same the other way round, without operators: what was there may be gone."""
-    told = worse({**new, "operators": []}, {**old, "operators": [], "where": ""})
-    return [_turned(line) for line in told]
+    lines = worse({**new, "operators": []}, {**old, "operators": [], "where": ""})
+    return [_turned(line) for line in lines]
 
 
 def _turned(line: str) -> str:
@@ -83,10 +83,10 @@ def _look_ahead(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
         was, now = [furthest(was)], [furthest(now)]
     if not any(_further(b, a) for a, b in zip(was, now, strict=True)):
         return []
-    told = f"look-ahead: {_frames(was)} → {_frames(now)}"
+    change = f"look-ahead: {_frames(was)} → {_frames(now)}"
     if new.get("where"):  # of a model that was measured as it is
-        return [f"{told}; look at {new['where']}"]
-    return [told + _look_at(_changed(old, new, "future", _further))]
+        return [f"{change}; look at {new['where']}"]
+    return [change + _look_at(_changed(old, new, "future", _further))]
 
 
 def _state(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
@@ -103,8 +103,8 @@ def _state(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 
 
 def _size(record: Mapping[str, Any]) -> str:
-    grown = " after one clip, and grows with the video" if record["grows"] else ""
-    return f"{record['state_bytes']} B{grown}"
+    growth = " after one clip, and grows with the video" if record["grows"] else ""
+    return f"{record['state_bytes']} B{growth}"
 
 
 def _frames(counts: Sequence[int | None]) -> str:

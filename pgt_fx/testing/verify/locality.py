@@ -77,7 +77,7 @@ def one_way_forward(check: Check, subject: Subject, chunkings: int) -> Check:
             ):
                 inert.append(f"{policy}: changing the frames of step {cut + 1} on changes nothing")
     detail = (
-        f"{counted(compared, 'answer')} and the states behind them, both policies, steps {chunks}"
+        f"{counted(compared, 'answer')} and the states after them, both policies, steps {chunks}"
     )
     if inert and not faults:
         return replace(check, ok=False, measured=INERT, detail=f"{inert[0]}; {detail}")

@@ -1,8 +1,8 @@
 """Where a promise is broken first: the operator and the line in the user's model to look at.
 
-What failed is run again with the value of every operator recorded, and compared with the run that
-it should equal. Graphs are in the order of execution, so the first value that differs is given by
-an operator whose operands were still right.
+The failing run is repeated with the value of every operator recorded, and compared with the run
+that it should equal. Graphs are in the order of execution, so the first value that differs comes
+from an operator whose operands were still right.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""What becomes of an exception inside a check: a broken promise, a refusal of the model itself, or
-an error, from which nothing follows about the model.
+"""The result of a check that raises: a broken promise, a refusal by the model itself, or an error,
+from which nothing follows about the model.
 
 A step that refuses what it has to take breaks its promise: it says so by an error of this package.
 Any other exception may be a fault of anything: of this package, of torch, of an operator of the
@@ -31,17 +31,17 @@ def unmade(check: Check, error: Exception, refusal: str = "") -> Check:
     """
     if of_this_machine(error):
         raise error
-    told = in_words(error)
-    if by_the_model(error) or told == refusal:
-        return replace(check, ok=None, detail=f"the model itself raises {told}")
+    text = in_words(error)
+    if by_the_model(error) or text == refusal:
+        return replace(check, ok=None, detail=f"the model itself raises {text}")
     if isinstance(error, GradientError):
-        return replace(check, ok=None, detail=f"gradients are refused: {told}")
+        return replace(check, ok=None, detail=f"gradients are refused: {text}")
     if isinstance(error, StateError) and "longer chunks" in str(error):
         reason = f"the model's pools over time refuse short steps: {first_line(error)}"
         return replace(check, ok=None, detail=reason)
     if isinstance(error, PgtError):
-        return replace(check, ok=False, measured="raised", detail=told)
-    return replace(check, ok=None, error=True, measured="raised", detail=told, where=origin(error))
+        return replace(check, ok=False, measured="raised", detail=text)
+    return replace(check, ok=None, error=True, measured="raised", detail=text, where=origin(error))
 
 
 def in_words(error: BaseException) -> str:

@@ -1,4 +1,4 @@
-"""The context that each step hands on, beside the paper's recursion written out here again."""
+"""The context that each step carries on, compared with a second copy of the paper's recursion."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a certificate says beside the checks: the model in two digests, settings and versions."""
+"""What a certificate records besides the checks: two digests of the model, settings, versions."""
 
 from __future__ import annotations
 

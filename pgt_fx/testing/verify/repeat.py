@@ -1,4 +1,4 @@
-"""Measurements of sameness: run again, saved and loaded, switched to train mode and back."""
+"""Checks that results repeat: run again, saved and loaded, switched to train mode and back."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """What is required of a model: the vocabulary that commands, tests and calls share.
 
-A verification tells what holds, what is violated and what could not be measured, and only what is
+A verification says what holds, what is violated and what could not be measured, and only what is
 violated makes it fail. What is required has to hold: where it does not, or can't be measured, the
 verification fails too.
 """

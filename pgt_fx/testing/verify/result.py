@@ -35,8 +35,8 @@ class Verification(Findings):
         if self.ok:
             return
         if self.violations or self.errors:
-            told = f"{self._faults()} ({self.setting})"
-            head = f"{self.model}: {told}"
+            faults = f"{self._faults()} ({self.setting})"
+            head = f"{self.model}: {faults}"
             shown = self.violations + self.errors
         elif self.decided:
             head = f"{self.model}: {self.summary} ({self.setting})"

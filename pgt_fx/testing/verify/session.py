@@ -159,8 +159,8 @@ class Session:
         if found.ok is not False and not found.error:
             return None
         kind = short(given.dtype)
-        told = f"{found.detail}; of the program as it was given, in {kind}"
-        return self._located(replace(found, detail=told), given)
+        detail = f"{found.detail}; of the program as it was given, in {kind}"
+        return self._located(replace(found, detail=detail), given)
 
     @cached_property
     def _given(self) -> Subject:
@@ -181,7 +181,7 @@ class Session:
 
     def _own_rounding(self, name: str, low: Subject, exact: Subject) -> tuple[float, str]:
         """What a check's figure may be compared with, and in words; of gradients at most
-        :data:`ROUGHEST`, behind which a fault could hide."""
+        :data:`ROUGHEST`, as a larger bound could hide a fault."""
         rounding = error(low.clip_output, exact.clip_output)
         if name not in OF_GRADIENTS:
             return rounding, f"the model itself rounds by {rounding:.0e}"
@@ -211,11 +211,11 @@ class Session:
             return replace(found, ok=again.ok, detail=detail)
         rounding, own = self._own_rounding(found.id, low, exact)
         allowed = SLACK * max(rounding, torch.finfo(low.dtype).eps)
-        told = f"holds in float64 ({again.measured:.0e})"
+        holds = f"holds in float64 ({again.measured:.0e})"
         if found.measured <= allowed:
-            reason = f"{found.measured:.0e} in {kind} is rounding: {told}, and {own}"
+            reason = f"{found.measured:.0e} in {kind} is rounding: {holds}, and {own}"
             return replace(found, ok=True, bound=allowed, detail=f"{found.detail}; {reason}")
-        detail = f"{found.detail}; {told}, but {found.measured:.0e} in {kind} is too much: {own}"
+        detail = f"{found.detail}; {holds}, but {found.measured:.0e} in {kind} is too much: {own}"
         return replace(found, detail=detail)
 
     # -- models to which time is all one -------------------------------------------------------
@@ -224,11 +224,11 @@ class Session:
         """Comparisons that hold prove nothing of a model that ignores the order of frames; nor is
         it a fault that what ought to differ does not, where nothing ever does."""
         equalities = {"full-equals-model", "exact-wait", "exact-zero"}
-        alike = found.id == "exact-tight" or found.measured == INERT
-        telling = found.ok is False if alike else found.id in equalities and found.ok
+        all_equal = found.id == "exact-tight" or found.measured == INERT
+        telling = found.ok is False if all_equal else found.id in equalities and found.ok
         if not telling or self.check("time-sensitive").ok:
             return found
-        if alike:
+        if all_equal:
             detail = f"{found.detail}; which is no fault: see time-sensitive"
             return replace(found, ok=None, detail=detail, where="")
         return replace(found, ok=None, detail="equal, which proves nothing: see time-sensitive")
@@ -251,7 +251,7 @@ def _full_raised(name: str, sentence: str, error: Exception) -> Check:
 
 
 def _guarded(name: str, sentence: str, measure: Measure, subject: Subject, chunkings: int) -> Check:
-    """A check; an exception is told as what it is (:func:`unmade`)."""
+    """A check; an exception is reported as what it is (:func:`unmade`)."""
     check = Check(name, sentence, None)
     try:
         with torch.enable_grad():  # also where the caller has switched it off

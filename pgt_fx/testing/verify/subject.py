@@ -1,4 +1,4 @@
-"""What is measured: copies of the model and of its progressive form, and videos to feed them."""
+"""The subject of a verification: copies of the model and of its progressive form, and videos."""
 
 from __future__ import annotations
 

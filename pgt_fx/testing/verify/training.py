@@ -28,26 +28,26 @@ def gradients_equal_model(check: Check, subject: Subject, chunkings: int) -> Che
     by the clip. All that the other checks compare is gradients of the one captured graph."""
     video = subject.video(subject.length, batch=2, salt=17)
     bound = 10 * subject.exact_bound  # sums of many products, in another order
-    worst, which, told, compared = 0.0, "", [], 0
+    worst, which, notes, compared = 0.0, "", [], 0
     for mode in ("eval", "train"):
         try:
             wanted = _of_clip(subject, video, mode, own=True)
         except Exception as error:
-            told.append(f"the model fails in {mode} mode: {first_line(error)}")
+            notes.append(f"the model fails in {mode} mode: {first_line(error)}")
             continue
         try:
             gap, name = _distance(_of_clip(subject, video, mode), wanted) if wanted else (0.0, "")
         except (CaptureError, BlockedError) as error:
-            told.append(f"refused in {mode} mode: {type(error).__name__}")
+            notes.append(f"refused in {mode} mode: {type(error).__name__}")
             continue
         if gap > bound and _distance(_of_clip(subject, video, mode, own=True, salt=1), wanted)[0]:
-            told.append(f"{mode}: it draws at random")
+            notes.append(f"{mode}: it draws at random")
             continue
         compared += bool(wanted)
-        told.append(f"{mode}: {counted(len(wanted), 'gradient')}")
+        notes.append(f"{mode}: {counted(len(wanted), 'gradient')}")
         if gap > worst:
             worst, which = gap, name
-    detail = f"clip of {counted(subject.length, 'frame')}; {', '.join(told)}"
+    detail = f"clip of {counted(subject.length, 'frame')}; {', '.join(notes)}"
     if not compared:
         return replace(check, detail=detail)
     if worst > bound:
@@ -112,7 +112,7 @@ def replayed(check: Check, subject: Subject, chunkings: int) -> Check:
     norms = any(isinstance(m, BatchNorm) and m.track_running_stats for m in modules)
     try:
         random = drops or norms or _random(subject)
-    except PgtError as refused:  # mode-switching tells it
+    except PgtError as refused:  # the check mode-switching reports it
         return replace(check, detail=f"no graph of the model in train mode: {first_line(refused)}")
     if not random:
         detail = "nothing random and no running statistics in the model"

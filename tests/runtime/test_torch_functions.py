@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import pgt_fx
-from pgt_fx.runtime.torch_functions import QUICK, WINDOWS, quick
+from pgt_fx.runtime.torch_functions import TORCH_FUNCTIONS, WINDOWS, torch_function_for
 
 _ATEN = torch.ops.aten
 A, B = torch.randn(2, 3, 4), torch.randn(2, 3, 4)
@@ -38,10 +38,10 @@ VIDEO = torch.randn(2, 4, 5, 6, 7)
 X: dict[int, Tensor] = {n: VIDEO.flatten(2, 4 - n + 1) if n < 3 else VIDEO for n in (1, 2, 3)}
 
 
-@pytest.mark.parametrize("operator", QUICK, ids=str)
+@pytest.mark.parametrize("operator", TORCH_FUNCTIONS, ids=str)
 def test_a_function_is_its_operator(operator: Any) -> None:
     for args in SAMPLES[operator]:
-        found, wanted = QUICK[operator](*args), operator(*args)
+        found, wanted = TORCH_FUNCTIONS[operator](*args), operator(*args)
         assert torch.equal(found, wanted) and found.dtype == wanted.dtype
         assert found.stride() == wanted.stride()
         first = args[0][0] if isinstance(args[0], list) else args[0]
@@ -67,9 +67,9 @@ def test_a_window_is_its_operator(name: str) -> None:
         if "transpose" not in name:
             cases.append((x, weight, None, [1] * rank, "same", [1] * rank, 2))
     for args in cases:
-        assert torch.equal(quick(packet)(*args), packet(*args))
+        assert torch.equal(torch_function_for(packet)(*args), packet(*args))
     for overload in packet.overloads():
-        assert quick(getattr(packet, overload)) is quick(packet)
+        assert torch_function_for(getattr(packet, overload)) is torch_function_for(packet)
 
 
 class Residual(nn.Module):
@@ -89,5 +89,5 @@ def test_what_is_printed_keeps_the_operators() -> None:
 
 
 def test_an_operator_without_one_is_itself() -> None:
-    assert quick(_ATEN.add.Scalar) is _ATEN.add.Scalar
-    assert quick(_ATEN.cumsum.default) is _ATEN.cumsum.default
+    assert torch_function_for(_ATEN.add.Scalar) is _ATEN.add.Scalar
+    assert torch_function_for(_ATEN.cumsum.default) is _ATEN.cumsum.default
