@@ -313,10 +313,28 @@ class Asserts(nn.Module):
         return self.conv(x)
 
 
-def test_an_assertion_is_no_branch() -> None:
-    model = Asserts()
+class AssertsByTorch(Asserts):
+    def forward(self, x: Tensor) -> Tensor:
+        torch._assert(x.shape[0] < 64, f"{x.shape[0]} videos")
+        torch._assert(x.shape[3] % 2 == 0, f"an even height, and not {x.shape[3]}")
+        return self.conv(x)
+
+
+class ChecksByTorch(Asserts):
+    def forward(self, x: Tensor) -> Tensor:
+        torch._check(x.shape[0] < 64)
+        torch._check(x.shape[3] % 2 == 0, lambda: "an even height")
+        return self.conv(x)
+
+
+@pytest.mark.parametrize("kind", [Asserts, AssertsByTorch, ChecksByTorch])
+def test_an_assertion_is_no_branch_and_a_guard(kind: type[Asserts]) -> None:
+    model = kind()
     prog = streams(model)
     check(prog, model, (1, 3, 8, 6, 5))
+    assert any("shape[3] % 2" in line for guard in prog.guards for line in guard.because)
+    with pytest.raises(ClipError, match=r"shape\[3\] % 2"):
+        prog.full(torch.randn(1, 3, 8, 5, 5).double())
 
 
 # ------------------------------------------------------------------------------- axes of size one

@@ -25,7 +25,7 @@ from pgt_fx.capture.observe.statements import caught, handed_on, only_said
 from pgt_fx.capture.replacing import caller
 from pgt_fx.capture.torch_patches import FLOATS, FRAMES, INTEGERS
 from pgt_fx.core.errors import Place, annotate
-from pgt_fx.core.torch_private import SymNode, pytree, size_key
+from pgt_fx.core.torch_private import SymNode, expect_true, pytree, size_key
 
 _OURS = os.path.dirname(os.path.dirname(os.path.dirname(__file__)))
 _PACKAGES = (os.path.dirname(torch.__file__) + os.sep, _OURS + os.sep)
@@ -87,9 +87,10 @@ def model_frame(frame: FrameType | None) -> FrameType | None:
     return None if number is None else frames[number]
 
 
-#: Where the numbers and the texts of sizes are made.
+#: Where the numbers and the texts of sizes are made, and where conditions are asserted.
 _OF_SIZES = {
     torch.__file__,
+    expect_true.__code__.co_filename,
     SymNode.int_.__code__.co_filename,
     caller.__code__.co_filename,
     os.path.join(os.path.dirname(__file__), "size_questions.py"),
@@ -99,9 +100,22 @@ _SHOWING = ("logging", "warnings", "traceback")
 
 
 def _behind_sizes(frame: FrameType | None) -> FrameType | None:
-    """The frame that calls what makes numbers and texts of sizes."""
+    """The frame that calls what makes numbers and texts of sizes, or asserts something of them."""
     while frame is not None and frame.f_code.co_filename in _OF_SIZES:
+        if frame.f_code is torch._assert.__code__:
+            frame = _given_by(frame)
         frame = frame.f_back  # bool(size) asks whether it is 0
+    return frame
+
+
+def _given_by(frame: FrameType) -> FrameType:
+    """The frame of a function of torch that was called by the model, where it is a mode, to which
+    that call was handed on, that calls it once more."""
+    around = frame.f_back
+    while around is not None and is_ours(around.f_code.co_filename):
+        if around.f_code is frame.f_code:
+            frame = around
+        around = around.f_back
     return frame
 
 
