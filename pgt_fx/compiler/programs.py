@@ -15,6 +15,7 @@ from pgt_fx.capture.captured import Captured
 from pgt_fx.compiler import stages
 from pgt_fx.compiler.analysis.exact_frames import exact_frames, lengths_per_path
 from pgt_fx.compiler.analysis.latency import first_answers
+from pgt_fx.compiler.analysis.lookups import check_lookups
 from pgt_fx.compiler.analysis.runnable_lengths import check_statistics
 from pgt_fx.compiler.analysis.walk import Analysis
 from pgt_fx.compiler.guards import Guard, guards_of
@@ -211,8 +212,13 @@ class ModelPrograms:
                 del self._resized[next(iter(self._resized))]
         return known
 
-    def explain(self, before: tuple[int, ...], after: tuple[int, ...], last: bool) -> None:
-        check_statistics(self.analysis(), before, after, last)
+    def explain(
+        self, error: Exception, before: tuple[int, ...], after: tuple[int, ...], last: bool
+    ) -> None:
+        if isinstance(error, ValueError):
+            check_statistics(self.analysis(), before, after, last)
+        elif isinstance(error, IndexError) or "out of bounds" in str(error):
+            check_lookups(self.analysis())
 
     @property
     def smallest_clip(self) -> int | None:

@@ -69,8 +69,8 @@ def run_step(
     else:
         try:
             flat, carried = program.run(state, tensors, work)
-        except ValueError:
-            programs.explain(before, after, last)
+        except (ValueError, IndexError, RuntimeError) as error:
+            programs.explain(error, before, after, last)
             raise
     following = {
         **clock(after, sizes, last),

@@ -119,8 +119,11 @@ class Programs(Protocol):
         """
         ...
 
-    def explain(self, before: Frames, after: Frames, last: bool) -> None:
+    def explain(self, error: Exception, before: Frames, after: Frames, last: bool) -> None:
         """After an operator has failed in a step: say what it needs, where that is known.
+
+        Args:
+            error: what torch raised.
 
         Raises:
             ClipError: naming the line.

@@ -14,6 +14,7 @@ from pgt_fx.capture.observe.module_calls import place
 from pgt_fx.capture.schema import schema_name
 from pgt_fx.compiler.analysis.blocked import after_refusal, follows_a_blocker, guessed_size
 from pgt_fx.compiler.analysis.length_tables import PairTable, Table, pair_table, read_table
+from pgt_fx.compiler.analysis.lookups import within_rows
 from pgt_fx.compiler.analysis.operands import (
     ClocksOf,
     VideosOf,
@@ -301,6 +302,11 @@ class _Walk:
             layout, table = read_table(
                 self.analysis.captured, node, tables, self._layout, of_length=made
             )
+            if table.kind in (
+                "rows",
+                "pairs",
+            ):  # others are looked up from the first row in each step
+                self.analysis.lengths = within_rows(self.analysis, node)
             self.analysis.values[node.name] = Value(layout, table=table)
             return
         if tables and not behind:
