@@ -12,5 +12,6 @@ def silent(module: fx.GraphModule) -> fx.GraphModule:
     raises, and hands the error on without its traceback. Here most such errors are expected, or
     said in other words.
     """
-    type(module).__call__ = nn.Module.__call__  # a class of this module alone
+    # Its class is one of this module alone.
+    type(module).__call__ = nn.Module.__call__  # type: ignore[method-assign]
     return module

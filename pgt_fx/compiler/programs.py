@@ -79,6 +79,7 @@ class ModelPrograms:
         self._made: dict[int, Made] = {}
         self._compile: dict[str, Any] | None = None
         self._resized: dict[tuple[Any, ...], ModelPrograms] = {}
+        self.latest: ModelPrograms | None = None
 
     @property
     def model(self) -> nn.Module:
@@ -188,6 +189,9 @@ class ModelPrograms:
     def without_frames(self, sizes: Sequence[int], device: Any) -> list[Any]:
         return self.source.without_frames(sizes, device)
 
+    def own(self) -> None:
+        self.latest = None
+
     def like(self, leaves: Sequence[Any], error: OtherClipError) -> ModelPrograms:
         """Those for clips of another batch, space or type, for which the model is another graph.
 
@@ -210,6 +214,7 @@ class ModelPrograms:
             self._resized[key] = known
             while len(self._resized) > MOST_CAPTURED:
                 del self._resized[next(iter(self._resized))]
+        self.latest = known
         return known
 
     def explain(
@@ -266,7 +271,7 @@ class ModelPrograms:
 
     def __getstate__(self) -> dict[str, Any]:
         # What was made of the graphs is made again; as of a copy, steps are compiled when asked.
-        return {**self.__dict__, "_made": {}, "_resized": {}, "_compile": None}
+        return {**self.__dict__, "_made": {}, "_resized": {}, "latest": None, "_compile": None}
 
     # -- what is known of them -------------------------------------------------------------------
 

@@ -52,6 +52,7 @@ def run_step(
         programs.check_types(leaves)
         if captured.branches is not None:
             captured.branches.check(sizes)
+        programs.own()
     except OtherClipError as error:
         return run_step(programs.like(leaves, error), state, leaves, last, detach)
     if bool(state.get("clock.ended", False)):

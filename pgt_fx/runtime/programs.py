@@ -52,10 +52,19 @@ class Programs(Protocol):
         options: under which steps are made.
         sums: state entries that add up over a video -> entry that has their type; None before there
             is a program (:attr:`pgt_fx.runtime.program.Program.sums`).
+        latest: those that the last step was made with, where its clip was of another batch, space
+            or type (:meth:`like`); None for these.
     """
 
     options: Options
     sums: dict[str, str] | None
+
+    @property
+    def latest(self) -> Programs | None: ...
+
+    def own(self) -> None:
+        """The last step was made with these."""
+        ...
 
     @property
     def model(self) -> nn.Module: ...

@@ -7,6 +7,7 @@ is the model as well, or the video is refused.
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import Any
 
@@ -458,3 +459,24 @@ class OpenPixels(OpenWidth):
 def test_a_size_left_open_is_its_own(model: nn.Module, rows: int) -> None:
     prog = streams(model, (rows, *CLIP[1:]), (rows, 3, 8, 4, 8))
     check(prog, model, (3, 3, 8, 6, 4))
+
+
+class WithoutBatch(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv1d(3, 3, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x).squeeze(0)
+
+
+@pytest.mark.parametrize(("first", "other"), [(1, 2), (2, 1)])
+def test_time_dims_are_those_of_what_was_answered_last(first: int, other: int) -> None:
+    model = WithoutBatch().double().eval()
+    prog = pgt_fx.transform(model, torch.randn(first, 3, 8).double(), time_dim=2, future="wait")
+    for rows in (first, other, first):
+        x = torch.randn(rows, 3, 11).double()
+        outs = [y for y in prog.run(x, schedule=[4, 4, 3]) if y is not None]
+        assert prog.time_dims == (rows,)  # of (3, T), and of (2, 3, T)
+        assert relative_error(torch.cat(outs, prog.time_dims[0] or 0), model(x)) < EXACT
+    assert copy.deepcopy(prog).time_dims == prog.time_dims
