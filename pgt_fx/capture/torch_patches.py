@@ -48,6 +48,14 @@ BRANCHES = Patch(
     "__bool__",
     ("self",),
 )
+#: Replaced in size_questions.
+ASSERTIONS = Patch(
+    "SymNode.expect_true",
+    "as a branch, for a condition that is handed to torch (`torch._check(x.shape[3] % 4 == 0)`)",
+    SymNode,
+    "expect_true",
+    ("self", "file", "line"),
+)
 #: Replaced in size_questions (which size became a number) and in
 #: :mod:`pgt_fx.capture.observe.failing_line` (on which line; and not for a message alone).
 INTEGERS = Patch(
@@ -267,7 +275,8 @@ UNCOMPILED = Setting(
 
 #: Every entry, in the order in which they stand above.
 PATCHES: tuple[Change, ...] = (
-    *(BRANCHES, INTEGERS, FLOATS, MADE_OF_SIZES, *(patch for patch, _ in WRITTEN), SOLVER, FRAMES),
+    *(BRANCHES, ASSERTIONS, INTEGERS, FLOATS, MADE_OF_SIZES),
+    *(*(patch for patch, _ in WRITTEN), SOLVER, FRAMES),
     *(APPLIED, HOOKED),
     *(*ASKED.values(), *SEEDING, VARIABLES, *CAPTURING),
     *(TYPE, ISINSTANCE, MODULE_CALLS, QUIET, UNCOMPILED),

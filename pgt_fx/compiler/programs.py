@@ -15,6 +15,7 @@ from pgt_fx.capture.captured import Captured
 from pgt_fx.compiler import stages
 from pgt_fx.compiler.analysis.exact_frames import exact_frames, lengths_per_path
 from pgt_fx.compiler.analysis.latency import first_answers
+from pgt_fx.compiler.analysis.lookups import check_lookups
 from pgt_fx.compiler.analysis.runnable_lengths import check_statistics
 from pgt_fx.compiler.analysis.timed_graph import Analysis
 from pgt_fx.compiler.guards import Guard, guards_of
@@ -81,6 +82,7 @@ class ModelPrograms:
         self._made: dict[int, Made] = {}
         self._compile: dict[str, Any] | None = None
         self._resized: dict[tuple[Any, ...], ModelPrograms] = {}
+        self.latest: ModelPrograms | None = None
 
     @property
     def model(self) -> nn.Module:
@@ -190,6 +192,9 @@ class ModelPrograms:
     def without_frames(self, sizes: Sequence[int], device: Any) -> list[Any]:
         return self.source.without_frames(sizes, device)
 
+    def own(self) -> None:
+        self.latest = None
+
     def like(self, leaves: Sequence[Any], error: OtherClipError) -> ModelPrograms:
         """Those for clips of another batch, space or type, for which the model is another graph.
 
@@ -212,10 +217,16 @@ class ModelPrograms:
             self._resized[key] = known
             while len(self._resized) > MOST_CAPTURED:
                 del self._resized[next(iter(self._resized))]
+        self.latest = known
         return known
 
-    def explain(self, before: tuple[int, ...], after: tuple[int, ...], last: bool) -> None:
-        check_statistics(self.analysis(), before, after, last)
+    def explain(
+        self, error: Exception, before: tuple[int, ...], after: tuple[int, ...], last: bool
+    ) -> None:
+        if isinstance(error, ValueError):
+            check_statistics(self.analysis(), before, after, last)
+        elif isinstance(error, IndexError) or "out of bounds" in str(error):
+            check_lookups(self.analysis())
 
     @property
     def smallest_clip(self) -> int | None:
@@ -266,7 +277,7 @@ class ModelPrograms:
 
     def __getstate__(self) -> dict[str, Any]:
         # What was made of the graphs is made again; as of a copy, steps are compiled when asked.
-        return {**self.__dict__, "_made": {}, "_resized": {}, "_compile": None}
+        return {**self.__dict__, "_made": {}, "_resized": {}, "latest": None, "_compile": None}
 
     # -- what is known of them -------------------------------------------------------------------
 

@@ -21,7 +21,7 @@ from torch._subclasses import FakeTensor, FakeTensorMode
 from torch._subclasses.functional_tensor import FunctionalTensor
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 from torch.fx.experimental.sym_node import SymNode
-from torch.fx.experimental.symbolic_shapes import DimConstraints
+from torch.fx.experimental.symbolic_shapes import DimConstraints, expect_true
 from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 from torch.nn.modules.batchnorm import _NormBase as NormBase
 from torch.nn.modules.dropout import _DropoutNd as DropoutNd
@@ -45,6 +45,7 @@ __all__ = [
     "TorchDispatchMode",
     "compile_refusal",
     "compiled_too_often",
+    "expect_true",
     "get_proxy_mode",
     "is_autocast_on",
     "is_functionalizing",
@@ -198,6 +199,12 @@ PRIVATE: tuple[Private, ...] = (
     Private("torch.fx.experimental.sym_node:SymNode.expr", "its expression as it is known now"),
     Private("torch.fx.experimental.sym_node:SymNode.hint", "its number in the capture"),
     Private("torch.fx.experimental.sym_node:SymNode.int_", "the frame that asks for it", ("self",)),
+    Private(
+        "torch.fx.experimental.symbolic_shapes:expect_true",
+        "the frame in which a condition is asserted",
+        ("a", "skip"),
+    ),
+    Private("torch:_assert", "likewise", ("condition", "message")),
     Private(
         "torch.fx.experimental.symbolic_shapes:DimConstraints", "has a method that is replaced"
     ),

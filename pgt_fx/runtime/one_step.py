@@ -52,6 +52,7 @@ def run_step(
         programs.check_types(leaves)
         if captured.branches is not None:
             captured.branches.check(sizes)
+        programs.own()
     except OtherClipError as error:
         return run_step(programs.like(leaves, error), state, leaves, last, detach)
     if bool(state.get("clock.ended", False)):
@@ -69,8 +70,8 @@ def run_step(
     else:
         try:
             flat, carried = program.run(state, tensors, work)
-        except ValueError:
-            programs.explain(before, after, last)
+        except (ValueError, IndexError, RuntimeError) as error:
+            programs.explain(error, before, after, last)
             raise
     following = {
         **clock(after, sizes, last),

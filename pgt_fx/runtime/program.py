@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from pgt_fx.capture.silent_graphs import silent
 from pgt_fx.core.devices import bring
 from pgt_fx.core.errors import StateError
 from pgt_fx.core.torch_private import is_in_torch_dispatch_mode
@@ -180,7 +181,7 @@ class Program:
             if node.op in ("call_module", "get_attr") and first in _OF_GRAPHS:
                 node.target = f"{self._own_name}.{node.target}"
         with graph.on_generate_code(lambda _: hoisted(graph)):
-            module = fx.GraphModule(root, graph, type(self.model).__name__)
+            module = silent(fx.GraphModule(root, graph, type(self.model).__name__))
         module._modules, module._parameters = self._children, self.model._parameters
         module._buffers = self.model._buffers
         return module

@@ -52,10 +52,19 @@ class Programs(Protocol):
         options: under which steps are made.
         sums: state entries that add up over a video -> entry that has their type; None before there
             is a program (:attr:`pgt_fx.runtime.program.Program.sums`).
+        latest: those that the last step was made with, where its clip was of another batch, space
+            or type (:meth:`like`); None for these.
     """
 
     options: Options
     sums: dict[str, str] | None
+
+    @property
+    def latest(self) -> Programs | None: ...
+
+    def own(self) -> None:
+        """The last step was made with these."""
+        ...
 
     @property
     def model(self) -> nn.Module: ...
@@ -119,8 +128,11 @@ class Programs(Protocol):
         """
         ...
 
-    def explain(self, before: Frames, after: Frames, last: bool) -> None:
+    def explain(self, error: Exception, before: Frames, after: Frames, last: bool) -> None:
         """After an operator has failed in a step: say what it needs, where that is known.
+
+        Args:
+            error: what torch raised.
 
         Raises:
             ClipError: naming the line.

@@ -275,8 +275,15 @@ class Progressive(SharedParameters):
 
     @property
     def time_dims(self) -> tuple[int | None, ...]:
-        """Time dimension of each tensor that the model returns; None where it has none."""
-        return tuple(self._programs.current(promised=False).program.emitted.outputs)
+        """Time dimension of each tensor that the model returns; None where it has none.
+
+        Of the last step's answer, where its clip had another batch or space than the example and
+        the model was captured anew for it: one that squeezes its batch has another rank then.
+        """
+        programs = self._programs
+        while programs.latest is not None:
+            programs = programs.latest
+        return tuple(programs.current(promised=False).program.emitted.outputs)
 
     @property
     def report(self) -> Report:

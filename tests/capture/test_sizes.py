@@ -7,6 +7,7 @@ is the model as well, or the video is refused.
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import Any
 
@@ -313,10 +314,28 @@ class Asserts(nn.Module):
         return self.conv(x)
 
 
-def test_an_assertion_is_no_branch() -> None:
-    model = Asserts()
+class AssertsByTorch(Asserts):
+    def forward(self, x: Tensor) -> Tensor:
+        torch._assert(x.shape[0] < 64, f"{x.shape[0]} videos")
+        torch._assert(x.shape[3] % 2 == 0, f"an even height, and not {x.shape[3]}")
+        return self.conv(x)
+
+
+class ChecksByTorch(Asserts):
+    def forward(self, x: Tensor) -> Tensor:
+        torch._check(x.shape[0] < 64)
+        torch._check(x.shape[3] % 2 == 0, lambda: "an even height")
+        return self.conv(x)
+
+
+@pytest.mark.parametrize("kind", [Asserts, AssertsByTorch, ChecksByTorch])
+def test_an_assertion_is_no_branch_and_a_guard(kind: type[Asserts]) -> None:
+    model = kind()
     prog = streams(model)
     check(prog, model, (1, 3, 8, 6, 5))
+    assert any("shape[3] % 2" in line for guard in prog.guards for line in guard.because)
+    with pytest.raises(ClipError, match=r"shape\[3\] % 2"):
+        prog.full(torch.randn(1, 3, 8, 5, 5).double())
 
 
 # ------------------------------------------------------------------------------- axes of size one
@@ -440,3 +459,24 @@ class OpenPixels(OpenWidth):
 def test_a_size_left_open_is_its_own(model: nn.Module, rows: int) -> None:
     prog = streams(model, (rows, *CLIP[1:]), (rows, 3, 8, 4, 8))
     check(prog, model, (3, 3, 8, 6, 4))
+
+
+class WithoutBatch(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv1d(3, 3, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x).squeeze(0)
+
+
+@pytest.mark.parametrize(("first", "other"), [(1, 2), (2, 1)])
+def test_time_dims_are_those_of_what_was_answered_last(first: int, other: int) -> None:
+    model = WithoutBatch().double().eval()
+    prog = pgt_fx.transform(model, torch.randn(first, 3, 8).double(), time_dim=2, future="wait")
+    for rows in (first, other, first):
+        x = torch.randn(rows, 3, 11).double()
+        outs = [y for y in prog.run(x, schedule=[4, 4, 3]) if y is not None]
+        assert prog.time_dims == (rows,)  # of (3, T), and of (2, 3, T)
+        assert relative_error(torch.cat(outs, prog.time_dims[0] or 0), model(x)) < EXACT
+    assert copy.deepcopy(prog).time_dims == prog.time_dims

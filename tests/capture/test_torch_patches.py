@@ -260,7 +260,6 @@ def compiles_nothing() -> None:
     torch._dynamo.reset()
 
 
-#: Where a patch stands -> what holds with it, and does not without.
 class Widened(nn.Module):
     """T + 1 elements arrive at a module that asks whether there is a single one."""
 
@@ -281,10 +280,23 @@ def is_not_asked_again() -> None:
     assert torch.equal(torch.cat(outs, 2), model(x))
 
 
+def says_which_space(x: Tensor) -> Tensor:
+    torch._check(x.shape[3] % 4 == 0)
+    return x * 2
+
+
+def holds_for_its_space() -> None:
+    prog = transformed(says_which_space)
+    with pytest.raises(PgtError, match=r"torch\._check\(x\.shape\[3\]"):
+        prog.full(torch.randn(*VIDEO[:3], 6, 6))
+
+
+#: Where a patch stands -> what holds with it, and does not without.
 SHOWN: dict[str, Callable[[], None]] = {
     "torch.SymBool.__bool__": answers(
         lambda x: x * 2 if x.shape[0] == 1 else x * 3, (1, *VIDEO[1:])
     ),
+    "SymNode.expect_true": holds_for_its_space,
     "SymNode.guard_int": answers(says_its_frames),
     "SymNode.__init__": is_not_asked_again,
     "SymNode.guard_float": answers(lambda x: x * float(x.shape[3] / 3), (*VIDEO[:3], 6, 6)),

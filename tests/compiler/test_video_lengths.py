@@ -120,6 +120,33 @@ def at_most_64(net: Net, x: Tensor) -> Tensor:
     return net.conv(x)
 
 
+def asserts(by: Callable[[Tensor], None]) -> Callable[[Net, Tensor], Tensor]:
+    """A function of torch is given the condition."""
+
+    def call(net: Net, x: Tensor) -> Tensor:
+        by(x)
+        return net.conv(x)
+
+    return call
+
+
+def in_a_message(x: Tensor) -> None:
+    torch._assert(x.shape[2] % 4 == 0, f"frames by four, and not {x.shape[2]} of {x.shape}")
+
+
+def by_keyword(x: Tensor) -> None:
+    torch._check(cond=x.shape[2] < 30, message=f"fewer than {x.shape[2]}")
+
+
+def as_a_number(x: Tensor) -> None:
+    torch._assert(x.shape[2] % 3, "not by three")
+
+
+def by_several(x: Tensor) -> None:
+    torch._check_value(x.shape[2] % 2 == 0, lambda: f"{x.shape[2]} is odd")
+    torch._check_index(x.shape[2] < 30)
+
+
 @dataclass(frozen=True)
 class Case:
     """A model, the lengths that it is converted for in words, some of them, and some others."""
@@ -160,6 +187,15 @@ CASES = [
     Case("a clip above", twice_if(lambda t: t > 20), "at least 21", (21, 40), (20,), clip=32),
     Case("a clip of one remainder", twice_if(lambda t: t % 3), "3n", (6, 12), (10,), clip=9),
     Case("a check", at_most_64, "at most 64", (64,), (65,)),
+    Case("a check from below", asserts(lambda x: torch._check(x.shape[2] >= 5)), "at least 5",
+         (5, 8), (4,)),
+    Case("torch._assert", asserts(lambda x: torch._assert(x.shape[2] <= 64, "few")), "at most 64",
+         (64,), (65,)),
+    Case("of a remainder, with sizes in the message", asserts(in_a_message), "4n", (4, 12),
+         (6,), clip=8),
+    Case("with keywords", asserts(by_keyword), "at most 29", (29,), (30,)),
+    Case("of a number", asserts(as_a_number), "any number but 3n", (4, 8), (9,), clip=8),
+    Case("of several kinds", asserts(by_several), "2n, at most 28", (4, 28), (9, 30), clip=8),
     Case("torch's own bound", lambda net, x: F.avg_pool1d(net.conv(x), 7, 1), "at least 7",
          (7, 8, 40), (1, 6)),
     Case("a slice to the end", lambda net, x: net.conv(x)[:, :, 1:100], "any number",

@@ -520,3 +520,21 @@ def test_parts_of_the_library_need_no_import_of_their_own() -> None:
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
     with pytest.raises(AttributeError, match="no attribute 'trainer'"):
         _ = pgt_fx.trainer
+
+
+class Weighted(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(4, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.matmul(self.weight, x)
+
+
+def test_an_error_in_a_step_prints_nothing(capfd: pytest.CaptureFixture[str]) -> None:
+    """A module of torch.fx prints its code, and the error has lost its traceback."""
+    prog = pgt_fx.transform(Weighted().eval(), torch.randn(1, 3, 8), time_dim=2)
+    with pytest.raises(RuntimeError, match="dtype") as found:
+        prog.full(torch.randn(1, 3, 8).double())
+    assert tuple(capfd.readouterr()) == ("", "")
+    assert any("eval_with_key" in str(entry.path) for entry in found.traceback)

@@ -13,6 +13,7 @@ from pgt_fx.capture.attention.positions import COLUMN, ROW, Roles
 from pgt_fx.capture.attention.step_entries import pair_graph
 from pgt_fx.capture.passes.length_constants import NotConstant
 from pgt_fx.capture.schema import named
+from pgt_fx.capture.silent_graphs import silent
 from pgt_fx.core.entries.cases import (
     ANY,
     FALSE,
@@ -44,7 +45,7 @@ class WholeTables(Reader):
         if side is None or side > LARGEST or not tables or rows != columns:
             raise NotConstant("of no limited length")
         side -= side % rows
-        made = {n: fx.GraphModule({}, t.graph) for n, t in tables.items()}
+        made = {n: silent(fx.GraphModule({}, t.graph)) for n, t in tables.items()}
         given = {n: [self.constants.value(one, 2) for one in t.inputs] for n, t in tables.items()}
         cpu, height = torch.device("cpu"), max(1, TOGETHER // max(1, side))
         furthest = 0

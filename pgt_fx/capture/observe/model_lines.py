@@ -20,7 +20,7 @@ from torch.overrides import resolve_name
 
 from pgt_fx.capture.replacing import caller
 from pgt_fx.core.errors import Place
-from pgt_fx.core.torch_private import SymNode
+from pgt_fx.core.torch_private import SymNode, expect_true
 
 _OURS = os.path.dirname(os.path.dirname(os.path.dirname(__file__)))
 _PACKAGES = (os.path.dirname(torch.__file__) + os.sep, _OURS + os.sep)
@@ -87,6 +87,7 @@ def model_frame(frame: FrameType | None) -> FrameType | None:
 #: Where the numbers and the texts of sizes are made.
 _OF_SIZES = {
     torch.__file__,
+    expect_true.__code__.co_filename,
     SymNode.int_.__code__.co_filename,
     caller.__code__.co_filename,
     os.path.join(os.path.dirname(__file__), "size_questions.py"),
@@ -96,9 +97,22 @@ _SHOWING = ("logging", "warnings", "traceback")
 
 
 def outside_of_sizes(frame: FrameType | None) -> FrameType | None:
-    """The frame that calls what makes numbers and texts of sizes."""
+    """The frame that calls what makes numbers and texts of sizes, or asserts something of them."""
     while frame is not None and frame.f_code.co_filename in _OF_SIZES:
+        if frame.f_code is torch._assert.__code__:
+            frame = _model_call_of(frame)
         frame = frame.f_back  # bool(size) asks whether it is 0
+    return frame
+
+
+def _model_call_of(frame: FrameType) -> FrameType:
+    """The outermost frame of the same function of torch that only torch's own lie between: under a
+    mode a function is called by the model, handed to the mode, and called once more by it."""
+    around = frame.f_back
+    while around is not None and is_ours(around.f_code.co_filename):
+        if around.f_code is frame.f_code:
+            frame = around
+        around = around.f_back
     return frame
 
 

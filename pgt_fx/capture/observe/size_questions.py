@@ -3,7 +3,8 @@
 A branch is frozen by the capture: the graph is the model where every answer is the same. torch
 keeps the conditions that its sizes may break as guards, but not those that it answers from the
 range of a size: a batch of 2 stands for all but 0 and 1, so that ``x.shape[0] == 1`` leaves no
-trace. So the question itself is recorded: a truth value asked for on a line of the model.
+trace. So the question itself is recorded: a truth value asked for on a line of the model, or by a
+function of torch to which the line passes it (``torch._assert``, ``torch._check``).
 
 A size that the model turns into a number (``float(h * w)``, the kernel of a pool) is frozen as
 well: the graph is the model where the size has that value. So is one that it formats (``f"{h}"``)
@@ -27,7 +28,14 @@ from pgt_fx.capture.observe.module_calls import call_stack, place
 from pgt_fx.capture.observe.statements import only_said
 from pgt_fx.capture.replacing import Make, caller
 from pgt_fx.capture.schema import schema_name
-from pgt_fx.capture.torch_patches import BRANCHES, FLOATS, INTEGERS, MADE_OF_SIZES, WRITTEN
+from pgt_fx.capture.torch_patches import (
+    ASSERTIONS,
+    BRANCHES,
+    FLOATS,
+    INTEGERS,
+    MADE_OF_SIZES,
+    WRITTEN,
+)
 from pgt_fx.core.torch_private import pytree
 
 
@@ -121,18 +129,29 @@ def listening(model: nn.Module, running: Sequence[str]) -> Iterator[Questions]:
         if not found.symbols:
             found.symbols.update(_symbols(pytree.tree_leaves((args, kwargs))))
 
+    def note(expr: Any, answer: bool, frame: FrameType | None) -> None:
+        if frame is None or not getattr(expr, "free_symbols", None):
+            return
+        where, line = written_at(frame)
+        key = (expr, answer, where, tuple(running))
+        if key not in known:
+            known.add(key)
+            found.asked.append(Asked(expr, answer, where, line, tuple(running)))
+
     def listens(plain: Callable[[Any], bool]) -> Callable[[Any], bool]:
         def heard(self: Any) -> bool:
             expr = getattr(self.node, "expr", None)  # after the answer it may be a plain one
             answer = plain(self)
-            frame = asking_frame(caller())
-            if frame is None or not getattr(expr, "free_symbols", None):
-                return answer
-            where, line = written_at(frame)
-            key = (expr, answer, where, tuple(running))
-            if key not in known:
-                known.add(key)
-                found.asked.append(Asked(expr, answer, where, line, tuple(running)))
+            note(expr, answer, asking_frame(caller()))
+            return answer
+
+        return heard
+
+    def asserts(plain: Callable[..., bool]) -> Callable[..., bool]:
+        def heard(self: Any, file: str, line: int) -> bool:
+            expr = self.expr
+            answer = plain(self, file, line)
+            note(expr, answer, asking_frame(caller()))
             return answer
 
         return heard
@@ -141,6 +160,7 @@ def listening(model: nn.Module, running: Sequence[str]) -> Iterator[Questions]:
     try:
         with (
             BRANCHES.replaced(listens),
+            ASSERTIONS.replaced(asserts),
             _numbers_of_sizes(found, running),
             _settled(found, running),
             _written_as_numbers(),

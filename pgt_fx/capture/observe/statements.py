@@ -14,6 +14,12 @@ SAYING = frozenset(
     ("print", "warn", "warning", "debug", "info", "error", "exception", "critical", "log")
 )
 
+#: Names of functions of torch that take such a text after a condition, and what that is called.
+ASSERTING = frozenset(
+    ("_assert", *(f"_check{of}" for of in ("", "_value", "_index", "_type", "_not_implemented")))
+)
+CONDITION = ("cond", "condition")
+
 
 def only_said(frame: FrameType) -> bool:
     """Whether what is calculated now is a message's: of an error, an assertion, a log, a print."""
@@ -33,8 +39,14 @@ def only_said(frame: FrameType) -> bool:
             function = node.value.func
             name = function.attr if isinstance(function, ast.Attribute) else ""
             name = function.id if isinstance(function, ast.Name) else name
-            return name in SAYING
+            return name in SAYING or (name in ASSERTING and _is_message(node.value, inside[1:]))
     return False
+
+
+def _is_message(call: ast.Call, inside: list[ast.AST]) -> bool:
+    """Whether what runs inside of a call's brackets is another argument than its condition."""
+    given = [k for k in call.keywords if k.arg in CONDITION]
+    return bool(inside) and inside[0] not in (*call.args[:1], *given)
 
 
 def handed_on(frame: FrameType, name: str) -> bool:

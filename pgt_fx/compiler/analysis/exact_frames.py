@@ -12,6 +12,8 @@ from typing import Any
 
 from torch import fx
 
+from pgt_fx.capture.guards.size_guard import without_time
+from pgt_fx.capture.guards.symbolic_sizes import expression
 from pgt_fx.compiler.analysis.timed_graph import Analysis, Operation, Value
 from pgt_fx.core.clocks import Clock, Count
 from pgt_fx.core.errors import ClipError
@@ -56,11 +58,19 @@ def exact_frames(analysis: Analysis, options: Options, chunks: list[tuple[int, .
     return _Marks(analysis, options, chunks).run()
 
 
-def _elements(value: Value) -> int:
-    """Elements of an output's time axis for one of its timeline: several where those of a frame
-    are merged with it."""
-    merged = [dim for dim in value.layout or () if any(f.time for f in dim)]
-    return math.prod(f.size for dim in merged for f in dim if not f.time)
+def _elements(analysis: Analysis, output: fx.Node) -> int:
+    """Elements of an output's time axis for one of its timeline, where the clip's batch and space
+    are the example's: several where those of a frame are merged with it."""
+    captured, value = analysis.captured, analysis.value(output)
+    at = dict(captured.sizes.known)
+    if captured.branches is not None:
+        at |= captured.branches.questions.at(without_time(analysis.spec))
+    count = 1
+    for size, dim in zip(output.meta["val"].shape, value.layout or (), strict=True):
+        times = [f.size for f in dim if f.time]
+        if times:
+            count *= int(expression(size).xreplace(at)) // math.prod(times)
+    return count
 
 
 @dataclass
@@ -146,7 +156,7 @@ class _Marks:
                 marks += [found[j] or self.from_pools(value) for j in range(old, new)]
         if value.clock is None:
             return [not single]
-        return [not m for m in marks for _ in range(_elements(value))]
+        return [not m for m in marks for _ in range(_elements(self.analysis, output))]
 
     def _now(self, clock: Clock, number: int) -> Count:
         return clock.at(self.cuts[number], number == len(self.cuts) - 1)

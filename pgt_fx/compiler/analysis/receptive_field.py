@@ -115,25 +115,19 @@ def _stride(operation: Operation | None, sources: list[dict[int, Fraction]]) -> 
 
 def _measure(span: Spans, stride: Fraction, frames: int) -> tuple[Reach, bool]:
     """Largest reach of the elements in the middle, and whether the video was long enough."""
-    middle = [
-        (j, s) for j, s in enumerate(span) if s is not None and s[0] > 0 and s[1] < frames - 1
-    ]
-    if not middle:  # a value of few elements (a prefix), or a video too short to tell
-        few = [
-            (j, (max(s[0], 0), min(s[1], frames - 1)))
-            for j, s in enumerate(span)
-            if s is not None and s[1] >= 0 and s[0] < frames
-        ]
-        finite = len(span) * stride < frames // 4
-        if not few:
-            return Reach(stride, 0, 0, 0), finite
-        middle = few
-        seen = finite
-    else:
-        seen = len(middle) >= 4 * max(1, stride.denominator) or len(span) < 8
-    past = max(int(j * stride) - s[0] for j, s in middle)
-    future = max(s[1] - int(j * stride) for j, s in middle)
-    field = max(s[1] - s[0] + 1 for _, s in middle)
+    known = [(j, s) for j, s in enumerate(span) if s is not None]
+    inside = [(j, s) for j, s in known if s[1] >= 0 and s[0] < frames]
+    if not inside:
+        return Reach(stride, 0, 0, 0), len(span) * stride < frames // 4
+    middle = sum(s[0] > 0 and s[1] < frames - 1 for _, s in inside)
+    if middle:
+        seen = middle >= 4 * max(1, stride.denominator) or len(span) < 8
+    else:  # a value of few elements (a prefix), or a video too short to tell
+        seen = len(span) * stride < frames // 4
+    # Where a span goes over an end, how far it would go on is not seen; what it reads is.
+    past = max(int(j * stride) - max(s[0], 0) for j, s in inside)
+    future = max(min(s[1], frames - 1) - int(j * stride) for j, s in inside)
+    field = max(min(s[1], frames - 1) - max(s[0], 0) + 1 for _, s in inside)
     return Reach(stride, past, future, field), seen
 
 

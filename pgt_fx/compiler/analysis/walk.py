@@ -18,6 +18,7 @@ from pgt_fx.compiler.analysis.blocked import (
     guessed_size,
 )
 from pgt_fx.compiler.analysis.length_tables import PairTable, Table, pair_table, read_table
+from pgt_fx.compiler.analysis.lookups import within_rows
 from pgt_fx.compiler.analysis.operands import (
     VideosOf,
     beside_tables,
@@ -298,6 +299,11 @@ class _Walk:
             layout, table = read_table(
                 self.analysis.captured, node, tables, self._layout, of_length=made
             )
+            if table.kind in (
+                "rows",
+                "pairs",
+            ):  # others are looked up from the first row in each step
+                self.analysis.lengths = within_rows(self.analysis, node)
             self.analysis.values[node.name] = Value(layout, table=table)
             return
         if tables and not follows:

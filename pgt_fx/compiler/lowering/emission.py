@@ -12,6 +12,7 @@ from torch import fx, nn
 from pgt_fx.capture.observe.clip_table_op import clip_rows
 from pgt_fx.capture.observe.module_calls import place
 from pgt_fx.capture.passes.expand_like import expand_rows
+from pgt_fx.capture.silent_graphs import silent
 from pgt_fx.compiler.analysis.attention_memory import memory_size, table_memory
 from pgt_fx.compiler.analysis.length_tables import table_graph
 from pgt_fx.compiler.analysis.timed_graph import Operation, Value
@@ -165,13 +166,13 @@ class OperatorsPlace:
             pairs = self.operation.pairs.get(operand)
             if pairs is not None:
                 inputs = list(pairs.made.inputs)
-                run = fx.GraphModule({}, pairs.made.graph)
+                run = silent(fx.GraphModule({}, pairs.made.graph))
                 made = MarkovPairs(slot, run, pairs.dims, pairs.entries, where)
                 size = table_memory(self.analysis, self.node, self.options)
             else:
                 graph, inputs = table_graph(captured, operand, known.table)
                 dim = time_dims(known.layout or (), 1)[0]
-                run = fx.GraphModule({}, graph)
+                run = silent(fx.GraphModule({}, graph))
                 made = MarkovTable(slot, run, known.table.kind, dim, where)
             given = (torch.device("cpu"), *(get(n) for n in inputs))  # follows the clip
             self.writer.out.owner[slot] = self.node.name

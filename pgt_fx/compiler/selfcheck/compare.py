@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
-from torch import Tensor, fx
+from torch import Tensor
 
+from pgt_fx.compiler.selfcheck.axes import count_of, output_of
 from pgt_fx.compiler.selfcheck.copies import Trial, all_exact
 from pgt_fx.compiler.selfcheck.measure import (
     assembled,
@@ -29,6 +28,7 @@ from pgt_fx.core.errors import PgtError
 from pgt_fx.runtime.progressive import Progressive
 
 INF = float("inf")
+One = TypeVar("One")
 
 
 @dataclass(frozen=True)
@@ -233,10 +233,7 @@ def _named(
     if dim is None:
         errors = [error(first, right)]
     else:
-        errors = error_per_element(first, right, dim)
-        inner = len(errors) // max(len(flags), 1)  # time may be merged with what is within a frame
-        if inner > 1 and inner * len(flags) == len(errors):
-            errors = [max(errors[i : i + inner]) for i in range(0, len(errors), inner)]
+        errors = in_elements(error_per_element(first, right, dim), prog, frames, max)
     if len(errors) != len(flags):
         words = f"names {counted(len(flags), 'output')} as exact or not, and gives {len(errors)}"
         return _certain(trial, prog, frames, chunks, words)
@@ -259,8 +256,7 @@ def tried(
     module of the model refuses a step so short. A program that is all exact refuses no steps."""
     exact = bool(chunks) and all_exact(prog)
     try:
-        with contextlib.redirect_stderr(io.StringIO()):  # fx prints what a graph raises
-            return trial.alone(run)
+        return trial.alone(run)
     except Exception as reason:
         if not exact and (isinstance(reason, PgtError) or (chunks and _short_steps(prog))):
             return None
@@ -344,9 +340,25 @@ def _off(
 
 
 def flags_of(prog: Progressive, chunks: Sequence[int]) -> list[bool]:
-    """Which outputs are claimed to be the model's; none for a model that returns no tensor."""
-    tensors = any(isinstance(o, fx.Node) for o in prog.inspect.analysis.outputs)
-    return prog.exact_frames(list(chunks)) if tensors else []
+    """Which elements of the output are claimed to be the model's; none for a model that returns no
+    tensor."""
+    if output_of(prog) is None:
+        return []
+    return in_elements(prog.exact_frames(list(chunks)), prog, sum(chunks), all)
+
+
+def in_elements(
+    given: list[One], prog: Progressive, frames: int, together: Callable[[list[One]], One]
+) -> list[One]:
+    """One for each element of the output, of what is given for each number along its dimension of
+    time: more for an element where others are merged with it. As given where there is another
+    number."""
+    output = output_of(prog)
+    count = None if output is None else count_of(prog, output, frames)
+    if not count or len(given) == count or len(given) % count:
+        return given
+    each = len(given) // count
+    return [together(given[n : n + each]) for n in range(0, len(given), each)]
 
 
 def dims_of(prog: Progressive, wanted: Any) -> list[int | None]:

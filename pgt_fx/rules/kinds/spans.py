@@ -25,13 +25,14 @@ def followed(
     for path in sorted({p for s in operands for p in s}):
         spans = [s[path] for s in operands if path in s]
         if law is not None:
-            before, after = (-1, -1), (lengths[path], lengths[path])
+            ends = (-1, -1), (lengths[path], lengths[path])
             out[path] = [
                 _hull(
                     [
-                        before if t < 0 else after if t >= len(span) else span[t]
+                        read
                         for span in spans
                         for t in law.taps(j)
+                        for read in _at(t, law, span, ends)
                     ]
                 )
                 for j in range(count)
@@ -39,6 +40,16 @@ def followed(
         else:
             out[path] = [_hull([span[j] for span in spans if j < len(span)]) for j in range(count)]
     return out
+
+
+def _at(tap: int, law: Law, span: Spans, ends: tuple[tuple[int, int], tuple[int, int]]) -> Spans:
+    """What is read at an element, which may stand in a padding: made of another one where it
+    mirrors or repeats it."""
+    if 0 <= tap < len(span):
+        return [span[tap]]
+    meant = law.stands_for(tap, len(span))
+    found = [span[meant]] if meant is not None and 0 <= meant < len(span) else []
+    return [ends[tap >= len(span)], *found]
 
 
 def _hull(spans: Spans) -> tuple[int, int] | None:

@@ -13,6 +13,7 @@ from torch import nn
 
 from pgt_fx.capture.schema import schema_name
 from pgt_fx.compiler.analysis.timed_graph import Analysis
+from pgt_fx.compiler.selfcheck.compare import flags_of, in_elements
 from pgt_fx.compiler.selfcheck.measure import (
     assembled,
     error,
@@ -184,7 +185,7 @@ def answers_at_once(
     if dim is None:
         errors = [error(first, wanted[0])]
     else:
-        errors = error_per_element(first, wanted[0], dim)
+        errors = in_elements(error_per_element(first, wanted[0], dim), prog, total, max)
     fault = ""
     if len(flags) != len(errors):
         fault = f"{counted(len(flags), 'flag')} for {counted(len(errors), 'output')}"
@@ -317,19 +318,19 @@ def _telling_chunks(subject: Subject) -> tuple[list[int], list[bool]]:
     t = subject.length
     if subject.longest is not None:  # the whole has to fit in one step
         chunks = [c for c in (subject.longest // 2, subject.longest - subject.longest // 2) if c]
-        return chunks, subject.answering.exact_frames(chunks)
+        return chunks, flags_of(subject.answering, chunks)
     first: tuple[list[int], list[bool]] | None = None
     for length in (t, 2 * t, 3 * t):
         chunks = subject.fitting([length, length, max(1, t // 2)])
         if sum(chunks) > max(4 * t, 48):
             break
-        flags = subject.answering.exact_frames(chunks)
+        flags = flags_of(subject.answering, chunks)
         first = first or (chunks, flags)
         if any(flags[: max(1, len(flags) // 2)]):
             return chunks, flags
     if first is None:
         chunks = subject.fitting([t, max(1, t // 2)])
-        first = chunks, subject.answering.exact_frames(chunks)
+        first = chunks, flags_of(subject.answering, chunks)
     return first
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, fx
 
 from pgt_fx.compiler.analysis.receptive_field import Reach, reaches
 from pgt_fx.compiler.analysis.timed_graph import Value
+from pgt_fx.compiler.selfcheck.axes import count_of, elements, output_of
 from pgt_fx.compiler.selfcheck.measure import leaves
 from pgt_fx.compiler.selfcheck.recording import recorded_full
 from pgt_fx.compiler.selfcheck.videos import Video
@@ -30,12 +31,12 @@ class Watched:
 
     Attributes:
         name: node of the step's graph; "" for the output.
-        dim: its time dimension.
+        node: of the captured graph.
         claims: per input path, what the analysis says of it.
     """
 
     name: str
-    dim: int
+    node: fx.Node
     claims: dict[int, Reach]
 
 
@@ -56,7 +57,7 @@ def receptive_field(check: Check, subject: Subject, chunkings: int) -> Check:
             tried += 1
             after = _values(subject, watched, replaced_frame(subject, leaf, frame, other))
             for k, one in enumerate(watched):
-                for j in different(after[k], before[k], one.dim):
+                for j in changed(subject, one.node, after[k], before[k]):
                     reads.setdefault((k, j), []).append(frame)
         for (k, j), frames in reads.items():
             claim = watched[k].claims.get(path)
@@ -92,7 +93,8 @@ def receptive_field(check: Check, subject: Subject, chunkings: int) -> Check:
 def _watched(subject: Subject) -> list[Watched]:
     prog = subject.answering
     if subject.dims and subject.dims[0] is not None:
-        return [Watched("", subject.dims[0], _reported(prog))]
+        output = output_of(prog)
+        return [] if output is None else [Watched("", output, _reported(prog, output))]
     analysis = prog.inspect.analysis
     reach = reaches(analysis)
     made = {old: new for new, old in prog.inspect.program.emitted.made.items()}
@@ -100,18 +102,16 @@ def _watched(subject: Subject) -> list[Watched]:
     for name in sorted({n for v in analysis.values.values() for n in _pooled(v)}):
         for source in analysis.operations[name].node.all_input_nodes:
             if source.name in reach and source.name in made:
-                dim = analysis.axis(source).dim
-                out.append(Watched(made[source.name], dim, reach[source.name]))
+                out.append(Watched(made[source.name], source, reach[source.name]))
     return out
 
 
-def _reported(prog: Progressive) -> dict[int, Reach]:
+def _reported(prog: Progressive, output: fx.Node) -> dict[int, Reach]:
     """What the report says of the output. How far back it reads is none of its figures: where time
     is upsampled, elements of one field lie in it at different places, and the past of some and the
     future of others are more than the field together."""
-    report, analysis = prog.report, prog.inspect.analysis
-    output = next(o for o in analysis.outputs if isinstance(o, fx.Node))
-    reach = reaches(analysis)[output.name]
+    report = prog.report
+    reach = reaches(prog.inspect.analysis)[output.name]
     rows = zip(sorted(reach), report.receptive_field, report.look_ahead, report.stride, strict=True)
     return {
         path: Reach(Fraction(stride), None if size is None else reach[path].past, ahead, size)
@@ -149,11 +149,25 @@ def replaced_frame(subject: Subject, leaf: int, frame: int, other: Video) -> Vid
     return video
 
 
-def different(a: Tensor | None, b: Tensor | None, dim: int) -> list[int]:
-    """Elements along ``dim`` that are not the same to the last bit."""
-    if b is None:
+def changed(subject: Subject, node: fx.Node, a: Tensor | None, b: Tensor | None) -> list[int]:
+    """Elements along time of a value of the whole video that are not the same to the last bit.
+
+    Args:
+        node: whose value it is, of the captured graph.
+        a, b: None where there is none.
+    """
+    prog = subject.answering
+    count = count_of(prog, node, subject.frames) or 0
+    layout = prog.inspect.analysis.value(node).layout
+    right = None if b is None else elements(b, layout, count)
+    if right is None:
         return []
-    if a is None or a.shape != b.shape:
-        return list(range(b.shape[dim]))
-    changed = ((a != b) & ~(a.isnan() & b.isnan())).movedim(dim, 0).flatten(1).any(1)
-    return [int(j) for j in changed.nonzero().flatten()]
+    left = (
+        elements(a, layout, count)
+        if a is not None and b is not None and a.shape == b.shape
+        else None
+    )
+    if left is None:
+        return list(range(count))
+    apart = ((left != right) & ~(left.isnan() & right.isnan())).flatten(1).any(1)
+    return [int(j) for j in apart.nonzero().flatten()]

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from itertools import product
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, fx
 
-from pgt_fx.compiler.selfcheck.measure import leaves, random_chunks, same_bits
+from pgt_fx.compiler.selfcheck.axes import videos
+from pgt_fx.compiler.selfcheck.measure import leaves, parts, random_chunks, same_bits
 from pgt_fx.compiler.selfcheck.trials import the_model
 from pgt_fx.compiler.selfcheck.videos import Video
 from pgt_fx.core.counts import counted
+from pgt_fx.core.errors import StreamWarning
 from pgt_fx.testing.verify.result import Check
 from pgt_fx.testing.verify.subject import Subject, count_tensors
 
@@ -131,17 +135,19 @@ def one_way_backward(check: Check, subject: Subject, chunkings: int) -> Check:
     for policy, prog in _policies(subject):
         prog.reset()
         inputs: list[list[Tensor]] = []
+        steps: list[_Step] = []
         for number, piece in enumerate(subject.cut(video, chunks)):
             piece = [x.detach().clone() if isinstance(x, Tensor) else x for x in piece]
             mine = [x.requires_grad_() for x in _differentiable(piece)]
             inputs.append(mine)
+            before = prog.state
             answer = subject.feed(prog, list(piece), number == len(chunks) - 1)
             held = [name for name, x in prog.state.items() if x.requires_grad]
             if held:  # torch refuses to go backward through it twice, as it is freed by then
                 faults.append(f"{policy}: step {number + 1} hands on the graph of {held[0]}")
                 break
             loss = _loss(answer)
-            if loss is None:
+            if loss is None and (policy == "wait" or not used or not count_tensors(answer)):
                 continue
             answered += 1
             flat = [x for step in inputs for x in step]
@@ -149,21 +155,31 @@ def one_way_backward(check: Check, subject: Subject, chunkings: int) -> Check:
             wanted = [*flat, *(p for _, p in used)] if policy == "zero" else flat[: -len(mine)]
             if not wanted:
                 continue
-            gradients = torch.autograd.grad(loss, wanted, allow_unused=True)
+            gradients: Sequence[Tensor | None] = [None] * len(wanted)
+            if loss is not None:
+                gradients = torch.autograd.grad(loss, wanted, allow_unused=True)
             early = gradients[: len(flat) - len(mine)]
             if any(g is not None and bool(g.any()) for g in early):
                 faults.append(f"{policy}: a gradient of step {number + 1} reaches earlier frames")
             if policy == "wait":
                 continue
-            if mine and all(g is None for g in gradients[len(flat) - len(mine) : len(flat)]):
-                faults.append(f"{policy}: no gradient of step {number + 1} reaches its own frames")
-            without = [
-                n for (n, _), g in zip(used, gradients[len(flat) :], strict=True) if g is None
-            ]
-            if without:
+            own = gradients[len(flat) - len(mine) : len(flat)]
+            of_parameters = zip(used, gradients[len(flat) :], strict=True)
+            without = [pair for pair, gradient in of_parameters if gradient is None]
+            last, blind = number == len(chunks) - 1, bool(mine) and all(g is None for g in own)
+            steps.append(_Step(number, before, piece, last, answer, blind, without))
+        # When the video has ended, which had to go on with the weights that it began with.
+        for step in steps:
+            other = subject.cut(subject.video(sum(chunks), salt=18), chunks)[step.number]
+            if step.blind and _answers_otherwise(subject, prog, step, other):
                 faults.append(
-                    f"{policy}: step {number + 1} gives no gradient to {len(without)} of "
-                    f"{counted(len(used), 'parameter')}, {without[0]} among them"
+                    f"{policy}: no gradient of step {step.number + 1} reaches its own frames"
+                )
+            names = [n for n, p in step.without if _uses(subject, prog, step, p)]
+            if names:
+                faults.append(
+                    f"{policy}: step {step.number + 1} gives no gradient to {len(names)} of "
+                    f"{counted(len(used), 'parameter')}, {names[0]} among them"
                 )
     detail = (
         f"{counted(answered, 'step')} of {chunks} frames, both policies, "
@@ -179,6 +195,48 @@ def one_way_backward(check: Check, subject: Subject, chunkings: int) -> Check:
         measured=counted(len(faults), "fault"),
         detail=f"{faults[0]}; {detail}",
     )
+
+
+@dataclass(frozen=True)
+class _Step:
+    """One step: what it was given and what it answered; whether its answer gave no gradient to its
+    own frames, and the parameters that it gave none to."""
+
+    number: int
+    state: dict[str, Tensor]
+    piece: Sequence[Any]
+    last: bool
+    answer: Any
+    blind: bool
+    without: list[tuple[str, Tensor]]
+
+
+def _answers_otherwise(subject: Subject, prog: Any, step: _Step, piece: Sequence[Any]) -> bool:
+    """Whether a step gives something else of these frames, or of its own with the weights as they
+    are now."""
+    args, kwargs = subject.args(list(piece))
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", StreamWarning)
+        again, _ = prog.step(step.state, *args, last=step.last, **kwargs)
+    return not same_bits(again, step.answer)
+
+
+def _uses(subject: Subject, prog: Any, step: _Step, parameter: Tensor) -> bool:
+    """Whether a step's answer is another one with other values of a parameter: one that is read for
+    the first frame alone has no part in later steps."""
+    own = parameter.detach().clone()
+    generator = torch.Generator().manual_seed(subject.seed)
+    noise = torch.randn(own.shape, generator=generator, dtype=torch.float64).to(own)
+    try:
+        for scale in (1.0, 100.0):  # a gate may seldom open
+            with torch.no_grad():
+                parameter.copy_(own + scale * noise)
+            if _answers_otherwise(subject, prog, step, step.piece):
+                return True
+    finally:
+        with torch.no_grad():
+            parameter.copy_(own)
+    return False
 
 
 def _differentiable(leaves_: Sequence[Any]) -> list[Tensor]:
@@ -210,44 +268,66 @@ def _used_parameters(subject: Subject) -> list[tuple[str, Tensor]]:
     return [pair for pair in subject.answering.named_parameters() if pair[0] in used]
 
 
-def spoilt(subject: Subject) -> tuple[Video, Video, bool]:
-    """A batch of two videos, the same with NaN in the second, and whether any could be put in."""
-    clean = subject.video(subject.frames, batch=2, salt=9)
-    out, hit = list(clean), False
+def spoilt(subject: Subject, row: int) -> tuple[Video, Video]:
+    """A batch of two videos, and the same with NaN in all of one of them; where frames are whole
+    numbers, with other ones."""
+    clean, other = (subject.video(subject.frames, batch=2, salt=salt) for salt in (9, 10))
+    out = list(clean)
     for i in subject.spec.paths:
+        out[i] = clean[i].clone()
         if clean[i].is_floating_point():
-            out[i] = clean[i].clone()
-            out[i].select(0, 1).narrow((subject.spec.times[i] or 0) - 1, 1, 1).fill_(float("nan"))
-            hit = True
-    return clean, out, hit
+            out[i][row].fill_(float("nan"))
+        else:
+            out[i][row] = other[i][row]
+    return clean, out
+
+
+def row_of(x: Tensor, layout: Any, rows: int, row: int) -> Tensor | None:
+    """What a tensor has of one video of a batch, by its layout; None where that can't be told."""
+    found = videos(x, layout, rows)
+    if found is not None:
+        return found[row]
+    return x[row] if x.dim() and len(x) == rows else None
+
+
+def _layouts(prog: Any, answer: Any) -> list[Any]:
+    """The layout of each tensor of an answer, as :func:`leaves` has them."""
+    analysis = prog.inspect.analysis
+    nodes = iter(analysis.outputs)
+    found = []
+    for x, own in [] if answer is None else parts(answer):
+        node = next(nodes) if own else None
+        if x is None or isinstance(x, Tensor):
+            found.append(analysis.value(node).layout if isinstance(node, fx.Node) else None)
+    return found
 
 
 def rows_isolated(check: Check, subject: Subject, chunkings: int) -> Check:
-    """NaN in the second video of two; the answers to the first stay as they are."""
+    """NaN in all frames of one video of two; the answers to the other stay as they are."""
     chunks = _steps(subject, 22)
     if subject.rows == 1:
         return replace(check, detail="the model takes a batch of one video: there is no other row")
-    clean, poisoned, hit = spoilt(subject)
-    if not hit:
-        return replace(check, detail="the frames are no floating-point numbers: no NaN in them")
-    compared = 0
+    rows, compared, arrived = subject.rows or 2, 0, False
     faults: list[str] = []
-    arrived = False
-    for policy, prog in _policies(subject):
+    for (policy, prog), row in product(_policies(subject), (1, 0)):
+        clean, poisoned = spoilt(subject, row)
         pairs = zip(
             subject.run(prog, clean, chunks), subject.run(prog, poisoned, chunks), strict=True
         )
         for step, (a, b) in enumerate(pairs, 1):
-            for x, y in zip(leaves(a), leaves(b), strict=True):
+            for x, y, layout in zip(leaves(a), leaves(b), _layouts(prog, a), strict=True):
                 if x is None or y is None:
                     continue
-                if x.shape[:1] != (subject.rows or 2,):
-                    return replace(check, detail=f"an output has no batch axis: {tuple(x.shape)}")
+                others = [n for n in range(rows) if n != row]
+                apart = [(row_of(x, layout, rows, n), row_of(y, layout, rows, n)) for n in others]
+                if any(part is None for pair in apart for part in pair):
+                    shape = tuple(x.shape)
+                    return replace(check, detail=f"an output has no batch axis: {shape}")
                 compared += 1
-                arrived |= bool(y[1].isnan().any())
-                if not same_bits(x[0], y[0]):
-                    faults.append(f"{policy}: step {step} of {chunks}")
-    detail = f"{counted(compared, 'answer')} to a batch of two, NaN in one frame of the second"
+                arrived |= not same_bits(row_of(x, layout, rows, row), row_of(y, layout, rows, row))
+                if any(not same_bits(p, q) for p, q in apart):
+                    faults.append(f"{policy}: step {step} of {chunks}, NaN in video {row + 1}")
+    detail = f"{counted(compared, 'answer')} to a batch of two, NaN in each of them by turns"
     if not arrived:
         detail += "; the NaN reached no output"
     if not faults:

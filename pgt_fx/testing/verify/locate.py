@@ -10,6 +10,8 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterable
 from fractions import Fraction
+from functools import partial
+from itertools import product
 from typing import Any
 
 import torch
@@ -20,11 +22,12 @@ from pgt_fx.compiler.selfcheck.measure import random_chunks, same_bits
 from pgt_fx.compiler.selfcheck.places import named, place_of, slot_place, unlike_model, unlike_whole
 from pgt_fx.compiler.selfcheck.recording import Record, recorded_full, recorded_run
 from pgt_fx.testing.verify import locality, repeat, stream
-from pgt_fx.testing.verify.field import different, replaced_frame
+from pgt_fx.testing.verify.field import changed, replaced_frame
 from pgt_fx.testing.verify.result import Check
 from pgt_fx.testing.verify.subject import Subject
 
-Same = Callable[[Tensor, Tensor], bool]
+#: Whether two values of the node of a name are the same.
+Same = Callable[[str, Tensor, Tensor], bool]
 
 
 def locate(check: Check, subject: Subject, chunkings: int) -> str:
@@ -46,8 +49,15 @@ def locate(check: Check, subject: Subject, chunkings: int) -> str:
 # -- two runs that should be the same ------------------------------------------------------------
 
 
+def _identical(name: str, x: Tensor, y: Tensor) -> bool:
+    return same_bits(x, y)
+
+
 def _first(
-    prog: Any, pairs: Iterable[tuple[Record, Record]], same: Same = same_bits, word: str = "differs"
+    prog: Any,
+    pairs: Iterable[tuple[Record, Record]],
+    same: Same = _identical,
+    word: str = "differs",
 ) -> str:
     """The first operator, by step and by execution, whose values differ."""
     order = [n.name for n in prog.inspect.program.emitted.graph.nodes]
@@ -56,7 +66,7 @@ def _first(
             x, y = a.get(name), b.get(name)
             if x is None and y is None:
                 continue
-            if x is None or y is None or x.shape != y.shape or not same(x, y):
+            if x is None or y is None or x.shape != y.shape or not same(name, x, y):
                 return f"{place_of(prog, name)}: the first value that {word}, in step {step}"
     return ""
 
@@ -78,18 +88,31 @@ def _one_way_forward(check: Check, subject: Subject, chunkings: int) -> str:
 
 def _rows_isolated(check: Check, subject: Subject, chunkings: int) -> str:
     chunks = locality._steps(subject, 22)
-    clean, spoilt, _ = locality.spoilt(subject)
-
-    def rows(x: Tensor, y: Tensor) -> bool:
-        half = max(1, len(x) // 2) if x.dim() else 0
-        return same_bits(x[:half], y[:half]) if half else same_bits(x, y)
-
-    for _, prog in locality._policies(subject):
-        pair = (recorded_run(subject, prog, v, chunks) for v in (clean, spoilt))
-        found = _first(prog, zip(*pair, strict=True), rows, "takes from the other row")
+    rows = subject.rows or 2
+    for (_, prog), row in product(locality._policies(subject), (1, 0)):
+        same = partial(_other_videos_same, _layouts(prog), rows, row)
+        pair = (recorded_run(subject, prog, v, chunks) for v in locality.spoilt(subject, row))
+        found = _first(prog, zip(*pair, strict=True), same, "takes from the other video")
         if found:
             return found
     return ""
+
+
+def _layouts(prog: Any) -> dict[str, Any]:
+    """The layout of each value of a step's graph; None for several results."""
+    made, values = prog.inspect.program.emitted.made, prog.inspect.analysis.values
+    return {name: getattr(values.get(of), "layout", None) for name, of in made.items()}
+
+
+def _other_videos_same(
+    layouts: dict[str, Any], rows: int, row: int, name: str, x: Tensor, y: Tensor
+) -> bool:
+    """Whether two values are the same but for one video of the batch."""
+    for other in range(rows):
+        parts = [locality.row_of(v, layouts.get(name), rows, other) for v in (x, y)]
+        if other != row and parts[0] is not None and not same_bits(*parts):
+            return False
+    return True
 
 
 def _deterministic(check: Check, subject: Subject, chunkings: int) -> str:
@@ -228,8 +251,8 @@ def _field(check: Check, subject: Subject, chunkings: int) -> str:
                 known = graph.nodes.get(captured, {})
                 if known.get("past") is None or name not in after:
                     continue
-                dim = prog.inspect.analysis.axis(named(prog, captured)).dim
-                for j in different(after[name], before[name], dim):
+                node = named(prog, captured)
+                for j in changed(subject, node, after[name], before[name]):
                     own = int(j * Fraction(known["stride"]))
                     if own - frame > known["past"] or frame - own > known["future"]:
                         return f"{place_of(prog, name)}: element {j} reads frame {frame}"
