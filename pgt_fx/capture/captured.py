@@ -63,6 +63,7 @@ class Captured:
         surroundings: what the model's Python asked of them (gradients, autocast, types).
         seeded: lines on which it seeds torch's random numbers.
         tried: lines on which an error of a call is caught, and the model goes on another way.
+        sized: the first line on which it reads a size of a tensor that is no input.
         values: evaluates what depends on sizes, parameters and buffers alone.
         idle: layers that have no part in what the model computes, though the module around them is
             called.
@@ -91,6 +92,7 @@ class Captured:
     surroundings: frozenset[str] = frozenset()
     seeded: list[Place] = field(default_factory=list)
     tried: frozenset[tuple[str, str]] = frozenset()
+    sized: Place | None = None
     values: ReadValues | None = field(default=None, repr=False)
     idle: tuple[str, ...] = ()
     rehooked: frozenset[str] = frozenset()

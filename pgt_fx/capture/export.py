@@ -19,6 +19,7 @@ from pgt_fx.capture.guards.length_guard import (
     Lengths,
     OtherBranch,
     allowed_lengths,
+    sizes_of_unused_slices,
 )
 from pgt_fx.capture.guards.size_guard import Branches, unlike_clip, without_time
 from pgt_fx.capture.observe.call_overrides import TooComplicated
@@ -151,6 +152,7 @@ def _exported(
         )
         found = export(model, spec, sample, space=False)
     noted = sample.noted
+    found.sized = noted.sized
     if noted.tried or noted.layouts:
         found.tried = list(noted.tried)
         found.layouts = [(place.source, place.line) for place, _ in noted.layouts]
@@ -224,9 +226,13 @@ def _captured(
     times = frozenset(symbols) | questions.along(spec.times)
     asked = questions.asked
 
+    measured = [] if found.sized is None else sizes_of_unused_slices(program.graph)
+
     def lengths_at(other: Mapping[Any, Any]) -> Lengths:
         clip, tried = min(spec.lengths), {*found.tried, *found.layouts}
-        out = allowed_lengths(program, times, lengths, clip, questions.asked, other, tried)
+        out = allowed_lengths(
+            program, times, lengths, clip, questions.asked, other, tried, measured
+        )
         if found.lies_otherwise:
             longer = LengthSet.interval(2, None)
             out = out.within(Condition(longer, *found.layouts[0], "not so at one frame"))
@@ -264,6 +270,7 @@ def _captured(
         surroundings=found.surroundings,
         seeded=found.seeded,
         tried=frozenset(found.tried),
+        sized=found.sized,
         idle=find_idle(program, found.calls.values()),
     )
 

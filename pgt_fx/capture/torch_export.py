@@ -26,7 +26,7 @@ from pgt_fx.capture.observe.surroundings import surroundings
 from pgt_fx.capture.observe.value_contents import generator_state
 from pgt_fx.capture.probe.meta_run import leaves_behind, quiet, unchanged
 from pgt_fx.capture.probe.sample_sizes import Sample
-from pgt_fx.capture.torch_patches import SOLVER
+from pgt_fx.capture.torch_patches import POOL_SIZES, SOLVER
 from pgt_fx.core.clip import ClipSpec
 from pgt_fx.core.errors import CaptureError, Place, of_this_machine
 from pgt_fx.core.torch_private import pytree
@@ -48,6 +48,7 @@ class Exported:
         memories: those among them that the next call reads.
         surroundings: what the model's Python asked of them.
         seeded: lines on which it seeds torch's random numbers.
+        sized: the first line on which it reads a size of a tensor that is no input.
         tried: lines of the model on which an error of a call would be caught.
         layouts: lines on which it asks how a tensor lies in memory.
         lies_otherwise: whether the answers are others in a video of one frame.
@@ -64,6 +65,7 @@ class Exported:
     memories: list[Memory]
     surroundings: frozenset[str]
     seeded: list[Place]
+    sized: Place | None = None
     tried: list[tuple[str, str]] = field(default_factory=list)
     layouts: list[tuple[str, str]] = field(default_factory=list)
     lies_otherwise: bool = False
@@ -140,7 +142,7 @@ def _export(
     ):
         warnings.simplefilter("ignore")
         try:
-            with lenient_solver():
+            with lenient_solver(), pool_sizes_without_a_branch():
                 program = torch.export.export(
                     model,
                     args,
@@ -214,6 +216,27 @@ def lenient_solver() -> contextlib.AbstractContextManager[None]:
         return lenient
 
     return SOLVER.replaced(make)
+
+
+def pool_sizes_without_a_branch() -> contextlib.AbstractContextManager[None]:
+    """Give the size of a pool that rounds up as one expression, true at every length: the lesser of
+    the windows that there are when the last may be cut off, and those that begin before the end of
+    the frames and the padding in front of them.
+    """
+
+    def make(plain: Callable[..., Any]) -> Callable[..., Any]:
+        def size(
+            length: Any, kernel: Any, before: Any, after: Any, stride: Any, dilation: Any, up: bool
+        ) -> Any:
+            if not up or not isinstance(length, torch.SymInt):
+                return plain(length, kernel, before, after, stride, dilation, up)
+            reach = dilation * (kernel - 1) + 1
+            windows = (length + before + after - reach + stride - 1) // stride + 1
+            return torch.sym_min(windows, (length + before - 1) // stride + 1)
+
+        return size
+
+    return POOL_SIZES.replaced(make)
 
 
 def _explain(error: Exception) -> str:

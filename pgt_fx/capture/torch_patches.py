@@ -22,6 +22,7 @@ from contextlib import contextmanager
 import torch
 import torch._dynamo.eval_frame
 import torch._dynamo.external_utils
+import torch._meta_registrations
 import torch.compiler
 import torch.cuda
 import torch.fx.proxy
@@ -110,6 +111,16 @@ SOLVER = Patch(
     DimConstraints,
     "solve",
     ("self",),
+)
+#: Replaced in torch_export.
+POOL_SIZES = Patch(
+    "torch._meta_registrations.pooling_output_shape_pad_lr",
+    "a pool that rounds up (`ceil_mode`) drops a last window that would begin after the end: torch "
+    "decides it by a branch, and the size that it gives is true at the lengths alone that go the "
+    "same way, while a later condition on that size would be read as one for all",
+    torch._meta_registrations,
+    "pooling_output_shape_pad_lr",
+    ("inputSize", "kernelSize", "pad_l", "pad_r", "stride", "dilation", "ceil_mode"),
 )
 #: Replaced in :mod:`pgt_fx.capture.observe.failing_line`.
 FRAMES = Patch(
@@ -276,7 +287,7 @@ UNCOMPILED = Setting(
 #: Every entry, in the order in which they stand above.
 PATCHES: tuple[Change, ...] = (
     *(BRANCHES, ASSERTIONS, INTEGERS, FLOATS, MADE_OF_SIZES),
-    *(*(patch for patch, _ in WRITTEN), SOLVER, FRAMES),
+    *(*(patch for patch, _ in WRITTEN), SOLVER, POOL_SIZES, FRAMES),
     *(APPLIED, HOOKED),
     *(*ASKED.values(), *SEEDING, VARIABLES, *CAPTURING),
     *(TYPE, ISINSTANCE, MODULE_CALLS, QUIET, UNCOMPILED),

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 import torch
 import torch._dynamo.external_utils
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.compiler import is_compiling, is_exporting
 
@@ -280,6 +281,17 @@ def is_not_asked_again() -> None:
     assert torch.equal(torch.cat(outs, 2), model(x))
 
 
+def branches_on_a_pool() -> None:
+    """At 12 frames the pool has 3 windows, as at 9 to 11; a formula without its branch says 4."""
+
+    def body(x: Tensor) -> Tensor:
+        pooled = F.max_pool3d(x, (2, 1, 1), (4, 1, 1), ceil_mode=True)
+        return x * (2 if pooled.shape[2] == 3 else 3)
+
+    prog = pgt_fx.transform(Model(body).eval(), torch.randn(1, 2, 10, 4, 4), check=False)
+    assert str(prog.video_lengths) == "9 to 12", prog.video_lengths
+
+
 def says_which_space(x: Tensor) -> Tensor:
     torch._check(x.shape[3] % 4 == 0)
     return x * 2
@@ -307,6 +319,7 @@ SHOWN: dict[str, Callable[[], None]] = {
     "torch.SymFloat.__format__": answers(lambda x: x * {"2.00": 2}[f"{x.shape[3] / 2:.2f}"]),
     "torch.SymBool.__repr__": answers(lambda x: x * {"True": 2}[repr(x.shape[3] > 2)]),
     "torch.SymBool.__format__": answers(lambda x: x * {"     1": 2}[f"{x.shape[3] > 2:6}"]),
+    "torch._meta_registrations.pooling_output_shape_pad_lr": branches_on_a_pool,
     "DimConstraints.solve": goes_on_without_a_solution,
     "torch.fx.proxy.TracerBase._filter_traceback_frames": refused(
         lambda x: turned(x) * 2, "return y.flip(2)  # reverses time"

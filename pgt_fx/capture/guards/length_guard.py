@@ -7,7 +7,9 @@ lengths that is worked out exactly (:mod:`pgt_fx.core.lengths.functions`).
 
 from __future__ import annotations
 
+import contextlib
 import re
+import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
@@ -15,13 +17,16 @@ from typing import Any
 
 import sympy
 import torch
-from torch import Tensor
+from torch import Tensor, fx
 
+from pgt_fx.capture.guards.symbolic_sizes import expression
 from pgt_fx.capture.observe.failing_line import taken_as_number
 from pgt_fx.capture.observe.model_lines import is_ours, short
+from pgt_fx.capture.observe.module_calls import place
 from pgt_fx.capture.observe.size_questions import Asked
+from pgt_fx.capture.schema import named, schema_name
 from pgt_fx.core.counts import counted
-from pgt_fx.core.errors import CaptureError, ClipError
+from pgt_fx.core.errors import CaptureError, ClipError, Place
 from pgt_fx.core.lengths.from_sympy import LengthReader
 from pgt_fx.core.lengths.sets import ANY_LENGTH, LengthSet, NotQuasiLinear
 
@@ -155,6 +160,7 @@ def allowed_lengths(
     asked: Sequence[Asked] = (),
     other: Mapping[Any, Any] = MappingProxyType({}),
     tried: Collection[tuple[str, str]] = (),
+    measured: Collection[tuple[Any, Place]] = (),
 ) -> Lengths:
     """The lengths at which the model's Python goes the way that was captured.
 
@@ -169,6 +175,8 @@ def allowed_lengths(
         other: the values of the symbols in it that are not time's.
         tried: lines on which the error of a call is caught, or it is asked how a tensor lies in
             memory, so that what torch asks there binds.
+        measured: conditions under which values of which the model uses no more than a size have the
+            size that the capture gave them, and where they are made.
 
     Raises:
         OtherBranch: where the clip is not among them for a branch of the model.
@@ -179,6 +187,11 @@ def allowed_lengths(
     known = known_sizes(sizes[0]) if sizes else {}
     reader = LengthReader({s: known[s] // min(sample) for s in symbols if s in known})
     found = [*_of_python(reader, asked, other), *_of_torch(reader, program, known, asked, tried)]
+    for expr, made in measured:
+        with contextlib.suppress(NotQuasiLinear):
+            as_captured = reader.holds(expr)
+            text = "its size is that of the capture"
+            found.append(Condition(as_captured, made.source, made.line, text))
     lengths = Lengths()
     for condition in found:
         lengths = lengths.within(condition)
@@ -238,7 +251,7 @@ def _of_torch(
     env: Any = sizes[0].node.shape_env
     at = {s: sympy.Integer(v) for s, v in known.items()}
     others = {s: v for s, v in at.items() if s not in reader.ratios}
-    for expr, place in taken_as_number(env).items():
+    for expr, taken in taken_as_number(env).items():
         value = value_of(expr, at)
         if not reader.of_length(expr) or value is None:
             continue
@@ -248,7 +261,7 @@ def _of_torch(
         except NotQuasiLinear:
             held = LengthSet.of([min(known[s] // r for s, r in reader.ratios.items())])
         text = f"Eq({_written(expr, reader)}, {value})"
-        yield Condition(held, place.source, place.line, text, number=True)
+        yield Condition(held, taken.source, taken.line, text, number=True)
     heard, ways = {a.where for a in asked}, {where for where, _ in tried}
     for guard in env.guards:
         frame: Any = getattr(guard.sloc, "framework_loc", None)
@@ -274,6 +287,38 @@ def _of_torch(
         binds = isinstance(guard.expr, (sympy.Eq, sympy.Ne)) or not (~held).is_finite
         if binds or where in ways:
             yield Condition(held, where, line, _written(guard.expr, reader))
+
+
+def sizes_of_unused_slices(graph: fx.Graph) -> list[tuple[Any, Place]]:
+    """Of each slice of which the graph uses nothing, but whose size the model may have read, the
+    condition under which it is as large as in the capture: ``x[:, :, :5].shape[2]`` is 5 in a video
+    of 5 frames or more. Slices that are used are counted by their rule."""
+    out = []
+    unused: set[fx.Node] = set()
+    for node in reversed(graph.nodes):
+        if node.op != "call_function" or not all(user in unused for user in node.users):
+            continue
+        unused.add(node)
+        if schema_name(node) != "aten::slice":
+            continue
+        given = named(node)
+        dim, value = given["dim"], node.meta["val"]
+        whole = expression(given["self"].meta["val"].shape[dim])
+        first, last = (
+            _inside(default if given[edge] in (None, sys.maxsize) else given[edge], whole)
+            for edge, default in (("start", 0), ("end", whole))
+        )
+        count = sympy.Max(0, sympy.floor((last - first + given["step"] - 1) / given["step"]))
+        size = expression(value.shape[dim])
+        if count != size:
+            out.append((sympy.Eq(count, size, evaluate=False), place(node)))
+    return out
+
+
+def _inside(edge: Any, whole: Any) -> Any:
+    """Where a slice begins or ends, of so many elements as there are."""
+    at = expression(edge.meta["val"] if isinstance(edge, fx.Node) else edge)
+    return sympy.Min(sympy.Max(0, at + whole if at.is_negative else at), whole)
 
 
 def _written(expr: Any, reader: LengthReader) -> str:

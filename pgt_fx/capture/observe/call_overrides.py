@@ -44,6 +44,7 @@ class Noted:
         asked: what it asked of its surroundings.
         read: what it has asked its tensors for, each with a line.
         layouts: the answers to ``is_contiguous()``, in order.
+        sized: the first line on which it reads a size of a tensor that is no input.
         tried: lines of the model on which an error of a call would be caught.
         caught: calls that failed on such lines, for what may be their operands' sizes.
     """
@@ -54,6 +55,7 @@ class Noted:
     asked: set[str] = field(default_factory=set)
     read: dict[str, Place] = field(default_factory=dict)
     layouts: list[tuple[Place, bool]] = field(default_factory=list)
+    sized: Place | None = None
     tried: dict[tuple[str, str], None] = field(default_factory=dict)
     caught: list[Place] = field(default_factory=list)
 

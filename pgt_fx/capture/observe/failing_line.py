@@ -55,6 +55,13 @@ def _reads(*names: str) -> list[Any]:
 
 
 _DEVICE: Any = Tensor.device
+#: What reads how large a tensor is, or counts the parts that it is cut into.
+_SIZES = {
+    Tensor.shape,
+    *_reads("size", "numel", "nelement", "unbind", "split", "chunk", "tensor_split"),
+    Tensor.__len__,
+    Tensor.__iter__,
+}
 _READ: dict[Any, str] = {
     **dict.fromkeys(_reads("dtype", "itemsize", "nbytes", "is_floating_point"), TYPES),
     **dict.fromkeys(_reads("is_complex", "element_size", "result_type"), TYPES),
@@ -82,6 +89,8 @@ class Lines(TorchFunctionMode):
         read: what the model has asked its tensors for: :data:`TYPES`, :data:`GRADIENTS`,
             :data:`DEVICES`, :data:`LAYOUTS`, :data:`INFERENCE`; each with the line.
         layouts: the answers to ``is_contiguous()``, in order.
+        inputs: the tensors that the model is given.
+        sized: the first line on which it reads a size of another tensor.
         tried: lines whose calls may fail: the model catches the error and goes on.
         caught: calls that failed; of a model that ran they are those whose errors it caught.
     """
@@ -93,6 +102,8 @@ class Lines(TorchFunctionMode):
         self.fixed: Place | None = None
         self.read: dict[str, Place] = {}
         self.layouts: list[tuple[Place, bool]] = []
+        self.inputs: list[Any] = []
+        self.sized: Place | None = None
         self.tried: dict[tuple[str, str], None] = {}
         self.caught: list[tuple[Place, Exception]] = []
         self._known: dict[tuple[Any, int], tuple[str, str] | None] = {}
@@ -114,9 +125,11 @@ class Lines(TorchFunctionMode):
             return func(*args, **(kwargs or {}))
         if type(func) is MethodWrapperType:  # reads an attribute, as nine calls of ten do
             self._note_read(func.__self__, func)
+            self._note_size(func.__self__, func, args)
             return func(*args, **(kwargs or {}))
         if func in _READ:
             self._note_read(func, func)
+        self._note_size(func, func, args)
         self._note_tried()
         try:
             out = self.spelling(func, args, kwargs or {})
@@ -149,6 +162,14 @@ class Lines(TorchFunctionMode):
             if self._handed_on[at]:
                 return
         self.read[question] = calling_place(func)
+
+    def _note_size(self, descriptor: Any, func: Any, args: Any) -> None:
+        if self.sized is not None or descriptor not in _SIZES:
+            return
+        if args and any(args[0] is given for given in self.inputs):
+            return
+        if not is_ours_or_generated(sys._getframe(2).f_code.co_filename):
+            self.sized = calling_place(func)
 
     def _note_tried(self) -> None:
         frame: FrameType | None = sys._getframe(2)

@@ -192,7 +192,7 @@ def _probe(
     noted.kept = kept
     noted.tried = lines.tried
     noted.caught = [where for where, error in lines.caught if _of_sizes(error)]
-    noted.read, noted.layouts = lines.read, lines.layouts
+    noted.read, noted.layouts, noted.sized = lines.read, lines.layouts, lines.sized
     noted.asked = {*around.asked, *lines.read}
     tails = recorder.tails.returned(output)
     found = (recorder.pools, recorder.joins, noted, running.calls, tails, recorder.pads)
@@ -232,6 +232,7 @@ def _on_meta(model: nn.Module, spec: Any, leaves: Sequence[Any], lines: Lines) -
     weights = _without_data(model)
     bare = [x.to("meta") if isinstance(x, torch.Tensor) else x for x in leaves]
     args, kwargs = pytree.tree_unflatten(bare, spec)
+    lines.inputs = [x for x in bare if isinstance(x, torch.Tensor)]
     with lines:
         return functional_call(model, weights, args, kwargs)
 
@@ -248,6 +249,7 @@ def _on_fake(model: nn.Module, spec: Any, leaves: Sequence[Any], lines: Lines) -
     with FakeTensorMode(allow_non_fake_inputs=True) as fake:
         faked = [fake.from_tensor(x) if isinstance(x, torch.Tensor) else x for x in leaves]
         args, kwargs = pytree.tree_unflatten(faked, spec)
+        lines.inputs = [x for x in faked if isinstance(x, torch.Tensor)]
         with lines:
             return model(*args, **kwargs)
 

@@ -5,6 +5,7 @@ where there is nothing. A program is for the other lengths, and says which line 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 from torch import Tensor, fx
@@ -64,6 +65,40 @@ def where_it_runs(analysis: Analysis, operation: Operation, view: OpView) -> Len
                 )
             where = operation.place
             lengths = lengths.within(Condition(held, where.source, where.line, text))
+    except NotQuasiLinear:
+        pass
+    return lengths
+
+
+def where_its_size_is(analysis: Analysis, operation: Operation) -> Lengths:
+    """The lengths of video at which a result has the size that the capture gave it, where the
+    model's Python reads sizes: what it makes of them is a number in the graph, or a condition.
+
+    torch answers for long videos. ``x[:, :, :5]`` has 5 frames there, and a video of 3 has 3.
+
+    Raises:
+        Refusal: where it has another size in the example.
+    """
+    captured, lengths, clip = analysis.captured, analysis.lengths, min(analysis.spec.lengths)
+    sized, value = captured.sized, operation.value
+    if sized is None or isinstance(value, list) or value.clock is None or value.layout is None:
+        return lengths
+    try:
+        count = value.clock.count_of_video(analysis.spec.ratio)
+        for dim, side in zip(value.layout, operation.node.meta["val"].shape, strict=True):
+            beside = [f for f in dim if f.time != 1]
+            if len(beside) == len(dim) or any(f.symbolic or f.time for f in beside):
+                continue
+            each = math.prod(f.size for f in beside)
+            held = same(captured.sizes.function(side), count * each)
+            made = f"{operation.place.op} has another size there"
+            if clip not in held:
+                raise Refusal(
+                    f"the model reads sizes ({sized.source}: {sized.line}), and in longer videos "
+                    "this one is another than in the example",
+                    "take a longer example",
+                )
+            lengths = lengths.within(Condition(held, sized.source, sized.line, made))
     except NotQuasiLinear:
         pass
     return lengths

@@ -30,6 +30,7 @@ from pgt_fx.compiler.analysis.runnable_lengths import (
     fails_at_unknown_lengths,
     where_it_is_made,
     where_it_runs,
+    where_its_size_is,
 )
 from pgt_fx.compiler.analysis.timed_graph import Analysis, Merged, Operation, Value
 from pgt_fx.compiler.analysis.video_lengths import (
@@ -211,6 +212,7 @@ class _Walk:
         if any(v.guessed for v in flat):
             for v in operation.value if isinstance(operation.value, list) else [operation.value]:
                 v.guessed = True
+        self.analysis.lengths = where_its_size_is(self.analysis, operation)
         self.analysis.values[node.name] = operation.value
         self.analysis.operations[node.name] = operation
         self._check(node, operation.value)
