@@ -175,6 +175,12 @@ def _adaptive(kind: str, rank: int, view: Callable[[Net, Tensor], Tensor]) -> Ca
     return Case(both)
 
 
+def _last_kept(m: Net, y: Tensor) -> Tensor:
+    out = torch.sin(y)
+    out[:, :, :-1] = torch.cos(y)[:, :, :-1]
+    return out
+
+
 def _grown(m: Net, x: Tensor) -> Tensor:
     y = m.late(x).transpose(1, 2).flatten(0, 1).flatten(2).mT
     out = torch.cat([m.token.expand(y.shape[0], -1, -1), y], 1)
@@ -212,6 +218,7 @@ BY_HAND: dict[str, Case] = {
     "index_copy": Case(two(lambda m, y, z: aten.index_copy(z, 1, m.two, y[:, :2]))),
     "index_fill": Case(video(lambda m, y: aten.index_fill(y, 1, m.two, 0.7))),
     "index": Case(video(lambda m, y: aten.index(y, [None, m.order]))),
+    "index_put": Case(two(lambda m, y, z: aten.index_put(z, [None, m.two], y[:, :2]))),
     "masked_fill": Case(two(lambda m, y, z: aten.masked_fill(y, z > 0, 0.7))),
     "where": Case(two(lambda m, y, z: aten.where(y > 0, y, z))),
     "select_scatter": Case(two(lambda m, y, z: aten.select_scatter(y, z[:, 0], 1, 2))),
@@ -391,6 +398,7 @@ BY_HAND: dict[str, Case] = {
     "pgt_fx::grown": Case(_grown),
     "pgt_fx::interleave": Case(lambda m, x: torch.relu(torch.stack(
         [sequence(m, x), sequence(m, x) * 2], 3).flatten(2)[:, :, 1:])),
+    "pgt_fx::marks": Case(video(_last_kept)),
     "pgt_fx::extreme_so_far": Case(video(lambda m, y: y.cummax(2)[0])),
     "pgt_fx::recurrent": Case(along(tokens, lambda m, y: m.gru(y)[0])),
 }  # fmt: skip

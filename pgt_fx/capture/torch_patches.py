@@ -22,6 +22,7 @@ from contextlib import contextmanager
 import torch
 import torch._dynamo.eval_frame
 import torch._dynamo.external_utils
+import torch._refs
 import torch.compiler
 import torch.cuda
 import torch.fx.proxy
@@ -102,6 +103,16 @@ SOLVER = Patch(
     DimConstraints,
     "solve",
     ("self",),
+)
+#: Replaced in :mod:`pgt_fx.capture.torch_export`.
+VIEWS = Patch(
+    "torch._refs._reshape_view_helper",
+    "of `x.view(nt // 8, 8, …)` torch makes `nt // (nt // 8)` of the 8: frames that are put in "
+    "groups and back in each block (a temporal shift) come to sizes of thousands of operations",
+    torch._refs,
+    "_reshape_view_helper",
+    None,
+    optional=True,
 )
 #: Replaced in failing_line.
 FRAMES = Patch(
@@ -267,7 +278,8 @@ UNCOMPILED = Setting(
 
 #: Every entry, in the order in which they stand above.
 PATCHES: tuple[Change, ...] = (
-    *(BRANCHES, INTEGERS, FLOATS, MADE_OF_SIZES, *(patch for patch, _ in WRITTEN), SOLVER, FRAMES),
+    *(BRANCHES, INTEGERS, FLOATS, MADE_OF_SIZES, *(patch for patch, _ in WRITTEN)),
+    *(SOLVER, VIEWS, FRAMES),
     *(APPLIED, HOOKED),
     *(*ASKED.values(), *SEEDING, VARIABLES, *CAPTURING),
     *(TYPE, ISINSTANCE, MODULE_CALLS, QUIET, UNCOMPILED),

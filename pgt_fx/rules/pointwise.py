@@ -111,6 +111,13 @@ def grown(op: OpView) -> Outcome:
     return Local((*layout[:dim], like[dim], *layout[dim + 1 :]))
 
 
+@rule("pgt_fx::marks")
+def marks(op: OpView) -> Outcome:
+    """True for each element along time."""
+    layout, dim = op.layout(op.arg["x"]), op.static(op.arg["dim"], "dim")
+    return Local(tuple(d if at == dim else () for at, d in enumerate(layout)))
+
+
 @rule("glu")
 def glu(op: OpView) -> Outcome:
     layout = op.layout(op.arg["self"])
