@@ -45,16 +45,17 @@ def _rewrite(captured: Captured, node: fx.Node) -> None:
     if value.meta["val"].dim() > rest and value.meta["val"].numel() != 1:
         return
     for _ in range(rest):
-        mask = _call(node, aten.unsqueeze.default, mask, -1)
+        mask = call_before(node, aten.unsqueeze.default, mask, -1)
     if value.meta["val"].numel() == 1 and value.meta["val"].dim() > rest:
-        value = _call(node, aten.reshape.default, value, [])
-    mask = _call(node, aten.to.dtype, mask, torch.bool)
-    new = _call(node, aten.where.self, mask, value, x)
+        value = call_before(node, aten.reshape.default, value, [])
+    mask = call_before(node, aten.to.dtype, mask, torch.bool)
+    new = call_before(node, aten.where.self, mask, value, x)
     node.replace_all_uses_with(new)
     captured.graph.erase_node(node)
 
 
-def _call(by: fx.Node, target: Any, *args: Any) -> fx.Node:
+def call_before(by: fx.Node, target: Any, *args: Any) -> fx.Node:
+    """A call in front of a node that it is part of."""
     with by.graph.inserting_before(by):
         new = by.graph.call_function(target, args)
     value: Tensor = by.meta["val"]
