@@ -111,7 +111,7 @@ VIEWS = Patch(
     "groups and back in each block (a temporal shift) come to sizes of thousands of operations",
     torch._refs,
     "_reshape_view_helper",
-    None,
+    ("a", "shape", "allow_copy"),
     optional=True,
 )
 #: Replaced in failing_line.
