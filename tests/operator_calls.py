@@ -175,6 +175,12 @@ def _adaptive(kind: str, rank: int, view: Callable[[Net, Tensor], Tensor]) -> Ca
     return Case(both)
 
 
+def _last_kept(m: Net, y: Tensor) -> Tensor:
+    out = torch.sin(y)
+    out[:, :, :-1] = torch.cos(y)[:, :, :-1]
+    return out
+
+
 def _expand_rows(m: Net, x: Tensor) -> Tensor:
     y = m.late(x).transpose(1, 2).flatten(0, 1).flatten(2).mT
     out = torch.cat([m.token.expand(y.shape[0], -1, -1), y], 1)
@@ -212,6 +218,18 @@ BY_HAND: dict[str, Case] = {
     "index_copy": Case(two(lambda m, y, z: aten.index_copy(z, 1, m.two, y[:, :2]))),
     "index_fill": Case(video(lambda m, y: aten.index_fill(y, 1, m.two, 0.7))),
     "index": Case(video(lambda m, y: aten.index(y, [None, m.order]))),
+    "index_put": Case(two(lambda m, y, z: aten.index_put(z, [None, m.two], y[:, :2]))),
+    # spectra of each frame
+    "real": Case(video(lambda m, y: aten.real(aten.fft_rfft(y)))),
+    "imag": Case(video(lambda m, y: aten.imag(aten.fft_rfft(y)))),
+    "angle": Case(video(lambda m, y: aten.angle(aten.fft_rfft(y)).cos())),
+    "conj": Case(video(lambda m, y: aten.imag(aten.conj(aten.fft_rfft(y))))),
+    "resolve_conj": Case(video(lambda m, y: aten.real(aten.resolve_conj(aten.fft_rfft(y))))),
+    "view_as_real": Case(video(lambda m, y: aten.view_as_real(aten.fft_rfft(y)).flatten(-2))),
+    "complex": Case(two(lambda m, y, z: aten.abs(aten.complex(y, z)))),
+    "polar": Case(two(lambda m, y, z: aten.real(aten.polar(y, z)))),
+    "fft_irfft": Case(video(lambda m, y: aten.fft_irfft(aten.fft_rfft(y), y.shape[-1]))),
+    "fft_ifft": Case(video(lambda m, y: aten.real(aten.fft_ifft(aten.fft_fft(y))))),
     "masked_fill": Case(two(lambda m, y, z: aten.masked_fill(y, z > 0, 0.7))),
     "where": Case(two(lambda m, y, z: aten.where(y > 0, y, z))),
     "select_scatter": Case(two(lambda m, y, z: aten.select_scatter(y, z[:, 0], 1, 2))),
@@ -391,6 +409,7 @@ BY_HAND: dict[str, Case] = {
     "pgt_fx::expand_rows": Case(_expand_rows),
     "pgt_fx::interleave": Case(lambda m, x: torch.relu(torch.stack(
         [sequence(m, x), sequence(m, x) * 2], 3).flatten(2)[:, :, 1:])),
+    "pgt_fx::marks": Case(video(_last_kept)),
     "pgt_fx::extreme_so_far": Case(video(lambda m, y: y.cummax(2)[0])),
     "pgt_fx::recurrent": Case(along(tokens, lambda m, y: m.gru(y)[0])),
 }  # fmt: skip

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.export import Dim
 
+from pgt_fx.capture.guards.symbolic_sizes import expression
 from pgt_fx.capture.observe.call_overrides import Spelling, TooComplicated
 from pgt_fx.capture.observe.custom_gradients import ByHand, gradients_by_hand
 from pgt_fx.capture.observe.eager_types import types_as_eager
@@ -26,7 +27,7 @@ from pgt_fx.capture.observe.surroundings import surroundings
 from pgt_fx.capture.observe.value_contents import generator_state
 from pgt_fx.capture.probe.meta_run import leaves_behind, quiet, unchanged
 from pgt_fx.capture.probe.sample_sizes import Sample
-from pgt_fx.capture.torch_patches import POOL_SIZES, SOLVER
+from pgt_fx.capture.torch_patches import POOL_SIZES, SOLVER, VIEWS
 from pgt_fx.core.clip import ClipSpec
 from pgt_fx.core.errors import CaptureError, Place, of_this_machine
 from pgt_fx.core.torch_private import pytree
@@ -142,7 +143,7 @@ def _export(
     ):
         warnings.simplefilter("ignore")
         try:
-            with lenient_solver(), pool_sizes_without_a_branch():
+            with lenient_solver(), pool_sizes_without_a_branch(), sizes_as_asked():
                 program = torch.export.export(
                     model,
                     args,
@@ -237,6 +238,34 @@ def pool_sizes_without_a_branch() -> contextlib.AbstractContextManager[None]:
         return size
 
     return POOL_SIZES.replaced(make)
+
+
+def sizes_as_asked() -> contextlib.AbstractContextManager[None]:
+    """Let a view have the sizes that it was asked for.
+
+    Torch cuts a view's dimensions out of those of its operand, and what is left of one by a
+    division: it is the same number, but another expression, out of which the next view makes a
+    longer one.
+    """
+
+    def make(view: Callable[..., Any]) -> Callable[..., Any]:
+        def as_asked(x: Any, *shape: Any, allow_copy: bool) -> Any:
+            out = view(x, *shape, allow_copy=allow_copy)
+            one = len(shape) == 1 and isinstance(shape[0], (list, tuple, torch.Size))
+            asked = tuple(shape[0]) if one else shape
+            inferred = any(isinstance(n, int) and n == -1 for n in asked)
+            if inferred or [*map(expression, asked)] == [*map(expression, out.shape)]:
+                return out
+            if not x.is_contiguous():
+                return out
+            strides: list[Any] = [1]
+            for n in reversed(asked[1:]):
+                strides.insert(0, strides[0] * n)
+            return torch.as_strided(out, asked, strides[: len(asked)])
+
+        return as_asked
+
+    return VIEWS.replaced(make)
 
 
 def _explain(error: Exception) -> str:

@@ -23,6 +23,7 @@ import torch
 import torch._dynamo.eval_frame
 import torch._dynamo.external_utils
 import torch._meta_registrations
+import torch._refs
 import torch.compiler
 import torch.cuda
 import torch.fx.proxy
@@ -122,7 +123,17 @@ POOL_SIZES = Patch(
     "pooling_output_shape_pad_lr",
     ("inputSize", "kernelSize", "pad_l", "pad_r", "stride", "dilation", "ceil_mode"),
 )
-#: Replaced in :mod:`pgt_fx.capture.observe.failing_line`.
+#: Replaced in :mod:`pgt_fx.capture.torch_export`.
+VIEWS = Patch(
+    "torch._refs._reshape_view_helper",
+    "of `x.view(nt // 8, 8, …)` torch makes `nt // (nt // 8)` of the 8: frames that are put in "
+    "groups and back in each block (a temporal shift) come to sizes of thousands of operations",
+    torch._refs,
+    "_reshape_view_helper",
+    ("a", "shape", "allow_copy"),
+    optional=True,
+)
+#: Replaced in failing_line.
 FRAMES = Patch(
     "torch.fx.proxy.TracerBase._filter_traceback_frames",
     "torch keeps the frames of functions called forward alone, and the line of the model that an "
@@ -287,7 +298,7 @@ UNCOMPILED = Setting(
 #: Every entry, in the order in which they stand above.
 PATCHES: tuple[Change, ...] = (
     *(BRANCHES, ASSERTIONS, INTEGERS, FLOATS, MADE_OF_SIZES),
-    *(*(patch for patch, _ in WRITTEN), SOLVER, POOL_SIZES, FRAMES),
+    *(*(patch for patch, _ in WRITTEN), SOLVER, POOL_SIZES, VIEWS, FRAMES),
     *(APPLIED, HOOKED),
     *(*ASKED.values(), *SEEDING, VARIABLES, *CAPTURING),
     *(TYPE, ISINSTANCE, MODULE_CALLS, QUIET, UNCOMPILED),

@@ -87,6 +87,37 @@ def index(op: OpView) -> Outcome:
     return Local((*rest[:at], *op.out_dims[at : at + more], *rest[at:]))
 
 
+@rule("index_put")
+def index_put(op: OpView) -> Outcome:
+    """x with elements written at constant indices along other axes than time."""
+    source, given = op.layout(op.arg["self"]), list(op.arg["indices"])
+    taken = [d for d, i in enumerate(given) if i is not None]
+    indices = [given[d] for d in taken]
+    if any(op.timed(i) for i in indices):
+        raise Refusal("is given an index for each frame", MOVE)
+    if any(_is_mask(i) for i in indices) and (len(given) > 1 or any(map(has_time, source))):
+        covered = range(taken[0], taken[0] + indices[0].meta["val"].dim())
+        if len(taken) > 1 or any(has_time(source[d]) for d in covered):
+            raise Refusal("writes to as many elements as a mask has", "use torch.where")
+        taken = list(covered)
+        index_rank = 1
+    else:
+        index_rank = max(i.meta["val"].dim() for i in indices)
+    if any(has_time(source[d]) for d in taken):
+        raise Refusal(
+            "index_put along time picks frames by number, which a step doesn't know", MOVE
+        )
+    rest = [dim for d, dim in enumerate(source) if d not in taken]
+    side_by_side = taken == list(range(taken[0], taken[-1] + 1))
+    at = taken[0] if side_by_side else 0
+    where = [d + (index_rank if d >= at else 0) for d, dim in enumerate(rest) if has_time(dim)]
+    written = op.layout(op.arg["values"])
+    rank = len(rest) + index_rank
+    if time_dims(written) and [d + rank - len(written) for d in time_dims(written)] != where:
+        raise Refusal("what is written has its time elsewhere than what it is written into", MOVE)
+    return Local(source)
+
+
 def _is_mask(given: Any) -> bool:
     kinds = (torch.bool, torch.uint8)
     return isinstance(given, fx.Node) and given.meta["val"].dtype in kinds

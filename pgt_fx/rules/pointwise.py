@@ -14,12 +14,14 @@ atan square reciprocal clamp clamp_min clamp_max erf round floor ceil trunc frac
 logical_not bitwise_not isnan isinf isfinite dropout alpha_dropout hardshrink softshrink
 clone contiguous detach alias lift_fresh lift_fresh_copy to _to_copy
 zeros_like ones_like full_like empty_like rand_like randn_like bernoulli positive zero
+real imag angle conj resolve_conj
 """
 
 BROADCAST = """
 add sub rsub mul div true_divide floor_divide remainder fmod pow maximum minimum fmax fmin atan2
 where lerp addcmul addcdiv eq ne lt le gt ge logical_and logical_or logical_xor bitwise_and
 bitwise_or bitwise_xor masked_fill logaddexp heaviside hypot copysign xlogy copy fill
+complex polar
 """
 
 
@@ -32,6 +34,12 @@ def unary(op: OpView) -> Outcome:
     """f(x)[i] = f(x[i]); ``clamp`` may be given its bounds as tensors."""
     layouts = [op.layout(n) for n in op.tensors]
     return Local(broadcast(layouts) if len(layouts) > 1 else layouts[0])
+
+
+@rule("view_as_real")
+def two_parts(op: OpView) -> Outcome:
+    """A new last axis, of the real and the imaginary part."""
+    return Local((*op.layout(op.tensors[0]), *plain([2])))
 
 
 @rule("type_as")
@@ -111,6 +119,13 @@ def expand_rows(op: OpView) -> Outcome:
     return Local((*layout[:dim], like[dim], *layout[dim + 1 :]))
 
 
+@rule("pgt_fx::marks")
+def marks(op: OpView) -> Outcome:
+    """True for each element along time."""
+    layout, dim = op.layout(op.arg["x"]), op.static(op.arg["dim"], "dim")
+    return Local(tuple(d if at == dim else () for at, d in enumerate(layout)))
+
+
 @rule("glu")
 def glu(op: OpView) -> Outcome:
     layout = op.layout(op.arg["self"])
@@ -150,7 +165,19 @@ def along_other_axis(op: OpView) -> Outcome:
     return Local(layout if isinstance(values, torch.Tensor) else [layout] * len(values))
 
 
-@rule("flip", "sort", "argsort", "roll", "topk", "fft_fft", "fft_rfft", "fft_fft2", "fft_rfft2")
+@rule(
+    "flip",
+    "sort",
+    "argsort",
+    "roll",
+    "topk",
+    "fft_fft",
+    "fft_rfft",
+    "fft_fft2",
+    "fft_rfft2",
+    "fft_irfft",
+    "fft_ifft",
+)
 def along_axes(op: OpView) -> Outcome:
     """Fine along other axes; along time the answer needs frames that are not there yet."""
     layout = op.layout(op.tensors[0])

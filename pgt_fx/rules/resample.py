@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from typing import Any
 
 from torch import Tensor
 
 from pgt_fx.core.law import Law
-from pgt_fx.core.laws import Interpolate, Repeat
+from pgt_fx.core.laws import Interpolate, Repeat, Window
 from pgt_fx.core.layout import Dim, has_time, plain, relabel, time_dims
 from pgt_fx.rules.registry import (
     Local,
@@ -22,11 +23,11 @@ from pgt_fx.rules.registry import (
 )
 
 
-def _scale(op: OpView, rank: int, at: int) -> int:
-    """The integer factor along time.
+def _scale(op: OpView, rank: int, at: int) -> int | Fraction:
+    """The factor along time: a whole number, or one by a whole number.
 
     Raises:
-        Refusal: when the factor is not a whole number >= 1.
+        Refusal: when the factor is neither.
     """
     scales = op.arg.get("scale_factors")
     if scales is None:
@@ -43,8 +44,14 @@ def _scale(op: OpView, rank: int, at: int) -> int:
                 "give scale_factor instead of size",
             )
         return ratio
+    part = Fraction(value)
+    if part.numerator == 1 and part < 1:  # a power of two: of others torch rounds the count
+        return part
     if float(value) != int(value) or value < 1:
-        raise Refusal(f"resizes time by {value}; only whole factors have a finite state")
+        raise Refusal(
+            f"resizes time by {value}; "
+            "only whole factors, and 1/2, 1/4, 1/8 …, have the same elements in a step"
+        )
     return int(value)
 
 
@@ -92,7 +99,16 @@ def _resample(op: OpView, rank: int, linear: bool) -> Outcome:
             "align_corners=True stretches time by the length of the whole video",
             "use align_corners=False",
         )
-    law: Law = Interpolate(scale) if linear else Repeat(scale)
+    if isinstance(scale, Fraction):
+        # Each element is made of those of its own group, of which there are whole ones only.
+        if op.arg.get("output_size") is not None:
+            raise Refusal("resizes time to a size beside a factor", "give scale_factor alone")
+        group = scale.denominator
+        law: Law = Window(group, group)
+        what = f"{'linear' if linear else 'nearest'} downsample by {group}"
+        whole: dict[str, Any] = {"output_size": None} if "output_size" in op.arg else {}
+        return Windowed(law, layout, op.schema.arguments[0].name, whole, what=what)
+    law = Interpolate(scale) if linear else Repeat(scale)
     args: dict[str, Any] = {}
     call = None
     given = op.arg.get("output_size")

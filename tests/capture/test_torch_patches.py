@@ -24,6 +24,7 @@ from torch.compiler import is_compiling, is_exporting
 import pgt_fx
 from pgt_fx.capture import torch_patches as listed
 from pgt_fx.capture.replacing import Change
+from pgt_fx.capture.torch_export import sizes_as_asked
 from pgt_fx.core.errors import BlockedError, CaptureError, PgtError
 
 CLIP, VIDEO = (2, 2, 8, 4, 4), (2, 2, 11, 4, 4)
@@ -222,6 +223,25 @@ def goes_on_without_a_solution() -> None:
         solver.solve = plain
 
 
+def groups(x: Tensor) -> Tensor:
+    """Frames in groups of 8 and back, block by block, as a temporal shift takes them."""
+    y = x.transpose(1, 2).flatten(0, 1)
+    for _ in range(4):
+        grouped = y.view(y.shape[0] // 8, 8, *y.shape[1:])
+        y = torch.relu((grouped * 2).view(y.shape))
+    return y
+
+
+def sizes_stay_short() -> None:
+    dims = {"x": {0: torch.export.Dim.AUTO, 2: torch.export.Dim.AUTO}}
+    video = torch.randn(2, 2, 24, 4, 4)
+    with sizes_as_asked():
+        program = torch.export.export(Model(groups), (video,), dynamic_shapes=(dims["x"],))
+    values = [node.meta.get("val") for node in program.graph.nodes]
+    sizes = [n for value in values if isinstance(value, Tensor) for n in value.shape]
+    assert max(len(str(n.node.expr)) for n in sizes if isinstance(n, torch.SymInt)) < 20
+
+
 def logs_nothing() -> None:
     """torch logs an error that it raises; here a model does it in torch's name."""
     heard: list[str] = []
@@ -321,6 +341,7 @@ SHOWN: dict[str, Callable[[], None]] = {
     "torch.SymBool.__format__": answers(lambda x: x * {"     1": 2}[f"{x.shape[3] > 2:6}"]),
     "torch._meta_registrations.pooling_output_shape_pad_lr": branches_on_a_pool,
     "DimConstraints.solve": goes_on_without_a_solution,
+    "torch._refs._reshape_view_helper": sizes_stay_short,
     "torch.fx.proxy.TracerBase._filter_traceback_frames": refused(
         lambda x: turned(x) * 2, "return y.flip(2)  # reverses time"
     ),

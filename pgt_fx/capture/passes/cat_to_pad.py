@@ -111,7 +111,7 @@ def _rewrite(captured: Captured, node: fx.Node, clip: int) -> None:
         return
     at = bodies[0]
     before, after = sum(lengths[:at]), sum(lengths[at + 1 :])
-    for body in _chains(pieces[at], dim):
+    for body in chains(pieces[at], dim):
         kinds = {_kind(p, body, dim, i > at) for i, p in enumerate(pieces) if i != at}
         if len(kinds) != 1 or None in kinds:
             continue
@@ -196,7 +196,7 @@ def _replace(
     amounts = [0, 0] * inner + [before - body.start, after + (body.stop or 0)]
     mode, value = ("replicate", None) if kind == "edge" else ("constant", kind)
     with graph.inserting_before(node):
-        whole = _uncropped(graph, body, node)
+        whole = uncropped(graph, body, node)
     node.target = torch.ops.aten.pad.default
     node.args, node.kwargs = (whole, amounts, mode, value), {}
 
@@ -226,14 +226,14 @@ def _kind(piece: fx.Node, body: Chain, dim: int, after: bool) -> str | float | N
         return value
     while schema_name(piece) in SEE_THROUGH and not _rounds(piece):
         piece = as_node(piece.args[0])
-    for chain in _chains(piece, dim):
+    for chain in chains(piece, dim):
         same = (chain.root, chain.others) == (body.root, body.others)
         if same and (chain.start, chain.stop) == ((-1, None) if after else (0, 1)):
             return "edge"
     return None
 
 
-def _chains(node: fx.Node, dim: int) -> list[Chain]:
+def chains(node: fx.Node, dim: int) -> list[Chain]:
     """Every way to read a node as slices of something: at most one slice is along time."""
     out = [Chain(node, ())]
     others: list[tuple[Any, ...]] = []
@@ -264,7 +264,7 @@ def _slice_arguments(node: fx.Node) -> tuple[Any, ...]:
     return tuple(given)
 
 
-def _uncropped(graph: fx.Graph, body: Chain, like: fx.Node) -> fx.Node:
+def uncropped(graph: fx.Graph, body: Chain, like: fx.Node) -> fx.Node:
     """The body without its slice along time: the other slices applied to the root."""
     node = body.root
     for arguments in reversed(body.others):

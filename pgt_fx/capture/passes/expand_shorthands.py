@@ -208,6 +208,29 @@ def _in_segments(captured: Captured, w: _Writer) -> None:
     w.replaced_by(w.call(aten.flatten.using_ints, grouped, 0, 1))
 
 
+def _out_of_segments(captured: Captured, w: _Writer) -> bool:
+    """``y.view(nt, c, h, w)`` of such groups: the frames of each video, one after the other."""
+    x, given, made = w.arg["self"], w.arg["self"].meta["val"].shape, w.node.meta["val"].shape
+    if len(given) != len(made) + 1 or len(given) < 2 or not isinstance(given[1], int):
+        return False
+    apart = [*map(expression, given[2:])] == [*map(expression, made[1:])]
+    rows = _rows_and_frames(captured, made[0])
+    if not apart or given[1] < 2 or rows is None or not captured.has_time(given[0]):
+        return False
+    number = w.call(aten.sym_size.int, rows, 0)
+    videos = w.call(aten.unflatten.int, x, 0, [number, -1])
+    frames = w.call(torch.ops.pgt_fx.interleave.default, videos, 1)
+    new = w.call(aten.flatten.using_ints, frames, 0, 1)
+    new.meta["val"] = w.node.meta["val"]
+    w.replaced_by(new)
+    return True
+
+
+def _segments(captured: Captured, w: _Writer) -> None:
+    if not _out_of_segments(captured, w):
+        _in_segments(captured, w)
+
+
 def _rows_and_frames(captured: Captured, size: Any) -> fx.Node | None:
     """The clip whose batch is merged with time in a dimension of this size."""
     if not captured.has_time(size):
@@ -265,8 +288,8 @@ _REWRITES: dict[str, Callable[[Captured, _Writer], None]] = {
     "aten::diff": _diff,
     "aten::split_with_sizes": _split(_of_sizes),
     "aten::tensor_split": _split(_at_indices),
-    "aten::view": _in_segments,
-    "aten::reshape": _in_segments,
+    "aten::view": _segments,
+    "aten::reshape": _segments,
     "aten::view_as": _like(aten.view.default),
     "aten::reshape_as": _like(aten.reshape.default),
     "aten::outer": _outer,

@@ -15,7 +15,11 @@ from pgt_fx.capture.passes.expand_like import expand_like
 from pgt_fx.capture.passes.expand_shorthands import expand_shorthands
 from pgt_fx.capture.passes.functionalize import functionalize
 from pgt_fx.capture.passes.inline_blocks import inline_blocks
+from pgt_fx.capture.passes.masked_writes import masked_writes
+from pgt_fx.capture.passes.rolled_frames import rolled_frames
+from pgt_fx.capture.passes.signal_frames import signal_frames
 from pgt_fx.capture.passes.whole_tables import whole_tables
+from pgt_fx.capture.passes.written_frames import written_frames
 from pgt_fx.capture.schema import schema_name
 from pgt_fx.core.trace import stage
 
@@ -226,6 +230,10 @@ PASSES: tuple[Pass, ...] = (
     infer_batch_size,
     functionalize,
     expand_shorthands,
+    signal_frames,
+    masked_writes,
+    written_frames,
+    rolled_frames,
     cat_to_pad,
     drop_like_operands,
     adaptive_max_as_amax,
