@@ -15,6 +15,7 @@ from torch.export import Dim
 
 from pgt_fx.capture.observe.call_overrides import Spelling, TooComplicated
 from pgt_fx.capture.observe.custom_gradients import ByHand, gradients_by_hand
+from pgt_fx.capture.observe.eager_numbers import numbers_as_sizes
 from pgt_fx.capture.observe.eager_types import types_as_eager
 from pgt_fx.capture.observe.failing_line import draws_alone, place_of, watching
 from pgt_fx.capture.observe.globals_read import CLASS, GLOBAL
@@ -135,6 +136,7 @@ def _export(
         drawn(running) as numbers,
         recorded(model, running) as calls,
         listening(model, running) as questions,
+        numbers_as_sizes(list(model.modules()), lambda: questions.along(spec.times)),
         gradients_by_hand(running) as by_hand,
         watching(model, spec.times, spelling, modules) as lines,
     ):

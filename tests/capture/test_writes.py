@@ -448,7 +448,7 @@ def test_copies_that_are_copies_or_read_once(call: Call) -> None:
 
 
 def test_a_part_of_the_frames() -> None:
-    refused(Op(some_frames, conv()), "a part of the frames")
+    compare(Op(some_frames, conv()))
     refused(Op(table_from_the_third, conv()), "different lengths")
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import pytest
 import torch
 from oracles import pieces, random_chunks, relative_error
 from torch import Tensor, nn
@@ -88,6 +89,24 @@ class Spelling:
                 now[0] = rows
             out.append(torch.randn(now, dtype=torch.float64))
         return out if several else out[0]
+
+
+#: Spellings of each table that are plainly run; the others are marked full.
+FIRST = 5
+
+
+def cases(tables: dict[str, dict[str, Spelling]], slow: Sequence[str] = ()) -> list[Any]:
+    """The parameters of a test: a spelling with its table's name and its own.
+
+    Args:
+        slow: of which the capture takes torch seconds.
+    """
+    out = []
+    for table, spellings in tables.items():
+        for number, (name, spelling) in enumerate(spellings.items()):
+            marks = [pytest.mark.slow] if name in slow else [pytest.mark.full] * (number >= FIRST)
+            out.append(pytest.param(spelling, id=f"{table}: {name}", marks=marks))
+    return out
 
 
 def hold(spelling: Spelling) -> None:

@@ -15,6 +15,7 @@ from pgt_fx.capture.passes.expand_like import expand_like
 from pgt_fx.capture.passes.expand_shorthands import expand_shorthands
 from pgt_fx.capture.passes.functionalize import functionalize
 from pgt_fx.capture.passes.inline_blocks import inline_blocks
+from pgt_fx.capture.passes.scatter_to_pad import scatter_to_pad
 from pgt_fx.capture.passes.whole_tables import whole_tables
 from pgt_fx.capture.schema import schema_name
 from pgt_fx.core.trace import stage
@@ -226,6 +227,7 @@ PASSES: tuple[Pass, ...] = (
     infer_batch_size,
     functionalize,
     expand_shorthands,
+    scatter_to_pad,
     cat_to_pad,
     drop_like_operands,
     adaptive_max_as_amax,
