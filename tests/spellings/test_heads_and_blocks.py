@@ -163,6 +163,11 @@ PATHS: dict[str, Spelling] = {
         lambda m, x: m.up(m.up(m.conv(x[0]))) + m.conv(x[1]), **FAST),
     "slow to fast by the mean": Spelling(
         lambda m, x: m.conv(x[0]).mean(2, keepdim=True) * m.conv(x[1]), "all of time", **FAST),
+    "slow cropped to its own length": Spelling(
+        lambda m, x: m.up(m.down(x[0]))[:, :, : x[0].shape[2]] + m.conv(x[1])[:, :, ::4], **FAST),
+    "fast cropped to four times the slow": Spelling(
+        lambda m, x: m.up(m.up(m.down(m.down(m.conv(x[1])))))[:, :, : 4 * x[0].shape[2]] + x[1],
+        **FAST),
     "two heads, added": Spelling(
         lambda m, x: m.fc(m.conv(x[0]).mean((2, 3, 4))) + m.fc(m.conv(x[1]).mean((2, 3, 4))),
         parts=_linear(4), **FAST),

@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from spelled import Call, Net, Spelling, cases, hold
 from torch import Tensor, nn
 
+import pgt_fx
+
 EVEN = {"only": lambda frames: frames % 2 == 0}
 EIGHTS: dict[str, Any] = {"only": lambda frames: frames % 8 == 0, "frames": (7, 8, 12, 16, 24)}
 #: A clip without space, and one of which time is the third of four dimensions.
@@ -460,3 +462,28 @@ SLOW = ("frames into channels and back",)
 @pytest.mark.parametrize("spelling", cases(TABLES, SLOW))
 def test_it_is_exact_or_refused_for_what_it_computes(spelling: Spelling) -> None:
     hold(spelling)
+
+
+ENDS = ("up again and cropped to the skip", "to a multiple of four", "nearest to the skip", "codec")
+
+
+@pytest.mark.parametrize("name", ENDS)
+def test_every_step_answers_at_once_as_is_claimed_of_it(name: str) -> None:
+    """Under ``future="zero"`` a step takes its end for that of the video."""
+    spelling = next(table[name] for table in TABLES.values() if name in table)
+    model = Net(spelling.call).double().eval()
+    torch.manual_seed(1)
+    prog = pgt_fx.transform(model, spelling.clip(), future="zero")
+    pgt_fx.verify(prog).raise_if_failed()
+    for frames in (8, 9, 11):
+        video, chunks = spelling.clip(frames), [3, 2, frames - 5]
+        prog.reset()
+        with torch.no_grad():
+            outs = [prog(chunk) for chunk in video.split(chunks, 2)]
+            outs.append(prog.flush())
+            whole, found = model(video), torch.cat([out for out in outs if out is not None], 2)
+        named = prog.exact_frames(chunks)
+        assert found.shape == whole.shape and len(named) == whole.shape[2]
+        for at, exact in enumerate(named):
+            error = (found[:, :, at] - whole[:, :, at]).abs().max()
+            assert (error < 1e-9) == exact, (frames, at)
