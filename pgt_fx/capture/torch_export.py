@@ -136,7 +136,7 @@ def _export(
         drawn(running) as numbers,
         recorded(model, running) as calls,
         listening(model, running) as questions,
-        numbers_as_sizes(list(model.modules()), lambda: questions.along(spec.times)),
+        numbers_as_sizes(list(model.modules()), lambda: _clip_frames(questions, spec)),
         gradients_by_hand(running) as by_hand,
         watching(model, spec.times, spelling, modules) as lines,
     ):
@@ -174,6 +174,13 @@ def _export(
         frozenset(around.asked | sample.noted.asked),
         around.seeded,
     )
+
+
+def _clip_frames(questions: Questions, spec: ClipSpec) -> dict[Any, int]:
+    """The symbols of the time axes, with the numbers of frames of the clip."""
+    along = questions.along(spec.times)
+    leaves = {s: leaf for s, (leaf, _) in questions.symbols.items() if s in along}
+    return {s: spec.lengths[spec.paths.index(leaf)] for s, leaf in leaves.items()}
 
 
 def _draws(model: nn.Module, name: str) -> bool:

@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import ast
 import builtins
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import sympy
 import torch
 from torch import nn
 
@@ -28,24 +29,32 @@ _SIZES = (torch.SymInt, torch.SymFloat)
 
 @contextmanager
 def numbers_as_sizes(
-    modules: Sequence[nn.Module], times: Callable[[], frozenset[Any]]
+    modules: Sequence[nn.Module], times: Callable[[], Mapping[Any, int]]
 ) -> Iterator[None]:
-    """Have them be sizes in the files in which the model's code stands.
+    """Have them be sizes in the files in which the model's code stands; a number that is the same
+    in the clip as in the capture (``1 + t // 7000``) is one, at the lengths at which it is that.
 
     Args:
-        times: the symbols of the number of frames.
+        times: the symbols of the number of frames, with those of the clip.
     """
 
     def of_time(values: Sequence[Any]) -> bool:
         sizes = [v for v in values if builtins.isinstance(v, _SIZES)]
-        return any(v.node.expr.free_symbols & times() for v in sizes)
+        return any(v.node.expr.free_symbols & times().keys() for v in sizes)
+
+    def varies(values: Sequence[Any]) -> bool:
+        if not of_time(values):
+            return False
+        (size,) = values
+        at_clip = size.node.expr.xreplace({s: sympy.Integer(n) for s, n in times().items()})
+        return not at_clip.is_number or builtins.float(at_clip) != builtins.float(size.node.hint)
 
     def quotient(a: Any, b: Any) -> tuple[Any, Any]:
         return (a // b, a % b) if of_time((a, b)) else builtins.divmod(a, b)
 
     shown = (
-        (INT, _stands_for(int, torch.sym_int, of_time)),
-        (FLOAT, _stands_for(float, torch.sym_float, of_time)),
+        (INT, _stands_for(int, torch.sym_int, varies)),
+        (FLOAT, _stands_for(float, torch.sym_float, varies)),
         (DIVMOD, quotient),
     )
     with ExitStack() as stack:
@@ -58,13 +67,13 @@ def numbers_as_sizes(
 
 
 def _stands_for(
-    kind: type, of_size: Callable[[Any], Any], of_time: Callable[[Sequence[Any]], bool]
+    kind: type, of_size: Callable[[Any], Any], varies: Callable[[Sequence[Any]], bool]
 ) -> type:
     """A class that stands for ``int`` or ``float``, of which no instance is ever made."""
 
     class Meta(type):
         def __call__(cls, *args: Any, **kwargs: Any) -> Any:
-            if len(args) == 1 and not kwargs and of_time(args):
+            if len(args) == 1 and not kwargs and varies(args):
                 return of_size(args[0])
             return kind(*args, **kwargs)
 
