@@ -22,7 +22,9 @@ from pgt_fx.capture.guards.length_guard import (
     sizes_of_unused_slices,
 )
 from pgt_fx.capture.guards.size_guard import Branches, unlike_clip, without_time
+from pgt_fx.capture.guards.view_lengths import frames_in_groups
 from pgt_fx.capture.observe.call_overrides import TooComplicated
+from pgt_fx.capture.observe.module_calls import place
 from pgt_fx.capture.observe.size_questions import squeezed
 from pgt_fx.capture.observe.uncalled_layers import find_idle
 from pgt_fx.capture.probe.frame_loops import check_caches, check_loops
@@ -221,6 +223,17 @@ def _captured(
             "of the model in front of it, or make it take any length.",
             fixed_by,
         )
+    groups = [
+        Condition(LengthSet.remainders(n, [0]), where.source, where.line, f"has frames in {n}s")
+        for node, n in frames_in_groups(program.graph_module.graph, frozenset(symbols))
+        for where in [place(node)]
+        if min(spec.lengths) % n == 0
+    ]
+    for condition in groups:
+        if min(lengths) not in condition.lengths:
+            other = OtherBranch(f"{condition.place}: {condition.text}")
+            other.like_clip, other.mixed = condition.lengths, False
+            raise other
     questions = found.questions
     at_clip = questions.at(without_time(spec))
     times = frozenset(symbols) | questions.along(spec.times)
@@ -233,6 +246,8 @@ def _captured(
         out = allowed_lengths(
             program, times, lengths, clip, questions.asked, other, tried, measured
         )
+        for condition in groups:
+            out = out.within(condition)
         if found.lies_otherwise:
             longer = LengthSet.interval(2, None)
             out = out.within(Condition(longer, *found.layouts[0], "not so at one frame"))

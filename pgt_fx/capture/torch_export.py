@@ -16,6 +16,7 @@ from torch.export import Dim
 from pgt_fx.capture.guards.symbolic_sizes import expression
 from pgt_fx.capture.observe.call_overrides import Spelling, TooComplicated
 from pgt_fx.capture.observe.custom_gradients import ByHand, gradients_by_hand
+from pgt_fx.capture.observe.eager_numbers import numbers_as_sizes
 from pgt_fx.capture.observe.eager_types import types_as_eager
 from pgt_fx.capture.observe.failing_line import draws_alone, place_of, watching
 from pgt_fx.capture.observe.globals_read import CLASS, GLOBAL
@@ -138,6 +139,7 @@ def _export(
         drawn(running) as numbers,
         recorded(model, running) as calls,
         listening(model, running) as questions,
+        numbers_as_sizes(list(model.modules()), lambda: _clip_frames(questions, spec)),
         gradients_by_hand(running) as by_hand,
         watching(model, spec.times, spelling, modules) as lines,
     ):
@@ -175,6 +177,13 @@ def _export(
         frozenset(around.asked | sample.noted.asked),
         around.seeded,
     )
+
+
+def _clip_frames(questions: Questions, spec: ClipSpec) -> dict[Any, int]:
+    """The symbols of the time axes, with the numbers of frames of the clip."""
+    along = questions.along(spec.times)
+    leaves = {s: leaf for s, (leaf, _) in questions.symbols.items() if s in along}
+    return {s: spec.lengths[spec.paths.index(leaf)] for s, leaf in leaves.items()}
 
 
 def _draws(model: nn.Module, name: str) -> bool:

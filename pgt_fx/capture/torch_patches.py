@@ -253,6 +253,14 @@ TYPE = Shadow(
 ISINSTANCE = Shadow(
     "builtins.isinstance", "as type: `isinstance(x.shape[2], int)` of a size", "isinstance"
 )
+_NUMBER = (
+    "`int(t / 2)` of the number of frames t is a plain number for Python, and the graph of a model "
+    "that has one would be of one length of video"
+)
+#: Put there by :mod:`pgt_fx.capture.observe.eager_numbers`.
+INT = Shadow("builtins.int", _NUMBER, "int")
+FLOAT = Shadow("builtins.float", _NUMBER, "float")
+DIVMOD = Shadow("builtins.divmod", "torch's sizes have none: the capture would fail", "divmod")
 #: Hung up by :mod:`~pgt_fx.capture.observe.active_modules`,
 #: :mod:`~pgt_fx.capture.observe.module_calls` and :mod:`~pgt_fx.capture.observe.python_random`.
 #: They are public in torch, and listed as they are for the modules of the whole process.
@@ -301,5 +309,5 @@ PATCHES: tuple[Change, ...] = (
     *(*(patch for patch, _ in WRITTEN), SOLVER, POOL_SIZES, VIEWS, FRAMES),
     *(APPLIED, HOOKED),
     *(*ASKED.values(), *SEEDING, VARIABLES, *CAPTURING),
-    *(TYPE, ISINSTANCE, MODULE_CALLS, QUIET, UNCOMPILED),
+    *(TYPE, ISINSTANCE, INT, FLOAT, DIVMOD, MODULE_CALLS, QUIET, UNCOMPILED),
 )

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from torch import fx
+
 from pgt_fx.capture.attention.find_attention import NOTE
-from pgt_fx.core.layout import Dim, Layout, has_time, plain, time_dims
+from pgt_fx.core.laws import Repeat, Window
+from pgt_fx.core.layout import Dim, Layout, has_time, plain, relabel, time_dims
+from pgt_fx.core.lengths.questions import same
+from pgt_fx.core.lengths.sets import NotQuasiLinear
 from pgt_fx.rules.attention import seen_band
 from pgt_fx.rules.registry import (
     Local,
@@ -13,11 +18,15 @@ from pgt_fx.rules.registry import (
     Outcome,
     Reduced,
     Refusal,
+    SizeAtHand,
     StepOnly,
+    Windowed,
+    alone,
     hint,
     rule,
     wrap,
 )
+from pgt_fx.rules.resizing import Factor, Resize
 
 
 def reduce_over(
@@ -156,10 +165,7 @@ def adaptive_pool(op: OpView) -> Outcome:
             "returns indices along time", "use adaptive max pooling without return_indices"
         )
     if want[at[0]] != 1:
-        raise Refusal(
-            f"pools time into {want[at[0]]} bins whose borders depend on the video's length",
-            "pool time to 1, or use a pool with a fixed kernel and stride",
-        )
+        return _in_bins(op, rank, at[0], layout, want)
     tail[at[0]] = ()
     how = "mean" if "avg" in name else "max"
     return Reduced(
@@ -173,6 +179,46 @@ def adaptive_pool(op: OpView) -> Outcome:
     )
 
 
+def _in_bins(op: OpView, rank: int, at: int, layout: Layout, want: list[Any]) -> Outcome:
+    """An adaptive pool of time to several elements: as many as there are, a whole part of them, or
+    a whole multiple. Of any other number the borders of the bins depend on where the video ends.
+    """
+    source = op.layout(op.arg["self"])
+    dim = len(source) - rank + at
+    before, after = op.arg["self"].meta["val"].shape[dim], op.node.meta["val"].shape[dim]
+    if op.known is not None and op.known.same(before, after):
+        return Local(
+            layout,
+            {"output_size": [SizeAtHand((dim,)) if i == at else w for i, w in enumerate(want)]},
+        )
+    wanted = want[at] if isinstance(want[at], int) else "a number of"
+    refusal = (
+        f"pools time into {wanted} bins whose borders depend on the video's length",
+        "pool time to 1, or use a pool with a fixed kernel and stride",
+    )
+    if op.known is None or op.clip is None:
+        raise Refusal(*refusal)
+    try:
+        n, outs = op.known.function(before), op.known.function(after)
+    except NotQuasiLinear as error:
+        raise Refusal(*refusal) from error
+    here, there = n(op.clip), outs(op.clip)
+    if not here or not there or (here % there and there % here):
+        raise Refusal(*refusal)
+    factor = Factor(up=int(there // here)) if there > here else Factor(down=int(here // there))
+    op.only(same(n * factor.up, outs * factor.down), "pools time into even bins", *refusal)
+    alone(op, op.arg["self"], dim, "pools an axis")
+    layout = (
+        layout[:dim] + relabel(layout[dim : dim + 1], None, op.out_sizes[dim]) + layout[dim + 1 :]
+    )
+    down = factor.down
+    law = Window(down, down) if down > 1 else Repeat(factor.up)
+    args = {"output_size": [0 if i == at else w for i, w in enumerate(want)]}
+    call = Resize(op.node.target, at - rank, (1, at), factor)
+    what = f"mean of each {down}" if down > 1 else f"nearest upsample x{factor.up}"
+    return Windowed(law, layout, "self", args, call=call, what=what)
+
+
 @rule("select")
 def select(op: OpView) -> Outcome:
     """x[i] along time: the first or the last element; along another axis: local."""
@@ -181,14 +227,31 @@ def select(op: OpView) -> Outcome:
     layout = source[:dim] + source[dim + 1 :]
     if dim not in time_dims(source):
         return Local(layout)
-    index = op.static(op.arg["index"], "index")
+    index = _place(op, dim)
     if index not in (0, -1):
         raise Refusal(
             f"picks frame {index} of the video",
             "pick the first (0) or the last (-1), or slice and pool",
         )
     how = "first" if index == 0 else "last"
-    return Reduced(how, layout, "self", (dim,), False, {}, f"the {how} element")
+    args = {"index": index}
+    return Reduced(how, layout, "self", (dim,), False, {}, f"the {how} element", args)
+
+
+def _place(op: OpView, dim: int) -> int:
+    """The number of the element that is picked, where it is computed from the length of the video
+    as well: ``x[:, :, T - 1]`` is ``x[:, :, -1]``."""
+    index = op.arg["index"]
+    if not isinstance(index, fx.Node) or op.known is None:
+        return op.static(index, "index")
+    length, value = op.arg["self"].meta["val"].shape[dim], index.meta["val"]
+    if op.known.offset(value, length) == -1:
+        return -1
+    raise Refusal(
+        "picks a frame whose number is computed from the length of the video: which one it is is "
+        "known only at its end",
+        "pick the first (0) or the last (-1), or slice and pool",
+    )
 
 
 @rule("softmax", "log_softmax", "_softmax", "_log_softmax")

@@ -19,6 +19,7 @@ from torch import fx
 from pgt_fx.capture.guards.symbolic_sizes import Sizes
 from pgt_fx.core.errors import Refusal
 from pgt_fx.core.layout import Factor, Layout, size
+from pgt_fx.core.lengths.sets import LengthSet
 from pgt_fx.core.torch_private import schema_of
 from pgt_fx.rules.kinds import (
     Attention,
@@ -86,6 +87,9 @@ class OpView:
         arg: arguments by schema name, defaults filled in; tensors are fx nodes.
         known: sizes as functions of the number of frames, of the videos that the model takes; None
             where they are not known.
+        clip: frames of the example, in the path with the fewest; None where it is not known.
+        conditions: lengths of video for which alone the rule's answer is, each with what the
+            operator does there, in words (:meth:`only`).
     """
 
     def __init__(
@@ -93,8 +97,10 @@ class OpView:
         node: fx.Node,
         layouts: Callable[[fx.Node], Layout | None],
         known: Sizes | None = None,
+        clip: int | None = None,
     ) -> None:
-        self.node, self.known = node, known
+        self.node, self.known, self.clip = node, known, clip
+        self.conditions: list[tuple[LengthSet, str]] = []
         self.schema = schema_of(node.target)
         self._layouts = layouts
         self.arg: dict[str, Any] = {}
@@ -163,6 +169,25 @@ class OpView:
             value = value * rank
         return [self.static(v, name) for v in value]
 
+    def only(self, held: LengthSet, text: str, reason: str, remedy: str = "") -> None:
+        """The rule's answer is for videos of these lengths alone; others are refused when they end.
+
+        Args:
+            text: what the operator does at these, in words.
+            reason: why it has no answer, where the example is no such video or they are few.
+
+        Raises:
+            Refusal: there.
+        """
+        if self.known is None or self.clip is None:
+            raise Refusal(reason, remedy)
+        left = self.known.lengths & held
+        if self.clip not in left or (left.is_finite and not self.known.lengths.is_finite):
+            raise Refusal(reason, remedy)
+        if left != self.known.lengths:
+            self.known = self.known.of(left)
+            self.conditions.append((held, text))
+
     def static(self, value: Any, name: str) -> int:
         """An int that doesn't depend on the input's sizes."""
         if isinstance(value, fx.Node):
@@ -192,14 +217,15 @@ def whole_ratio(op: OpView, long: Any, short: Any, *, groups: bool = False) -> i
             takes no such video.
     """
     whole, part = hint(long), hint(short)
-    if not part or whole % part:
+    if not part or (whole % part and not groups):
         return None
-    ratio = whole // part
     if isinstance(long, int) and isinstance(short, int):
-        return ratio
-    if op.known is None or not op.known.multiple(long, short, ratio, groups=groups):
-        return None
-    return ratio
+        return None if whole % part else whole // part
+    # The capture itself may be of a length that is no whole number of groups.
+    for ratio in range(whole // part, whole // (part + 1), -1):
+        if op.known is not None and op.known.multiple(long, short, ratio, groups=groups):
+            return ratio
+    return None
 
 
 def same_size(op: OpView, factors: Sequence[Any], whole: Any) -> bool:

@@ -115,8 +115,12 @@ def _of_another_type(op: OpView, source: Layout) -> Outcome:
     return Local(source)
 
 
-def _in_groups(op: OpView, source: Layout, name: str) -> Outcome:
-    """x.view(N, C, T // k, k, …): output j has the k elements from j * k on, side by side."""
+def _in_groups(op: OpView, source: Layout, name: str, dim: int | None = None) -> Outcome:
+    """x.view(N, C, T // k, k, …): output j has the k elements from j * k on, side by side.
+
+    Args:
+        dim: that is taken apart; None for a view, of which all sizes are given.
+    """
     dims = [d for d, dim in enumerate(source) if has_time(dim)]
     if len(dims) != 1:
         raise Refusal("views two time axes at once", "view them one after the other")
@@ -134,18 +138,24 @@ def _in_groups(op: OpView, source: Layout, name: str) -> Outcome:
     (at, entries) = found[0]
     cut = (Factor(hint(sizes[at]), True, 1), Factor(entries))
     layout = regroup((*source[: dims[0]], cut, *source[dims[0] + 1 :]), op.out_sizes)
-    wanted = sizes_at_hand(op, source, layout, op.arg[name])
+    wanted: list[Any] = list(op.arg[name])
+    if dim is None:
+        wanted = sizes_at_hand(op, source, layout, wanted)
+    else:
+        wanted = [-1 if dim + d == at else given for d, given in enumerate(wanted)]
+        wanted = [entries if n == -1 and dim + d != at else n for d, n in enumerate(wanted)]
     if any(isinstance(s, SizeAtHand) for s in wanted):
         raise Refusal(
             "takes frames in groups and leaves a dimension to be inferred",
             "give every size of the view but that of time",
         )
+    own: Any = op.node.target
     return Windowed(
         Window(entries, entries),
         layout,
         "self",
         {name: wanted},
-        call=torch.ops.aten.reshape.default,
+        call=torch.ops.aten.reshape.default if dim is None else own,
         what=f"groups of {counted(entries, 'frame')}",
         groups=entries,
     )
@@ -177,8 +187,11 @@ def flatten(op: OpView) -> Outcome:
 def unflatten(op: OpView) -> Outcome:
     source = op.layout(op.arg["self"])
     dim = wrap(op.static(op.arg["dim"], "dim"), len(source))
-    layout = regroup(source, op.out_sizes)
     wanted = list(op.arg["sizes"])
+    try:
+        layout = regroup(source, op.out_sizes)
+    except LayoutError:
+        return _in_groups(op, source, "sizes", dim)
     inside = [d - dim for d in time_dims(layout) if dim <= d < dim + len(wanted)]
     if not inside:
         return Local(layout)

@@ -197,11 +197,6 @@ def positions_of_another_length(net: Net, x: Tensor) -> Tensor:
     return y + torch.arange(y.shape[2]) / x.shape[2]
 
 
-def upsampled_to_a_skip(net: Net, x: Tensor) -> Tensor:
-    d = x[:, :, 1:] - x[:, :, :-1]  # a whole multiple of what it is pooled to where T is odd
-    return d + F.interpolate(F.avg_pool1d(d, 2), size=d.shape[2:])
-
-
 def attention_of_a_scale(net: Net, x: Tensor) -> Tensor:
     t = net.conv(x).mT[:, None]
     y = F.scaled_dot_product_attention(t, t * 2, t + 1, is_causal=True, scale=1 / x.shape[2])
@@ -214,7 +209,7 @@ MADE_ANEW = "made anew from the number of frames"
 REFUSED = [
     Case("a mask by lengths", mask_by_lengths, MADE_ANEW),
     Case("a sum over lengths", sum_over_lengths, COUNTS),
-    Case("a sum over the length", lambda net, x: x.sum(2) / x.shape[2], COUNTS),
+    Case("a sum over another length", lambda net, x: x.sum(2) / (x.shape[2] + 1), COUNTS),
     Case("a sum over a tensor", lambda net, x: x.sum(2) / torch.tensor(x.shape[2]), COUNTS),
     Case("a gain over the length", lambda net, x: x * (net.gain / x.shape[2]), COUNTS),
     Case("over a derived length", lambda net, x: net.down(x) * (net.gain / net.down(x).shape[2]),
@@ -247,7 +242,6 @@ REFUSED = [
          "length of the video"),
     Case("attention over the length", lambda net, x: causal_attention(net, x, x.shape[2]),
          "length of the video"),
-    Case("upsampled to an odd skip", upsampled_to_a_skip, "no whole multiple"),
     # torch takes a number here, and the capture has that of its own length.
     Case("the scale of an attention", attention_of_a_scale, NUMBER),
     Case("a pool over an eighth", lambda net, x: F.avg_pool1d(x, x.shape[2] // 8), NUMBER),

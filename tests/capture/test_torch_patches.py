@@ -14,6 +14,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numbers_of_frames
 import pytest
 import torch
 import torch._dynamo.external_utils
@@ -404,6 +405,9 @@ SHOWN: dict[str, Callable[[], None]] = {
     ),
     "builtins.type": answers(lambda x: x * 2 if type(x.shape[2]) is int else x * 3),
     "builtins.isinstance": answers(lambda x: x * 2 if isinstance(x.shape[2], int) else x * 3),
+    "builtins.int": answers(numbers_of_frames.by_half),
+    "builtins.float": answers(numbers_of_frames.by_float),
+    "builtins.divmod": answers(numbers_of_frames.by_remainder),
     "torch.nn.modules.module.register_module_forward_hook": keeps_its_layer,
     "logging.getLogger('torch').level": logs_nothing,
     "torch.compiler.set_stance": compiles_nothing,
@@ -474,9 +478,9 @@ def interrupted(*args: Any, **kwargs: Any) -> Any:
 
 
 EXPORTS: dict[str, tuple[Body, Callable[..., Any]]] = {
-    "as it is": (lambda x: x * 2, torch.export.export),
-    "interrupted": (lambda x: x * 2, interrupted),
-    "of a model that can't be captured": (lambda x: x[:, :, :8] * 2, torch.export.export),
+    "as it is": (numbers_of_frames.twice, torch.export.export),
+    "interrupted": (numbers_of_frames.twice, interrupted),
+    "of a model that can't be captured": (numbers_of_frames.eight, torch.export.export),
 }
 
 

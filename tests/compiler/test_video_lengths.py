@@ -461,12 +461,19 @@ def test_products_of_sizes_are_compared_at_all_sizes() -> None:
     assert not FRAMES.product([H, T], B * T)
 
 
+def cut(sizes: Sizes, bound: Any, length: Any) -> tuple[int | None, int | None]:
+    """How many elements ``x[:bound]`` takes, and how many it leaves out; None: it varies."""
+    n = sizes.function(length)
+    at = sizes.bound(bound, n)
+    return sizes.from_start(at, n), sizes.from_start(n - at, n)
+
+
 def test_a_bound_that_may_be_negative_is_not_taken_for_a_constant() -> None:
-    assert FRAMES.cut_from_end(T - 1, T) == 1 and FRAMES.cut_from_end(T + 4, T) == 0
-    assert FRAMES.cut_from_end(T - 5, T) is None  # x[:-2] at three frames
-    assert FRAMES.cut_from_end(T, floor(T, 2)) == 0 and FRAMES.cut_from_end(floor(T, 2), T) is None
-    assert FRAMES.of(LengthSet.interval(5, None)).cut_from_end(T - 5, T) == 5
-    assert FRAMES.last_from(T - 1, T) == 1 and FRAMES.last_from(T - 2, T) is None
+    assert cut(FRAMES, T - 1, T) == (None, 1) and cut(FRAMES, T + 4, T) == (None, 0)
+    assert cut(FRAMES, T - 5, T) == (None, None)  # x[:-2] at three frames
+    assert cut(FRAMES, T, floor(T, 2)) == (None, 0) and cut(FRAMES, floor(T, 2), T)[1] is None
+    assert cut(FRAMES.of(LengthSet.interval(5, None)), T - 5, T) == (None, 5)
+    assert cut(FRAMES, 3, T) == (3, None) and cut(FRAMES, -T, T) == (0, None)
 
 
 def random_clock(rng: random.Random, depth: int) -> Clock:

@@ -245,7 +245,7 @@ def down4_linear(m: Net, x: Tensor) -> Tensor:
     return F.interpolate(x, scale_factor=0.25, mode="linear")
 
 
-@refused("no whole multiple of its own")
+@exact(AUDIO)
 def down2_size(m: Net, x: Tensor) -> Tensor:
     return F.interpolate(x, size=x.shape[-1] // 2)
 
@@ -255,7 +255,7 @@ def ratio_3_2_nearest(m: Net, x: Tensor) -> Tensor:
     return F.interpolate(x, scale_factor=1.5)
 
 
-@refused("resizes time by 0.66")
+@refused("is rounded")
 def ratio_2_3_linear(m: Net, x: Tensor) -> Tensor:
     return F.interpolate(x, scale_factor=2 / 3, mode="linear")
 

@@ -12,6 +12,7 @@ from pgt_fx.core.lengths.from_sympy import LengthReader
 from pgt_fx.core.lengths.functions import Number, QuasiLinear, constant
 from pgt_fx.core.lengths.questions import (
     at_most,
+    bounds,
     equal,
     larger,
     less,
@@ -22,6 +23,8 @@ from pgt_fx.core.lengths.questions import (
 )
 from pgt_fx.core.lengths.sets import ANY_LENGTH, LengthSet, NotQuasiLinear
 
+#: Most frames in a group that are looked for.
+MOST_GROUPED = 64
 SYMBOLIC = (torch.SymInt, torch.SymFloat, torch.SymBool)
 
 
@@ -70,7 +73,31 @@ class Sizes:
             found = self.reader.polynomial(expr).values()
             return any(the_constant(c, self.lengths) is None for c in found)
         except NotQuasiLinear:
-            return bool(self._settled(expr).free_symbols & self.times)
+            expr, count = self._in_groups(expr)
+            return bool(self._settled(expr).free_symbols & (self.times | {count}))
+
+    def _in_groups(self, expr: Any, groups: int | None = None) -> tuple[Any, Any]:
+        """An expression for videos of so many frames at a time, and the symbol in it that stands
+        for how often. What torch has for the size of a group, ``n * t // (n * t // 8)``, is 8.
+
+        Args:
+            groups: None: the most of which the lengths are whole multiples.
+        """
+        groups = self._common() if groups is None else groups
+        count = sympy.Symbol("groups", positive=True, integer=True)
+        if groups == 1:
+            return expr, count
+        at = {s: self.reader.ratios[s] * groups * count for s in self.times}
+        return expr.xreplace(at), count
+
+    def _common(self) -> int:
+        """The largest number of a few of which all of the lengths are multiples."""
+        if self.lengths.is_all or self.lengths.is_empty:
+            return 1
+        for groups in range(MOST_GROUPED, 1, -1):
+            if (self.lengths - LengthSet.remainders(groups, [0])).is_empty:
+                return groups
+        return 1
 
     def _settled(self, expr: Any) -> Any:
         """An expression in which a number stands for what is the same at all of the lengths: of a
@@ -125,7 +152,10 @@ class Sizes:
                 on &= same(f % ratio, 0)
             return not on.is_empty and equal(f, g * ratio, on)
         except NotQuasiLinear:
-            return self.same(long, expression(short) * ratio)
+            if self.same(long, expression(short) * ratio):
+                return True
+            difference = expression(long) - expression(short) * ratio
+            return groups and sympy.expand(self._in_groups(difference, ratio)[0]) == 0
 
     def product(self, factors: Sequence[Any], whole: Any) -> bool:
         """Whether sizes multiply to another one; False where it can't be determined."""
@@ -134,6 +164,16 @@ class Sizes:
             return True
         return self.same(found, whole)
 
+    def bound(self, size: Any, length: QuasiLinear) -> QuasiLinear:
+        """Where the bound of a slice stands among ``length`` elements: one below 0 counts from the
+        end, and none is beyond an end.
+
+        Raises:
+            NotQuasiLinear: where it is no function of the number of frames.
+        """
+        at = self.function(size)
+        return where(less(at, 0), larger(length + at, 0), smaller(at, length))
+
     def cut_from_end(self, bound: Any, length: Any) -> int | None:
         """The number c of elements by which ``x[:bound]`` is shorter than ``x``, of ``length``
         elements; None where there is no such number."""
@@ -141,9 +181,8 @@ class Sizes:
         if offset == 0:
             return 0
         try:
-            end, n = self.function(bound), self.function(length)
-            # A negative bound counts from the end.
-            left = where(less(end, 0), larger(n + end, 0), smaller(end, n))
+            n = self.function(length)
+            left = self.bound(bound, n)
             if equal(left, n, self.lengths):
                 return 0
             if offset is not None and equal(left, larger(n + offset, 0), self.lengths):
@@ -162,6 +201,14 @@ class Sizes:
         except NotQuasiLinear:
             return None
         return -int(offset) if (self.lengths - at_most(0, start)).is_empty else None
+
+    def from_start(self, at: QuasiLinear, length: QuasiLinear) -> int | None:
+        """The number c for which ``at`` is c, or ``length`` where that is less; None: there is no
+        such number."""
+        most = bounds(at, self.lengths)[1]
+        if most is None or not equal(smaller(most, length), at, self.lengths):
+            return None
+        return int(most)
 
 
 def expression(size: Any) -> Any:

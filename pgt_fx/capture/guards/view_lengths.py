@@ -31,6 +31,24 @@ def lengths_of_views(graph: fx.Graph, sizes: Sizes) -> LengthSet:
     return lengths
 
 
+def frames_in_groups(graph: fx.Graph, times: frozenset[Any]) -> Iterator[tuple[fx.Node, int]]:
+    """Views that group frames merged with the batch (``x.view(n * t // 2, 2 * c, h, w)``),
+    and how many are in a group: a video has to have a multiple of these.
+
+    Of an odd number of frames of two videos such a view can be made as well: a group then has
+    frames of both, which is not what a model means, and no stream has such groups.
+    """
+    for node in graph.nodes:
+        if schema_name(node) in VIEWS and isinstance(node.args[-1], (list, tuple)):
+            whole, *_ = node.args[0].meta["val"].shape or (1,)
+            part, *_ = node.meta["val"].shape or (1,)
+            one, other = expression(whole), expression(part)
+            if type(other).__name__ != "FloorDiv" or not one.free_symbols - times:
+                continue
+            if other.args[0] == one and other.args[1].is_Integer and one.free_symbols & times:
+                yield node, int(other.args[1])
+
+
 def _at_most(condition: Any, times: frozenset[Any]) -> Any:
     """What follows of a view's condition when each ``h // 2`` in the sizes that are given is taken
     for h / 2, which it is at most: that there are no more elements than such a view has."""

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pgt_fx.capture.observe import whole_pools
 from pgt_fx.capture.observe.clip_table_op import ClipTable, is_join, put
 from pgt_fx.capture.observe.recurrent_op import KINDS, captured
 from pgt_fx.core.errors import Place
@@ -110,6 +111,7 @@ class Spelling:
             or (bool(self.tables) and is_join(func))
             or func in (torch.max_pool1d, F.max_pool1d)
             or func in KINDS
+            or whole_pools.minds(func, args, kwargs)
             or getattr(func, "__name__", "") in GROWING
             or (func in CONVS and any(isinstance(a, str) for a in (*args, *kwargs.values())))
         )
@@ -119,6 +121,8 @@ class Spelling:
             number, self.pools = self.pools, self.pools + 1
             if number in self.clip_pools:
                 return _over_all_time(func, args, kwargs)
+        if (pooled := whole_pools.spelled(func, args, kwargs)) is not None:
+            return pooled
         if is_join(func):
             number, self.joins = self.joins, self.joins + 1
             if number in self.tables:

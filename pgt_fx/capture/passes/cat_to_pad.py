@@ -7,6 +7,7 @@ concatenation the second piece begins where the first one ends.
 
 from __future__ import annotations
 
+import operator
 from dataclasses import dataclass
 from typing import Any
 
@@ -105,27 +106,48 @@ def _rewrite(captured: Captured, node: fx.Node, clip: int) -> None:
     dim = as_number(named(node)["dim"]) % rank
     lengths = [p.meta["val"].shape[dim] for p in pieces]
     bodies = [i for i, n in enumerate(lengths) if captured.has_time(n)]
-    if len(bodies) != 1 or not all(
-        isinstance(n, int) for i, n in enumerate(lengths) if i != bodies[0]
-    ):
+    filled = None  # a number of constant frames behind the others that their length decides
+    if len(bodies) == 2 and bodies[1] == len(pieces) - 1:
+        filled = _number_of(pieces[-1], dim)
+        bodies = bodies[:1] if filled is not None else bodies
+    fixed = [n for i, n in enumerate(lengths) if i != bodies[0]] if bodies else []
+    fixed = fixed[:-1] if filled is not None else fixed
+    if len(bodies) != 1 or not all(isinstance(n, int) for n in fixed):
         return
     at = bodies[0]
-    before, after = sum(lengths[:at]), sum(lengths[at + 1 :])
+    before = sum(lengths[:at])
+    after = sum(n for n in lengths[at + 1 :] if isinstance(n, int))
     for body in chains(pieces[at], dim):
         kinds = {_kind(p, body, dim, i > at) for i, p in enumerate(pieces) if i != at}
         if len(kinds) != 1 or None in kinds:
             continue
-        if (before and body.start > 0) or (after and body.stop is not None):
+        ends = bool(after) or filled is not None
+        if (before and body.start > 0) or (ends and body.stop is not None):
             continue  # cropped and padded at the same end: no single window
-        if not _long_enough(captured, node, body, dim, clip):
+        if not long_enough(captured, node, body, dim, clip):
             continue
         (kind,) = kinds
         node.meta[PARTS] = [_type_of(p) for i, p in enumerate(pieces) if i != at]
-        _replace(captured.graph, node, body, kind, rank - 1 - dim, before, after)
+        amount: Any = after
+        if filled is not None:
+            with captured.graph.inserting_before(node):
+                amount = captured.graph.call_function(operator.add, (filled, after))
+            amount.meta = {"val": filled.meta["val"] + after}
+        _replace(captured.graph, node, body, kind, rank - 1 - dim, before, amount)
         return
 
 
-def _long_enough(captured: Captured, node: fx.Node, body: Chain, dim: int, clip: int) -> bool:
+def _number_of(piece: fx.Node, dim: int) -> fx.Node | None:
+    """The size along a dimension that a constant is made with, where it is computed."""
+    if constant_value(piece) is None:
+        return None
+    given = named(piece)
+    sizes = given.get("size", given.get("sizes"))
+    found = sizes[dim] if isinstance(sizes, (list, tuple)) and dim < len(sizes) else None
+    return found if isinstance(found, fx.Node) else None
+
+
+def long_enough(captured: Captured, node: fx.Node, body: Chain, dim: int, clip: int) -> bool:
     """Limit the lengths of videos to those of which the slice leaves what the padding does: of one
     frame ``x[:, :, :-2]`` leaves none, and a padding by -2 takes one more away.
 
@@ -154,8 +176,8 @@ def _slice_of_cat(node: fx.Node) -> None:
     """
     if schema_name(node) != "aten::slice":
         return
-    source, dim, first, last, step = _slice_arguments(node)
-    while schema_name(source) == "aten::slice" and _is_whole(source):
+    source, dim, first, last, step = slice_arguments(node)
+    while schema_name(source) == "aten::slice" and is_whole(source):
         source = source.args[0]
     if schema_name(source) not in ("aten::cat", "aten::concat") or not isinstance(dim, int):
         return
@@ -178,8 +200,8 @@ def _slice_of_cat(node: fx.Node) -> None:
         begin += length
 
 
-def _is_whole(node: fx.Node) -> bool:
-    _, _, first, last, step = _slice_arguments(node)
+def is_whole(node: fx.Node) -> bool:
+    _, _, first, last, step = slice_arguments(node)
     whole = last is None or (isinstance(last, int) and last >= 2**31)
     return not isinstance(first, fx.Node) and not first and whole and step == 1
 
@@ -191,9 +213,10 @@ def _replace(
     kind: str | float | None,
     inner: int,
     before: int,
-    after: int,
+    after: Any,
 ) -> None:
-    amounts = [0, 0] * inner + [before - body.start, after + (body.stop or 0)]
+    end = after + (body.stop or 0) if isinstance(after, int) else after
+    amounts = [0, 0] * inner + [before - body.start, end]
     mode, value = ("replicate", None) if kind == "edge" else ("constant", kind)
     with graph.inserting_before(node):
         whole = uncropped(graph, body, node)
@@ -224,7 +247,7 @@ def _kind(piece: fx.Node, body: Chain, dim: int, after: bool) -> str | float | N
     value = constant_value(piece)
     if value is not None:
         return value
-    while schema_name(piece) in SEE_THROUGH and not _rounds(piece):
+    while schema_name(piece) in SEE_THROUGH and not rounds(piece):
         piece = as_node(piece.args[0])
     for chain in chains(piece, dim):
         same = (chain.root, chain.others) == (body.root, body.others)
@@ -239,7 +262,7 @@ def chains(node: fx.Node, dim: int) -> list[Chain]:
     others: list[tuple[Any, ...]] = []
     start, stop = 0, None
     while schema_name(node) == "aten::slice":
-        source, at, first, last, step = _slice_arguments(node)
+        source, at, first, last, step = slice_arguments(node)
         if any(isinstance(v, fx.Node) for v in (at, first, last, step)):
             break
         unbounded = last is None or last >= 2**31
@@ -256,7 +279,7 @@ def chains(node: fx.Node, dim: int) -> list[Chain]:
     return sorted(out, key=lambda chain: (chain.start, chain.stop) == (0, None))
 
 
-def _slice_arguments(node: fx.Node) -> tuple[Any, ...]:
+def slice_arguments(node: fx.Node) -> tuple[Any, ...]:
     defaults = [None, 0, None, None, 1]
     given = list(node.args) + defaults[len(node.args) :]
     for i, name in enumerate(("self", "dim", "start", "end", "step")):
@@ -290,7 +313,7 @@ def constant_value(node: fx.Node) -> float | None:
     return _rounded(float(given), node) if isinstance(given, (int, float)) else None
 
 
-def _rounds(node: fx.Node) -> bool:
+def rounds(node: fx.Node) -> bool:
     """Whether a node changes the type, and values with it."""
     return bool(node.meta["val"].dtype != as_node(node.args[0]).meta["val"].dtype)
 

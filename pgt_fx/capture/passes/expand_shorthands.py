@@ -50,11 +50,15 @@ class _Writer:
         self.arg |= dict(zip(self.arg, node.args, strict=False)) | dict(node.kwargs)
 
     def call(self, target: Any, *args: Any) -> fx.Node:
+        values = fx.map_arg(args, lambda n: n.meta["val"])
+        return self.given(target, args, target(*values))
+
+    def given(self, target: Any, args: Any, value: Tensor) -> fx.Node:
+        """A call whose value in the capture is known."""
         with self.graph.inserting_before(self.node):
             new = self.graph.call_function(target, args)
-        values = fx.map_arg(args, lambda n: n.meta["val"])
         kept = {k: v for k, v in self.node.meta.items() if k in ("stack_trace", "nn_module_stack")}
-        new.meta = {**kept, "val": target(*values)}
+        new.meta = {**kept, "val": value}
         return new
 
     def sum(self, a: Any, b: Any) -> Any:
@@ -149,6 +153,40 @@ def _split(bounds: Callable[[Captured, _Writer], Sequence[Any] | None]) -> Any:
     return rewrite
 
 
+def _by_video(captured: Captured, w: _Writer) -> None:
+    """``x.split(t)`` of the frames of a batch, video after video: the videos."""
+    x, users = w.arg["self" if "self" in w.arg else "tensor"], list(w.node.users)
+    pieces, dim = w.node.meta["val"], w.arg.get("dim", 0)
+    shape = x.meta["val"].shape
+    if not isinstance(dim, int) or any(u.target is not operator.getitem for u in users):
+        return
+    dim %= len(shape)
+    rows = [node.meta["val"].shape[0] for node in clips(captured)]
+    if not captured.has_time(shape[dim]) or any(str(n) != str(len(pieces)) for n in rows):
+        return
+    if not all(captured.sizes.same(shape[dim], p.shape[dim] * len(pieces)) for p in pieces):
+        return
+    videos = w.call(aten.unflatten.int, x, dim, [len(pieces), -1])
+    for user in users:
+        user.replace_all_uses_with(w.call(aten.select.int, videos, dim, user.args[1]))
+        w.graph.erase_node(user)
+    w.graph.erase_node(w.node)
+
+
+def clips(captured: Captured) -> list[fx.Node]:
+    """The inputs with time."""
+    nodes = [n for n in captured.graph.nodes if n.op == "placeholder"]
+    return [n for n in nodes if n.name in captured.inputs]
+
+
+def _pieces(captured: Captured, w: _Writer) -> None:
+    """``tensor_split`` at constant places, or into the videos of a batch."""
+    if isinstance(w.arg.get("indices"), (list, tuple)):
+        _split(_at_indices)(captured, w)
+    else:
+        _by_video(captured, w)
+
+
 def _of_sizes(captured: Captured, w: _Writer) -> Sequence[Any] | None:
     sizes = w.arg["split_sizes"]
     if not _limited(captured, w, [(0, size) for size in sizes]):
@@ -183,8 +221,10 @@ def _in_segments(captured: Captured, w: _Writer) -> None:
     video by video, of which each has to have a whole number."""
     x, wanted = w.arg["self"], w.arg.get("size", w.arg.get("shape"))
     given, made = x.meta["val"].shape, w.node.meta["val"].shape
-    if not isinstance(wanted, (list, tuple)) or len(made) != len(given) + 1:
+    if not isinstance(wanted, (list, tuple)) or not wanted:
         return
+    if len(made) != len(given) + 1 or not isinstance(wanted[1], int):
+        return _in_channels(captured, w)
     apart = [*map(str, given[1:])] == [*map(str, made[2:])]
     entries, rows = wanted[1], _rows_and_frames(captured, given[0])
     if not apart or not isinstance(entries, int) or entries < 2 or rows is None:
@@ -231,17 +271,52 @@ def _segments(captured: Captured, w: _Writer) -> None:
         _in_segments(captured, w)
 
 
+def _in_channels(captured: Captured, w: _Writer) -> None:
+    """``x.view(nt // 2, 2 * c, h, w)`` of frames that are merged with the batch, likewise."""
+    x, wanted = w.arg["self"], list(w.arg.get("size") or w.arg["shape"])
+    given, made = x.meta["val"].shape, w.node.meta["val"].shape
+    rows = _rows_and_frames(captured, given[0])
+    if rows is None or not captured.has_time(made[0]):
+        return
+    whole, part = (size.node.hint for size in (given[0], made[0]))
+    entries = whole // part if part and whole % part == 0 else 1
+    if entries < 2 or not captured.sizes.multiple(given[0], made[0], entries, groups=True):
+        return
+    rest = [_size_of(captured, w, n, size) for n, size in zip(wanted[1:], made[1:], strict=True)]
+    if None in rest:
+        return
+    number = w.call(aten.sym_size.int, rows, 0)
+    videos = w.call(aten.unflatten.int, x, 0, [number, -1])
+    value, sizes = videos.meta["val"], [_value(n) for n in rest]
+    count = w.call(operator.floordiv, w.call(aten.sym_size.int, videos, 1), entries)
+    n, t = value.shape[:2]
+    # torch can't tell that it is a view of a whole number of groups, nor how large they are.
+    grouped = w.given(
+        aten.reshape.default,
+        (videos, [number, count, *rest]),
+        value.new_empty([n, t // entries, *sizes]),
+    )
+    flat = value.new_empty([n * (t // entries), *sizes])
+    w.replaced_by(w.given(aten.flatten.using_ints, (grouped, 0, 1), flat))
+
+
+def _size_of(captured: Captured, w: _Writer, wanted: Any, size: Any) -> Any:
+    """A size of a view as it is given; one that is left open, where it is a number."""
+    if isinstance(wanted, fx.Node) or wanted != -1:
+        return wanted
+    return size if isinstance(size, int) else None
+
+
 def _rows_and_frames(captured: Captured, size: Any) -> fx.Node | None:
     """The clip whose batch is merged with time in a dimension of this size."""
     if not captured.has_time(size):
         return None
-    for node in captured.graph.nodes:
-        if node.op == "placeholder" and node.name in captured.inputs:
-            batch = node.meta["val"].shape[0]
-            if isinstance(batch, torch.SymInt) and not captured.has_time(batch):
-                found = expression(size) / expression(batch)
-                if not found.free_symbols - captured.time_symbols:
-                    return node
+    for node in clips(captured):
+        batch = node.meta["val"].shape[0]
+        if isinstance(batch, torch.SymInt) and not captured.has_time(batch):
+            found = expression(size) / expression(batch)
+            if not found.free_symbols - captured.time_symbols:
+                return node
     return None
 
 
@@ -272,6 +347,25 @@ def _extreme_so_far(highest: bool) -> Any:
     return rewrite
 
 
+def _mean(captured: Captured, w: _Writer) -> None:
+    """``x.sum(2) / x.shape[2]`` is a mean."""
+    total, number = w.arg["self"], w.arg["other"]
+    if not isinstance(total, fx.Node) or schema_name(total) != "aten::sum" or not number:
+        return
+    if w.arg.get("rounding_mode") or isinstance(_value(number), (Tensor, float)):
+        return
+    summed = _Writer(captured.graph, total)
+    x, dims = summed.arg["self"], summed.arg.get("dim")
+    shape, kind = x.meta["val"].shape, x.meta["val"].dtype
+    dims = list(range(len(shape))) if not dims else list(dims)
+    if summed.arg.get("dtype") or not kind.is_floating_point:
+        return
+    sizes = [shape[d] for d in dims]
+    if any(map(captured.has_time, sizes)) and captured.sizes.product(sizes, _value(number)):
+        keepdim = bool(summed.arg.get("keepdim"))
+        w.replaced_by(w.call(aten.mean.dim, x, dims, keepdim))
+
+
 _LIBRARY = torch.library.Library("pgt_fx", "FRAGMENT")
 _LIBRARY.define("extreme_so_far(Tensor x, int dim, bool highest) -> Tensor")
 
@@ -287,7 +381,10 @@ _REWRITES: dict[str, Callable[[Captured, _Writer], None]] = {
     "aten::narrow": _narrow,
     "aten::diff": _diff,
     "aten::split_with_sizes": _split(_of_sizes),
-    "aten::tensor_split": _split(_at_indices),
+    "aten::div": _mean,
+    "aten::split": _by_video,
+    "aten::chunk": _by_video,
+    "aten::tensor_split": _pieces,
     "aten::view": _segments,
     "aten::reshape": _segments,
     "aten::view_as": _like(aten.view.default),

@@ -75,7 +75,13 @@ def _im2col(captured: Captured, node: fx.Node) -> fx.Node | None:
         return None
     if any(amounts):
         around = [amounts[1], amounts[1], amounts[0], amounts[0]]
-        x = call_before(node, aten.constant_pad_nd.default, x, around)
+        with captured.graph.inserting_before(node):
+            padded = captured.graph.call_function(aten.constant_pad_nd.default, (x, around))
+        # Made by hand: torch's own padding takes sizes for numbers, which would fix the frames.
+        value = x.meta["val"]
+        sides = [n + 2 * amount for n, amount in zip(shape[-2:], amounts, strict=True)]
+        padded.meta = {**node.meta, "val": value.new_empty([*shape[:2], *sides])}
+        x = padded
     for dim, size, step in zip((2, 3), sizes, steps, strict=True):
         if (size, step) == (1, 1):
             x = call_before(node, aten.unsqueeze.default, x, -1)

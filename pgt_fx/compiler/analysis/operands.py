@@ -38,6 +38,10 @@ class ClocksOf:
             raise AssertionError("operands that are not aligned have no clock in common")
         return self.aligned
 
+    @property
+    def ratio(self) -> tuple[int, ...]:
+        return self.analysis.spec.ratio
+
     def part(self, operand: fx.Node, length: int | None) -> Part:
         return part_of(self.analysis, operand, length)
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 from torch import Tensor, fx
 
 from pgt_fx.capture.captured import Captured
+from pgt_fx.capture.guards.length_guard import Condition
 from pgt_fx.capture.observe.module_calls import place
 from pgt_fx.capture.schema import schema_name
 from pgt_fx.compiler.analysis.blocked import (
@@ -185,7 +186,8 @@ class _Walk:
         known = self.analysis.captured.sizes.of(self.analysis.lengths.numbers)
         pairs = self._pairs(node)
         layouts = {n: found.layout for n, found in pairs.items()}
-        view = OpView(node, lambda n: layouts.get(n) or self._layout(n), known)
+        clip = min(self.analysis.spec.lengths)
+        view = OpView(node, lambda n: layouts.get(n) or self._layout(n), known, clip)
         try:
             kind = rule(view)
         except MergedTime as merged:
@@ -203,6 +205,9 @@ class _Walk:
         )
         if joins:
             operation.joins, operation.joined = joins, common
+        for held, text in view.conditions:
+            condition = Condition(held, operation.place.source, operation.place.line, text)
+            self.analysis.lengths = self.analysis.lengths.within(condition)
         self.analysis.lengths = joined_whole(self.analysis, operation)
         kind.asks(VideosOf(self.analysis, operation))
         self.analysis.lengths = where_it_runs(self.analysis, operation, view)
@@ -336,9 +341,10 @@ class _Walk:
                 raise LayoutError(
                     f"internal: the rule gave {len(one.layout)} axes, there are {result.dim()}"
                 )
-            timed = set(time_dims(one.layout))
+            timed, captured = set(time_dims(one.layout)), self.analysis.captured
+            known = captured.sizes.of(self.analysis.lengths.numbers)
             for d, s in enumerate(result.shape):
-                if self.analysis.captured.has_time(s) and d not in timed:
+                if d not in timed and captured.has_time(s) and known.varies(s):
                     raise LayoutError(
                         f"dimension {d} of the result depends on the length of the video and the "
                         "operator's rule does not say how"

@@ -240,8 +240,12 @@ def rounding(expr: Any) -> int:
     if name == "FloatPow":
         raise NotQuasiLinear(f"{expr} is rounded")
     below = sum(map(rounding, expr.args))
-    if below and expr.is_Add:
-        raise NotQuasiLinear(f"the sum {expr} is rounded")
+    if expr.is_Add:
+        if below > 1:
+            raise NotQuasiLinear(f"the sum {expr} is rounded")
+        # Of exact numbers and one that was rounded once: that one is exact where the sum is a whole
+        # number, or a simple fraction, and elsewhere the sum is farther from it than it is rounded.
+        return below
     return below + (len(expr.args) - 1 if below and expr.is_Mul else 0)
 
 

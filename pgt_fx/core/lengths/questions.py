@@ -111,6 +111,23 @@ def where(on: LengthSet, f: QuasiLinear | Number, g: QuasiLinear | Number) -> Qu
     return QuasiLinear(out)
 
 
+def next_one(f: QuasiLinear) -> QuasiLinear:
+    """The value at the next length: T -> f(T + 1)."""
+    out = []
+    for piece, following in zip_longest(f.pieces, f.pieces[1:]):
+        start = max(1, piece.start - 1)
+        if following is None or following.start - 1 > start:
+            moved = piece.moved(start + 1, len(piece.values))
+            out.append(Piece(start, moved.values, moved.steps))
+    return QuasiLinear(out)
+
+
+def never_falls(f: QuasiLinear) -> bool:
+    """Whether the value is never less than at a shorter length."""
+    rises = positive(next_one(f) - f, strict=False)
+    return rises.is_all
+
+
 def smaller(f: QuasiLinear | Number, g: QuasiLinear | Number) -> QuasiLinear:
     """The smaller of the two at each length."""
     return where(at_most(f, g), f, g)

@@ -24,6 +24,10 @@ class Operands(Protocol):
     def common(self) -> Clock:
         """Clock of the elements that all operands with time have."""
 
+    @property
+    def ratio(self) -> tuple[int, ...]:
+        """Frames of each input path for one of the path with the fewest."""
+
     def part(self, operand: fx.Node, length: int | None) -> Part:
         """An operand that is put before or after others along time, with its clock.
 

@@ -7,8 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pgt_fx.core.clocks import Clock, LawClock
+from pgt_fx.core.fitted_clock import FittedClock
 from pgt_fx.core.law import Law
 from pgt_fx.core.layout import Layout
+from pgt_fx.core.lengths.functions import QuasiLinear
 from pgt_fx.core.options import Options
 from pgt_fx.rules.kinds.arguments import arguments, template
 from pgt_fx.rules.kinds.kind import Kind
@@ -35,6 +37,8 @@ class Windowed(Kind):
         groups: a video must have a multiple of so many elements here; 0: any number.
         pads: whether the operator itself makes elements where it is given none.
         bare: ``call`` is given the operand alone, and none of the operator's other arguments.
+        whole: how many elements the result has of a whole video, as a function of its number of
+            frames; None: as many as ``law`` makes of the operand's.
     """
 
     law: Law
@@ -49,8 +53,11 @@ class Windowed(Kind):
     groups: int = 0
     pads: bool = False
     bare: bool = False
+    whole: QuasiLinear | None = None
 
     def clock(self, operands: Operands) -> Clock:
+        if self.whole is not None:
+            return FittedClock(self.law, operands.common, self.whole, operands.ratio)
         return LawClock(self.law, operands.common)
 
     def asks(self, videos: Videos) -> None:
