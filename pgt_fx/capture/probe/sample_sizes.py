@@ -126,7 +126,28 @@ def check_pads(model: nn.Module, spec: ClipSpec, leaves: Sequence[Any]) -> None:
         raise BlockedError([found[n] for n in sorted(found)], ONLY_PADS)
 
 
-def _why(error: Exception) -> str:
+#: Lengths that are tried, at most, to tell which one a model takes that refuses its clip's.
+MOST_LENGTHS = 48
+
+
+def _taken(model: nn.Module, spec: ClipSpec, leaves: Sequence[Any]) -> int | None:
+    """The first length that a model takes of those longer than the clip; None where none of the
+    next :data:`MOST_LENGTHS` is."""
+    least, rows = min(spec.lengths), spec._shape(spec.paths[0])[0]
+    for frames in range(least + 1, least + MOST_LENGTHS + 1):
+        video = resized(
+            spec,
+            leaves,
+            batch=rows,
+            time=lambda t, n=frames: t * n // least,  # type: ignore[misc]
+            space=lambda s: s,
+        )
+        if probe(model, spec.spec, video).error is None:
+            return frames
+    return None
+
+
+def _why(error: Exception, model: nn.Module, spec: ClipSpec, leaves: Sequence[Any]) -> str:
     """Why a model can't be captured that fails on its example clip in a run without compute."""
     if isinstance(error, DataDependentOutputException):
         return (
@@ -134,7 +155,12 @@ def _why(error: Exception) -> str:
             "hold. Write it with tensor operators (torch.where). What only checks values may stay, "
             "as assert x.isfinite().all() or as an if of a tensor with nothing but raise in it"
         )
-    return f"the model does not run on its example clip: {error}"
+    frames = _taken(model, spec, leaves)
+    told = f"the model does not run on its example clip: {error}"
+    if frames is None:
+        return told
+    had = min(spec.lengths)
+    return f"{told}. It takes {frames} frames, and the example has {had}: pass one that long"
 
 
 def _lengths(spec: ClipSpec, leaves: Sequence[Any]) -> list[int]:
@@ -194,7 +220,7 @@ def find_sample(
                 at_clip = probe(model, spec.spec, list(leaves))
                 if at_clip.error is not None:
                     raise CaptureError(
-                        _why(at_clip.error),
+                        _why(at_clip.error, model, spec, leaves),
                         place_of(at_clip.error),
                     ) from at_clip.error
             numbers = clip_pools(at_clip.pools, run.pools)
@@ -210,7 +236,7 @@ def find_sample(
     at_clip = probe(model, spec.spec, list(leaves))
     if at_clip.error is not None:
         error = at_clip.error
-        raise CaptureError(_why(error), place_of(error)) from error
+        raise CaptureError(_why(error, model, spec, leaves), place_of(error)) from error
     rows = spec._shape(spec.paths[0])[0]
     hinted = bool(batch_hint(spec))  # an input without time may be what is at fault
     for stretch in stretches if batch != rows and not hinted else ():
