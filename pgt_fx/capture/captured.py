@@ -67,6 +67,10 @@ class Captured:
         values: evaluates what depends on sizes, parameters and buffers alone.
         idle: layers that have no part in what the model computes, though the module around them is
             called.
+        checks: lines of the model that only raise an error by the values of tensors, which the
+            graph leaves out.
+        opened: keys of module calls that can't be made whole: what is around them (autocast), or in
+            them (a check of values), is not for a chunk.
         rehooked: modules of which a hook was added or removed since it was captured.
     """
 
@@ -95,6 +99,8 @@ class Captured:
     sized: Place | None = None
     values: ReadValues | None = field(default=None, repr=False)
     idle: tuple[str, ...] = ()
+    checks: list[Place] = field(default_factory=list)
+    opened: frozenset[str] = frozenset()
     rehooked: frozenset[str] = frozenset()
     _timed: dict[Any, bool] = field(default_factory=dict, repr=False)
     _sizes: Sizes | None = field(default=None, repr=False)

@@ -287,6 +287,8 @@ def _captured(
         tried=frozenset(found.tried),
         sized=found.sized,
         idle=find_idle(program, found.calls.values()),
+        checks=list(dict.fromkeys(place for place, _ in found.checks)),
+        opened=frozenset(key for _, keys in found.checks for key in keys),
     )
 
 

@@ -53,6 +53,7 @@ class Exported:
         sized: the first line on which it reads a size of a tensor that is no input.
         tried: lines of the model on which an error of a call would be caught.
         layouts: lines on which it asks how a tensor lies in memory.
+        checks: checks of values that were left out, each with the module calls around it.
         lies_otherwise: whether the answers are others in a video of one frame.
     """
 
@@ -70,6 +71,7 @@ class Exported:
     sized: Place | None = None
     tried: list[tuple[str, str]] = field(default_factory=list)
     layouts: list[tuple[str, str]] = field(default_factory=list)
+    checks: list[tuple[Place, tuple[str, ...]]] = field(default_factory=list)
     lies_otherwise: bool = False
 
 
@@ -144,6 +146,7 @@ def _export(
         watching(model, spec.times, spelling, modules) as lines,
     ):
         warnings.simplefilter("ignore")
+        lines.begin(running)
         try:
             with lenient_solver(), pool_sizes_without_a_branch(), sizes_as_asked():
                 program = torch.export.export(
@@ -176,6 +179,7 @@ def _export(
         [memory for memory in memories if memory not in own],
         frozenset(around.asked | sample.noted.asked),
         around.seeded,
+        checks=lines.checks,
     )
 
 

@@ -19,7 +19,7 @@ _OF_WEIGHTS = {
     GRADIENTS: "gradients are on or off, and the weights need or have some, as in the capture",
     DEVICES: "the weights are where they were in the capture",
 }
-Checked = Literal["each clip", "each video", "last step"]
+Checked = Literal["each clip", "each video", "last step", "never"]
 #: Lines that are named of one condition; a deep model asks the same on many.
 MOST_LINES = 3
 
@@ -31,14 +31,15 @@ class Guard:
     Attributes:
         words: the condition: "videos of 4n + 1 frames".
         checked: when: "each clip" (its sizes and types), "each video" (the model, before the first
-            step), "last step" (the length of the video).
-        otherwise: what happens where it does not hold: "refused" or "captured anew".
+            step), "last step" (the length of the video), "never": where it does not hold the model
+            gives no answer that another one could differ from.
+        otherwise: what happens where it does not hold: "refused", "captured anew" or "answered".
         because: lines of the model that asked for it, ``"model.py:12: if x.shape[2] > 300:"``.
     """
 
     words: str
     checked: Checked
-    otherwise: Literal["refused", "captured anew"]
+    otherwise: Literal["refused", "captured anew", "answered"]
     because: tuple[str, ...] = ()
 
     def __str__(self) -> str:
@@ -99,6 +100,10 @@ def _of_the_model(analysis: Analysis) -> Iterator[Guard]:
             name = question.removeprefix(VARIABLE)
             words = f"the environment's variable {name} is as in the capture"
         yield Guard(words, "each clip", "captured anew")
+    if captured.checks:
+        lines = tuple(f"{place.source}: {place.line}" for place in captured.checks)
+        words = "values at which the model raises no error: its own checks are left out"
+        yield Guard(words, "never", "answered", tuple(dict.fromkeys(lines)))
     read = [] if captured.values is None else captured.values.read
     if read:
         words = f"masks let the same frames through, as read from {', '.join(read)}"

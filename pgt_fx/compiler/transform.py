@@ -11,12 +11,13 @@ from pgt_fx.capture.observe.uncalled_layers import warn_idle
 from pgt_fx.capture.probe.guess_example import guess_example
 from pgt_fx.capture.probe.time_axis import ask_for_time
 from pgt_fx.compiler import stages
+from pgt_fx.compiler.check_model import check_model
 from pgt_fx.compiler.programs import ModelPrograms
 from pgt_fx.compiler.report import Report
 from pgt_fx.compiler.selfcheck.check import self_check
 from pgt_fx.compiler.specialize import Source
 from pgt_fx.core.clip import TimeDim, read_example
-from pgt_fx.core.errors import CaptureError, ClipError, OptionError, Place
+from pgt_fx.core.errors import ClipError, OptionError
 from pgt_fx.core.hints import hinted
 from pgt_fx.core.options import (
     Attention,
@@ -119,7 +120,7 @@ def read_model(model: nn.Module, example: Any, time_dim: TimeDim, clip_pools: Cl
         what = f"the class {model.__name__}" if isinstance(model, type) else type(model).__name__
         raise OptionError(f"model: expected a torch.nn.Module, an instance of one, got {what}")
     check_clip_pools(clip_pools)
-    _check_scripted(model)
+    check_model(model)
     if example is None:
         example = guess_example(model)
     _check_names(example)
@@ -149,21 +150,4 @@ def _check_names(example: Any) -> None:
             raise ClipError(
                 f"example: an input is called {name!r}, and so is an option of a step, "
                 f"prog(clip, {name}=…): give the inputs in their order, as a tuple"
-            )
-
-
-def _check_scripted(model: nn.Module) -> None:
-    """Make sure that the model is Python.
-
-    Raises:
-        CaptureError: where it, or a part of it, was compiled by ``torch.jit``.
-    """
-    for path, module in model.named_modules():
-        if isinstance(module, torch.jit.ScriptModule):
-            what = "traced" if isinstance(module, torch.jit.TopLevelTracedModule) else "scripted"
-            name = getattr(module, "original_name", type(module).__name__)
-            raise CaptureError(
-                f"is {what} by torch.jit, and what it computes can't be captured: pass the model "
-                f"with the Python module in its place ({name}, before torch.jit compiled it)",
-                Place(path or "the model", path),
             )

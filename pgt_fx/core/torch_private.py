@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch._C import FunctionSchema
 from torch._ops import HigherOrderOperator, OpOverload
 from torch._subclasses import FakeTensor, FakeTensorMode
+from torch._subclasses.fake_tensor import DataDependentOutputException
 from torch._subclasses.functional_tensor import FunctionalTensor
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 from torch.fx.experimental.sym_node import SymNode
@@ -32,6 +33,7 @@ __all__ = [
     "PRIVATE",
     "TRIED",
     "BatchNorm",
+    "DataDependentOutputException",
     "DimConstraints",
     "DropoutNd",
     "FakeTensor",
@@ -192,6 +194,10 @@ PRIVATE: tuple[Private, ...] = (
     Private("torch._ops:HigherOrderOperator", "is it a block of its own: a condition, a scan"),
     Private("torch._subclasses:FakeTensor", "tensors of a capture are Tensors to the model"),
     Private("torch._subclasses:FakeTensorMode", "runs without compute, for what knows a device"),
+    Private(
+        "torch._subclasses.fake_tensor:DataDependentOutputException",
+        "a run without compute failed for the values of a tensor, not for its sizes",
+    ),
     Private("torch._subclasses.functional_tensor:FunctionalTensor", "as FakeTensor"),
     Private("torch.fx.experimental.proxy_tensor:get_proxy_mode", "is make_fx tracing a step", ()),
     Private("torch.fx.experimental.sym_node:SymNode", "the expression of a symbolic size"),

@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 import pgt_fx
 from pgt_fx import DPR, Schedule
 from pgt_fx.cli import app
-from pgt_fx.core.errors import ClipError, CompileError, OptionError, PgtError
+from pgt_fx.core.errors import CaptureError, ClipError, CompileError, OptionError, PgtError
 from pgt_fx.inference import predict
 from pgt_fx.training import backward, fit
 from pgt_fx.training.checkpoint import CheckpointError
@@ -298,3 +298,15 @@ def test_a_training_that_can_not_be(folder: Path, lines: str, told: str) -> None
     found = call("train", "train.toml")
     assert found.exit_code == 2 and not isinstance(found.exception, PgtError), found.output
     assert told in found.output
+
+
+def test_a_clip_that_is_too_short_for_the_head_is_told_how_long_it_has_to_be() -> None:
+    model = nn.Sequential(
+        nn.Conv3d(3, 4, 3, padding=1), nn.AvgPool3d((16, 1, 1)), nn.Flatten(), nn.Linear(64, 2)
+    )
+    with pytest.raises(CaptureError, match="takes 16 frames, and the example has 8") as error:
+        pgt_fx.transform(model.eval(), torch.zeros(1, 3, 8, 4, 4))
+    assert error.value.place is not None and error.value.place.op.endswith("avg_pool3d")
+    with pytest.raises(CaptureError) as other:  # one that no length mends
+        pgt_fx.transform(nn.Conv3d(5, 4, 3), torch.zeros(1, 3, 8, 4, 4))
+    assert "takes" not in str(other.value)

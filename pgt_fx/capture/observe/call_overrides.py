@@ -47,6 +47,8 @@ class Noted:
         layouts: the answers to ``is_contiguous()``, in order.
         sized: the first line on which it reads a size of a tensor that is no input.
         tried: lines of the model on which an error of a call would be caught.
+        gradless: lines on which gradients are switched off inside a block of autocast, and whether
+            it is on there.
         caught: calls that failed on such lines, for what may be their operands' sizes.
     """
 
@@ -58,6 +60,7 @@ class Noted:
     layouts: list[tuple[Place, bool]] = field(default_factory=list)
     sized: Place | None = None
     tried: dict[tuple[str, str], None] = field(default_factory=dict)
+    gradless: list[tuple[Place, bool]] = field(default_factory=list)
     caught: list[Place] = field(default_factory=list)
 
 
@@ -94,15 +97,19 @@ class Spelling:
             TooComplicated: when a size of the result is too long an expression.
         """
         if self._minds(func, args, kwargs):
-            self.noted.count += 1
-            if self.running and self.running[-1] not in self.noted.modules:
-                self.noted.modules.append(self.running[-1])
+            self.note()
         out = self._call(func, args, kwargs)
         if self.limit is not None and isinstance(out, Tensor):
             for s in out.shape:
                 if isinstance(s, torch.SymInt) and s.node.expr.count_ops() > self.limit:
                     raise TooComplicated(str(s))
         return out
+
+    def note(self) -> None:
+        """Note a call, and the module that makes it."""
+        self.noted.count += 1
+        if self.running and self.running[-1] not in self.noted.modules:
+            self.noted.modules.append(self.running[-1])
 
     def _minds(self, func: Any, args: Any, kwargs: dict[str, Any]) -> bool:
         """Whether a call is one that can come out otherwise here than without the spelling."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import traceback
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType, MethodWrapperType
 from typing import Any, Self
@@ -23,7 +23,12 @@ from pgt_fx.capture.observe.model_lines import (
     outside_of_sizes,
     written_at,
 )
-from pgt_fx.capture.observe.statements import caught, handed_on, only_said
+from pgt_fx.capture.observe.statements import (
+    answer_without_error,
+    caught,
+    handed_on,
+    only_said,
+)
 from pgt_fx.capture.replacing import caller
 from pgt_fx.capture.torch_patches import FLOATS, FRAMES, INTEGERS
 from pgt_fx.core.errors import Place, annotate
@@ -76,6 +81,12 @@ _READ: dict[Any, str] = {
 }
 
 
+_DATA: Any = Tensor.data
+_SWITCHES: Any = torch._C._set_grad_enabled
+#: Calls that ask something of values, and answer with a bool of Python's.
+_ANSWERS = (torch.equal, torch.allclose, Tensor.equal, Tensor.allclose)
+
+
 class Lines(TorchFunctionMode):
     """Notes the call in which an error is raised, and the first call after which a size that was
     symbolic is a number.
@@ -92,6 +103,11 @@ class Lines(TorchFunctionMode):
         inputs: the tensors that the model is given.
         sized: the first line on which it reads a size of another tensor.
         tried: lines whose calls may fail: the model catches the error and goes on.
+        gradless: lines on which gradients are switched off inside a block of autocast, and whether
+            it is on there.
+        checks: checks of values that only raise an error, left out; each with what ``running``
+            held.
+        running: keys of the module calls that run, innermost last (:meth:`begin`).
         caught: calls that failed; of a model that ran they are those whose errors it caught.
     """
 
@@ -106,13 +122,26 @@ class Lines(TorchFunctionMode):
         self.sized: Place | None = None
         self.tried: dict[tuple[str, str], None] = {}
         self.caught: list[tuple[Place, Exception]] = []
+        self.gradless: list[tuple[Place, bool]] = []
+        self._nested = _autocasts()
+        self.checks: list[tuple[Place, tuple[str, ...]]] = []
+        self.running: Sequence[str] = ()
         self._known: dict[tuple[Any, int], tuple[str, str] | None] = {}
         self._handed_on: dict[tuple[Any, int], bool] = {}
         self._outer: FrameType | None = None
 
     def __enter__(self) -> Self:
-        self._outer = sys._getframe(1)  # the run itself
+        if self._outer is None:
+            self._outer = sys._getframe(1)  # the run itself
         return super().__enter__()
+
+    def begin(self, running: Sequence[str]) -> None:
+        """The run begins in the frame that calls this.
+
+        Args:
+            running: keys of the module calls that run, innermost last; it is kept at them.
+        """
+        self._outer, self.running = sys._getframe(1), running
 
     def watch(self, sizes: list[Any]) -> None:
         """Sizes to look at; numbers among them are no news."""
@@ -124,9 +153,17 @@ class Lines(TorchFunctionMode):
         ):  # which runs what it compiles in place of the model
             return func(*args, **(kwargs or {}))
         if type(func) is MethodWrapperType:  # reads an attribute, as nine calls of ten do
+            if func.__self__ is _DATA and func.__name__ == "__get__" and self._of_the_model():
+                self._note_call()
+                return args[0].detach()  # the same values; .data, a capture can't follow
             self._note_read(func.__self__, func)
             self._note_size(func.__self__, func, args)
             return func(*args, **(kwargs or {}))
+        if func is _SWITCHES and args[:1] == (False,) and _autocasts() > self._nested:
+            on = any(map(torch.is_autocast_enabled, ("cpu", "cuda")))
+            self.gradless.append((calling_place(torch.no_grad), on))
+        if (told := self._check_of_values(func, args)) is not None:
+            return told
         if func in _READ:
             self._note_read(func, func)
         self._note_size(func, func, args)
@@ -171,6 +208,45 @@ class Lines(TorchFunctionMode):
         if not is_ours_or_generated(sys._getframe(2).f_code.co_filename):
             self.sized = calling_place(func)
 
+    @staticmethod
+    def _of_the_model() -> bool:
+        return not is_ours_or_generated(_behind_modes(sys._getframe(2)).f_code.co_filename)
+
+    def _note_call(self) -> None:
+        """Have the capture see the calls of the module that runs."""
+        note = getattr(self.spelling, "note", None)
+        if note is not None:
+            note()
+
+    def _check_of_values(self, func: Any, args: Any) -> bool | None:
+        """What a question about values is answered where the model only raises an error by it; None
+        for any other call."""
+        asserts = func is torch._assert and isinstance(args[0], Tensor)
+        if not asserts and func is not Tensor.__bool__ and func not in _ANSWERS:
+            return None
+        frame = _behind_modes(sys._getframe(2))
+        if asserts or frame.f_code is torch._assert.__code__:
+            told: bool | None = True
+        elif is_ours_or_generated(frame.f_code.co_filename):
+            return None
+        else:
+            told = answer_without_error(frame, func in _ANSWERS)
+        if told is None or self._is_tried():
+            return None
+        self._note_call()
+        self.checks.append((calling_place(func), tuple(self.running)))
+        return told
+
+    def _is_tried(self) -> bool:
+        """Whether the model catches an error that is raised now, and goes on."""
+        frame: FrameType | None = sys._getframe(3)
+        while frame is not None and frame is not self._outer:
+            code = frame.f_code
+            if code.co_exceptiontable and not is_ours(code.co_filename) and caught(frame):
+                return True
+            frame = frame.f_back
+        return False
+
     def _note_tried(self) -> None:
         frame: FrameType | None = sys._getframe(2)
         while frame is not None and frame is not self._outer:
@@ -187,6 +263,24 @@ class Lines(TorchFunctionMode):
         if fixed:
             number = taken_as_number(fixed[0].node.shape_env).get(size_key(fixed[0]))
             self.fixed = number or calling_place(func)
+
+
+def _autocasts() -> int:
+    """How many blocks of autocast are around, also of those that switch it off."""
+    nested = torch.autocast_increment_nesting() - 1
+    torch.autocast_decrement_nesting()
+    return nested
+
+
+def _behind_modes(frame: FrameType) -> FrameType:
+    """The frame that makes a call which modes of torch's own, on in a capture, hand on."""
+    while (
+        frame.f_code.co_name == "__torch_function__"
+        and is_ours(frame.f_code.co_filename)
+        and frame.f_back is not None
+    ):
+        frame = frame.f_back
+    return frame
 
 
 def _as_it_is(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ast
+import dis
 import functools
 import itertools
 import linecache
 from collections.abc import Iterator
 from types import FrameType
+from typing import Any
 
 #: Names of functions and methods that take a text for a person to read.
 SAYING = frozenset(
@@ -47,6 +49,96 @@ def _is_message(call: ast.Call, inside: list[ast.AST]) -> bool:
     """Whether what runs inside of a call's brackets is another argument than its condition."""
     given = [k for k in call.keywords if k.arg in CONDITION]
     return bool(inside) and inside[0] not in (*call.args[:1], *given)
+
+
+def answer_without_error(frame: FrameType, whole: bool) -> bool | None:
+    """What a question that is asked now has to be answered for the statement around it not to raise
+    an error; None where it is no part of a statement that does nothing else.
+
+    ``if (std == 0).any(): raise …`` and ``assert x.isfinite().all()`` are such: what they ask
+    decides whether there is an answer, and not which.
+
+    Args:
+        whole: whether the call is the question itself, as ``torch.equal(a, b)`` is; else it is what
+            Python asks of its result.
+    """
+    tree, asking = _tree(frame.f_code.co_filename), _asking(frame, whole)
+    if tree is None or asking is None:
+        return None
+    for node in reversed(list(_around(tree, asking[0], asking[2]))):
+        if isinstance(node, _FUNCTIONS):
+            return None
+        if isinstance(node, ast.Assert) or (isinstance(node, ast.If) and _only_raises(node.body)):
+            wanted = isinstance(node, ast.Assert)
+            for part, told in _parts(node.test, wanted):
+                if _span(part) == asking and (whole or not _is_call_of(part, _CHOOSING)):
+                    return told
+    return None
+
+
+#: Calls of Python's own that ask the truth of what they are given, and more is true the more of it
+#: is; and those whose result is one of their operands.
+_TRUTH, _CHOOSING = frozenset(("bool", "any", "all")), frozenset(("max", "min", "sorted", "next"))
+
+
+def _asking(frame: FrameType, whole: bool) -> tuple[int, int, int, int] | None:
+    """Where the expression stands whose truth is asked now: first and last line, first and last
+    column."""
+    code, at = frame.f_code, frame.f_lasti // 2
+    places = list(code.co_positions())
+    name = dis.opname[code.co_code[2 * at]]
+    if name.startswith(("CALL", "PRECALL")):  # Python runs the two of a call as one when it is warm
+        if not whole and not _calls_for_truth(frame, places[at]):
+            return None
+    elif whole or not (("JUMP" in name and "_IF_" in name) or name == "TO_BOOL"):
+        return None
+    else:  # the instruction before it has made what is asked for
+        at -= 1
+        while at > 0 and dis.opname[code.co_code[2 * at]] in ("CACHE", "NOP", "COPY", "TO_BOOL"):
+            at -= 1
+    found = places[at]
+    return None if None in found else found  # type: ignore[return-value]
+
+
+def _calls_for_truth(frame: FrameType, place: tuple[int | None, ...]) -> bool:
+    tree = _tree(frame.f_code.co_filename)
+    if tree is None or None in place:
+        return False
+    around = _around(tree, place[0], place[2])  # type: ignore[arg-type]
+    return any(_span(node) == place and _is_call_of(node, _TRUTH) for node in around)
+
+
+def _is_call_of(node: ast.AST, names: frozenset[str]) -> bool:
+    return isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in names
+
+
+def _span(node: Any) -> tuple[int, int, int, int]:
+    return node.lineno, node.end_lineno, node.col_offset, node.end_col_offset
+
+
+def _parts(test: ast.expr, wanted: bool) -> Iterator[tuple[ast.expr, bool]]:
+    """The parts of a test that ``and``, ``or`` and ``not`` join, each with the answer that makes it
+    more of what is wanted."""
+    if isinstance(test, ast.BoolOp):
+        for value in test.values:
+            yield from _parts(value, wanted)
+    elif isinstance(test, ast.UnaryOp) and isinstance(test.op, ast.Not):
+        yield from _parts(test.operand, not wanted)
+    else:
+        yield test, wanted
+
+
+def _only_raises(body: list[ast.stmt]) -> bool:
+    """Whether a block ends in an error, and in nothing else."""
+    *before, last = body
+    simple = (ast.Expr, ast.Assign, ast.AugAssign, ast.AnnAssign, ast.Pass)
+    awaits = (ast.Yield, ast.YieldFrom, ast.Await)
+    inside = [n for statement in body for n in ast.walk(statement)]
+    return (
+        isinstance(last, ast.Raise)
+        and all(isinstance(statement, simple) for statement in before)
+        and not any(isinstance(n, awaits) for n in inside)
+    )
 
 
 def handed_on(frame: FrameType, name: str) -> bool:

@@ -190,7 +190,7 @@ def _probe(
             return Probe(error, recorder.pools, recorder.joins, calls=running.calls)
     noted = recorder.spelling.noted
     noted.kept = kept
-    noted.tried = lines.tried
+    noted.tried, noted.gradless = lines.tried, lines.gradless
     noted.caught = [where for where, error in lines.caught if _of_sizes(error)]
     noted.read, noted.layouts, noted.sized = lines.read, lines.layouts, lines.sized
     noted.asked = {*around.asked, *lines.read}

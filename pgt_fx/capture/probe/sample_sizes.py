@@ -16,6 +16,7 @@ from pgt_fx.capture.probe.returned_caches import Tail
 from pgt_fx.capture.probe.varying_pads import varying_pads
 from pgt_fx.core.clip import ClipSpec, axis_hint, batch_hint, resized
 from pgt_fx.core.errors import BlockedError, Blocker, CaptureError
+from pgt_fx.core.torch_private import DataDependentOutputException
 
 #: Makes a clip's number of frames that of a sample.
 Stretch = Callable[[int], int]
@@ -71,6 +72,15 @@ def check_ways(model: nn.Module, spec: ClipSpec, leaves: Sequence[Any], noted: N
             "times), which a step's are not: leave the question outside the model",
             noted.read[INFERENCE],
         )
+    # In eval mode a statistic without gradients, made without autocast, is left as it is.
+    lost = [place for place, on in noted.gradless if on or model.training]
+    if lost:
+        raise CaptureError(
+            "gradients are switched off inside a block of autocast, and torch.export loses that: "
+            "write the two the other way round, with torch.no_grad(), torch.autocast(…):, or "
+            "detach() what is made there",
+            lost[0],
+        )
     caught = list(noted.caught)
     if (noted.tried or noted.layouts) and not caught:
         at_clip = probe(model, spec.spec, list(leaves))
@@ -114,6 +124,43 @@ def check_pads(model: nn.Module, spec: ClipSpec, leaves: Sequence[Any]) -> None:
         found |= varying_pads(model, known, run.pads, rows) if run.error is None else {}
     if found:
         raise BlockedError([found[n] for n in sorted(found)], ONLY_PADS)
+
+
+#: Lengths that are tried, at most, to tell which one a model takes that refuses its clip's.
+MOST_LENGTHS = 48
+
+
+def _taken(model: nn.Module, spec: ClipSpec, leaves: Sequence[Any]) -> int | None:
+    """The first length that a model takes of those longer than the clip; None where none of the
+    next :data:`MOST_LENGTHS` is."""
+    least, rows = min(spec.lengths), spec._shape(spec.paths[0])[0]
+    for frames in range(least + 1, least + MOST_LENGTHS + 1):
+        video = resized(
+            spec,
+            leaves,
+            batch=rows,
+            time=lambda t, n=frames: t * n // least,  # type: ignore[misc]
+            space=lambda s: s,
+        )
+        if probe(model, spec.spec, video).error is None:
+            return frames
+    return None
+
+
+def _why(error: Exception, model: nn.Module, spec: ClipSpec, leaves: Sequence[Any]) -> str:
+    """Why a model can't be captured that fails on its example clip in a run without compute."""
+    if isinstance(error, DataDependentOutputException):
+        return (
+            "makes a number or a branch of Python's of the values of a tensor, which a graph can't "
+            "hold. Write it with tensor operators (torch.where). What only checks values may stay, "
+            "as assert x.isfinite().all() or as an if of a tensor with nothing but raise in it"
+        )
+    frames = _taken(model, spec, leaves)
+    told = f"the model does not run on its example clip: {error}"
+    if frames is None:
+        return told
+    had = min(spec.lengths)
+    return f"{told}. It takes {frames} frames, and the example has {had}: pass one that long"
 
 
 def _lengths(spec: ClipSpec, leaves: Sequence[Any]) -> list[int]:
@@ -173,7 +220,7 @@ def find_sample(
                 at_clip = probe(model, spec.spec, list(leaves))
                 if at_clip.error is not None:
                     raise CaptureError(
-                        f"the model does not run on its example clip: {at_clip.error}",
+                        _why(at_clip.error, model, spec, leaves),
                         place_of(at_clip.error),
                     ) from at_clip.error
             numbers = clip_pools(at_clip.pools, run.pools)
@@ -189,9 +236,7 @@ def find_sample(
     at_clip = probe(model, spec.spec, list(leaves))
     if at_clip.error is not None:
         error = at_clip.error
-        raise CaptureError(
-            f"the model does not run on its example clip: {error}", place_of(error)
-        ) from error
+        raise CaptureError(_why(error, model, spec, leaves), place_of(error)) from error
     rows = spec._shape(spec.paths[0])[0]
     hinted = bool(batch_hint(spec))  # an input without time may be what is at fault
     for stretch in stretches if batch != rows and not hinted else ():

@@ -53,6 +53,8 @@ def fold(captured: Captured, local: Callable[[fx.Node], bool]) -> dict[fx.Node, 
             continue
         if captured.branches is not None and key in captured.branches.calls:
             continue  # it would decide anew for each chunk
+        if key in captured.opened:
+            continue
         region = _region(captured, call.path, nodes)
         if region is not None:
             for node in nodes:
