@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -18,8 +18,43 @@ from pgt_fx.capture.observe.custom_gradients import ByHand
 from pgt_fx.capture.observe.module_attributes import Memory
 from pgt_fx.capture.observe.module_calls import ModuleCall
 from pgt_fx.capture.observe.python_random import Drawn
-from pgt_fx.core.errors import Place
+from pgt_fx.core.errors import ClipError, Place
 from pgt_fx.core.lengths.sets import LengthSet
+
+
+@dataclass(frozen=True)
+class WholeClip:
+    """A model that is captured at the length of its clip: a step is a clip.
+
+    Attributes:
+        frames: of a clip, per input path.
+        because: why other lengths are none for this graph, with the line of the model that is known
+            of; one sentence without a full stop.
+    """
+
+    frames: tuple[int, ...]
+    because: str
+
+    def __str__(self) -> str:
+        each = " and ".join(map(str, self.frames))
+        return f"a step is a clip of {each} frames, because {self.because}"
+
+    def check(self, chunks: Sequence[tuple[int, ...]]) -> None:
+        """Make sure that chunks, in frames per path, are whole clips.
+
+        Raises:
+            ClipError: naming the first that is none.
+        """
+        for chunk in chunks:
+            if tuple(chunk) != self.frames:
+                raise ClipError(
+                    f"a step of this model is a clip of {_frames(self.frames)} frames, got a chunk "
+                    f"of {_frames(chunk)}"
+                )
+
+
+def _frames(numbers: Sequence[int]) -> str:
+    return " and ".join(map(str, numbers))
 
 
 class ReadValues(Protocol):
@@ -72,6 +107,9 @@ class Captured:
         opened: keys of module calls that can't be made whole: what is around them (autocast), or in
             them (a check of values), is not for a chunk.
         rehooked: modules of which a hook was added or removed since it was captured.
+        clip: of a model that is captured at the length of its clip; None where time is followed.
+        clip_keys: its attentions over the frames of the clip
+            (:class:`pgt_fx.capture.attention.clip_keys.ClipKeys`).
     """
 
     graph: fx.Graph
@@ -102,6 +140,8 @@ class Captured:
     checks: list[Place] = field(default_factory=list)
     opened: frozenset[str] = frozenset()
     rehooked: frozenset[str] = frozenset()
+    clip: WholeClip | None = None
+    clip_keys: list[Any] = field(default_factory=list)
     _timed: dict[Any, bool] = field(default_factory=dict, repr=False)
     _sizes: Sizes | None = field(default=None, repr=False)
     _valid: LengthSet | None = field(default=None, repr=False)

@@ -13,7 +13,7 @@ import sympy
 import torch
 from torch import Tensor, fx, nn
 
-from pgt_fx.capture.captured import Captured
+from pgt_fx.capture.captured import Captured, WholeClip
 from pgt_fx.capture.guards.length_guard import (
     Condition,
     Lengths,
@@ -24,10 +24,12 @@ from pgt_fx.capture.guards.length_guard import (
 from pgt_fx.capture.guards.size_guard import Branches, unlike_clip, without_time
 from pgt_fx.capture.guards.view_lengths import frames_in_groups
 from pgt_fx.capture.observe.call_overrides import TooComplicated
+from pgt_fx.capture.observe.failing_line import place_of
 from pgt_fx.capture.observe.module_calls import place
 from pgt_fx.capture.observe.size_questions import squeezed
 from pgt_fx.capture.observe.uncalled_layers import find_idle
 from pgt_fx.capture.probe.frame_loops import check_caches, check_loops
+from pgt_fx.capture.probe.meta_run import probe
 from pgt_fx.capture.probe.sample_sizes import (
     LIKE_CLIP,
     Sample,
@@ -38,7 +40,7 @@ from pgt_fx.capture.probe.sample_sizes import (
     lies_otherwise,
 )
 from pgt_fx.capture.torch_export import Exported, clip_nodes, export, is_fixed
-from pgt_fx.core.clip import ClipSpec
+from pgt_fx.core.clip import ClipSpec, resized
 from pgt_fx.core.errors import CaptureError, LoopError
 from pgt_fx.core.lengths.sets import ANY_LENGTH, LengthSet
 from pgt_fx.core.torch_private import pytree
@@ -185,7 +187,11 @@ def _fixed(
 
 
 def _captured(
-    found: Exported, model: nn.Module, spec: ClipSpec, numbers: tuple[int, ...]
+    found: Exported,
+    model: nn.Module,
+    spec: ClipSpec,
+    numbers: tuple[int, ...],
+    clip_of: WholeClip | None = None,
 ) -> Captured:
     program, fixed_by = found.program, found.fixed_by
     signature = program.graph_signature
@@ -207,7 +213,9 @@ def _captured(
             continue
         length: Any = value.shape[at]
         sizes[len(sizes)] = {
-            d: int(s) for d, s in enumerate(value.shape) if d != at and is_fixed(s)
+            d: int(s)
+            for d, s in enumerate(value.shape)
+            if (d != at or clip_of is not None) and is_fixed(s)
         }
         if is_fixed(length):
             fixed.append(int(length))
@@ -215,7 +223,7 @@ def _captured(
         else:
             symbols |= length.node.expr.free_symbols
             lengths.append(int(length.node.hint))
-    if fixed:
+    if fixed and clip_of is None:
         raise CaptureError(
             f"the captured graph holds the number of frames fixed at {fixed[0]}: "
             f"{'this line' if fixed_by else 'some operator of the model'} takes the frames apart "
@@ -242,6 +250,8 @@ def _captured(
     measured = [] if found.sized is None else sizes_of_unused_slices(program.graph)
 
     def lengths_at(other: Mapping[Any, Any]) -> Lengths:
+        if clip_of is not None:
+            return _whole_clips(clip_of)
         clip, tried = min(spec.lengths), {*found.tried, *found.layouts}
         out = allowed_lengths(
             program, times, lengths, clip, questions.asked, other, tried, measured
@@ -272,7 +282,11 @@ def _captured(
             spec,
             resting,
             times,
-            frozenset(c for a in questions.asked if a.expr.free_symbols & times for c in a.calls)
+            frozenset()  # a module that is given a clip asks of it what it asked of the example
+            if clip_of is not None
+            else frozenset(
+                c for a in questions.asked if a.expr.free_symbols & times for c in a.calls
+            )
             | questions.settled,
             lengths_at if mixed else None,
         ),
@@ -289,7 +303,54 @@ def _captured(
         idle=find_idle(program, found.calls.values()),
         checks=list(dict.fromkeys(place for place, _ in found.checks)),
         opened=frozenset(key for _, keys in found.checks for key in keys),
+        clip=clip_of,
     )
+
+
+def capture_clip(model: nn.Module, spec: ClipSpec, leaves: Sequence[Any], because: str) -> Captured:
+    """Capture ``model`` at the length of the example: every step is then such a clip, and what its
+    Python asks of the number of frames is answered as there.
+
+    Args:
+        because: why it can't be captured at any length (:attr:`WholeClip.because`).
+
+    Raises:
+        CaptureError: when the model doesn't run, or can't be captured at that length either.
+        LoopError: when it keeps a cache for its next call.
+    """
+    clip_of = WholeClip(spec.lengths, because)
+    batch = 2
+    while True:
+        # Frames of a symbolic size would take three times as long, and most such models have a
+        # table of their places; for frames of another size the model is captured anew.
+        sample = _clip_sample(model, spec, leaves, batch)
+        check_caches(model, spec, sample.leaves, sample.tails)
+        check_ways(model, spec, leaves, sample.noted)
+        found = export(model, spec, sample, space=False, time=False)
+        other = unlike_clip(found.program.graph, found.questions, spec, sample.leaves)
+        fixed = _fixed(found.program, spec, leaves, sample.leaves, batch=True)
+        if batch == _rows(spec) or not (other.batch or fixed):
+            return _captured(found, model, spec, (), clip_of)
+        batch = _rows(spec)
+
+
+def _clip_sample(model: nn.Module, spec: ClipSpec, leaves: Sequence[Any], batch: int) -> Sample:
+    """Leaves of the clip's length, with more rows where the model takes them."""
+    run = None
+    for count in dict.fromkeys((batch, _rows(spec))):
+        sample = resized(spec, leaves, batch=count, time=lambda t: t, space=lambda s: s)
+        run = probe(model, spec.spec, sample)
+        if run.error is None:
+            return Sample(sample, run.noted, run.calls, run.tails)
+    error = None if run is None else run.error
+    raise CaptureError(
+        f"the model does not run on its example clip: {error}", place_of(error)
+    ) from error
+
+
+def _whole_clips(clip: WholeClip) -> Lengths:
+    frames = min(clip.frames)
+    return Lengths().within(Condition(LengthSet.remainders(frames, [0]), text=clip.because))
 
 
 def _names_a_type(graph: fx.Graph) -> bool:

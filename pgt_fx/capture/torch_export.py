@@ -82,8 +82,9 @@ def export(
     *,
     space: bool = True,
     limit: int | None = None,
+    time: bool = True,
 ) -> Exported:
-    """Export ``model`` at the sample's sizes.
+    """Export ``model`` at the sample's sizes; with ``time=False`` at its number of frames alone.
 
     To see every call of the model costs a capture a fifth of its time. So they are seen in those
     modules alone in which a run without compute made one that matters; and in all, in a second
@@ -97,10 +98,10 @@ def export(
     noted = sample.noted
     if model not in noted.modules:
         with contextlib.suppress(CaptureError):
-            found = _export(model, spec, sample, space, limit, noted.modules)
-            if found.noted == noted.count and not _time_fixed(found.program, spec):
+            found = _export(model, spec, sample, space, limit, noted.modules, time)
+            if found.noted == noted.count and not (time and _time_fixed(found.program, spec)):
                 return found
-    found = _export(model, spec, sample, space, limit, None)
+    found = _export(model, spec, sample, space, limit, None, time)
     if found.noted != noted.count and (sample.pools or sample.tables):
         raise CaptureError(
             f"the model makes {found.noted} calls of pools, pads or tables while it is captured, "
@@ -126,6 +127,7 @@ def _export(
     space: bool,
     limit: int | None,
     modules: Collection[nn.Module] | None,
+    time: bool,
 ) -> Exported:
     """Calls are seen inside ``modules``; in all of the model when it is None."""
     spelling = Spelling(sample.pools, sample.tables, limit)
@@ -153,7 +155,7 @@ def _export(
                     model,
                     args,
                     kwargs or None,
-                    dynamic_shapes=_dynamic(model, spec, sample.leaves, space),
+                    dynamic_shapes=_dynamic(model, spec, sample.leaves, space, time),
                     strict=False,
                 )
         except TooComplicated:
@@ -296,10 +298,10 @@ def _explain(error: Exception) -> str:
 
 
 def _dynamic(
-    model: nn.Module, spec: ClipSpec, sample: Sequence[Any], space: bool = True
+    model: nn.Module, spec: ClipSpec, sample: Sequence[Any], space: bool, time: bool
 ) -> dict[str, Any]:
     """``dynamic_shapes`` for the export: every axis of a video but the channels may vary, its space
-    only with ``space``."""
+    only with ``space``, its frames only with ``time``."""
     first = spec.paths[0]
     rows = sample[first].shape[0]
     leaves: list[Any] = []
@@ -311,7 +313,7 @@ def _dynamic(
         if at is None:
             leaves.append({0: Dim.AUTO} if leaf.dim() and leaf.shape[0] == rows else None)
             continue
-        dims = {0: Dim.AUTO, at: Dim.AUTO}
+        dims = {0: Dim.AUTO} | ({at: Dim.AUTO} if time else {})
         if leaf.dim() == 5 and space:
             dims |= {3: Dim.AUTO, 4: Dim.AUTO}
         leaves.append(dims)

@@ -55,6 +55,11 @@ def guards_of(analysis: Analysis) -> tuple[Guard, ...]:
 
 
 def _of_lengths(analysis: Analysis) -> Iterator[Guard]:
+    clip = analysis.captured.clip
+    if clip is not None:
+        words = f"steps of {' and '.join(map(str, clip.frames))} frames, a clip"
+        yield Guard(words, "each clip", "captured anew", (clip.because,))
+        return
     if analysis.lengths.numbers.is_all:
         return
     lines = [c.place for c in analysis.lengths.conditions if c.place]

@@ -91,7 +91,14 @@ def make_report(
     rows += [_moving(memory.place) for memory in analysis.captured.moving]
     total = sum(count for slot, count in by_slot.items() if not slot.startswith("@"))
     output = next((o for o in analysis.outputs if isinstance(o, fx.Node)), None)
+    clip = analysis.captured.clip
     fields = reach_of_output(analysis, output, reach)
+    if clip is not None:
+        carries = options.memory is not None
+        fields = [
+            Reach(Fraction(n), None if carries else 0, n - 1, None if carries else n)
+            for n in clip.frames
+        ]
     local = sum(o.outcome.frame_by_frame for o in analysis.operations.values())
     exact = not any(r.verdict in (STEP, CONTEXT) or r.what == MOVING for r in rows)
     return Report(
@@ -108,7 +115,9 @@ def make_report(
         receptive_field=[f.field for f in fields],
         stride=[str(f.stride) for f in fields],
         look_ahead=[f.future for f in fields],
-        latency=None
+        latency=min(clip.frames) - 1
+        if clip is not None
+        else None
         if waiting is None or output is None or any(f.future is None for f in fields)
         else latency(waiting, output, min((f.stride for f in fields), default=Fraction(1))),
         state_bytes=total,
@@ -117,6 +126,7 @@ def make_report(
         grows=grows(analysis, options),
         lengths=str(analysis.lengths),
         longest_step=longest_step(analysis),
+        steps="" if clip is None else str(clip),
         guards=guards_of(analysis),
         idle=list(analysis.captured.idle),
         checked=checked,

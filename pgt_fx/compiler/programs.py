@@ -119,7 +119,7 @@ class ModelPrograms:
             for number, made in list(self._made.items()):
                 if not self.source.knows(made.analysis.captured):  # captured anew
                     del self._made[number]
-            self._made[id(captured)] = known
+            self._made[id(known.analysis.captured)] = known
         return known
 
     def add(self, analysis: Analysis, program: Program) -> None:
@@ -229,7 +229,14 @@ class ModelPrograms:
             check_lookups(self.analysis())
 
     @property
+    def clip(self) -> int | None:
+        clip = self.made().analysis.captured.clip
+        return None if clip is None else min(clip.frames)
+
+    @property
     def smallest_clip(self) -> int | None:
+        if self.clip is not None:
+            return self.clip
         try:
             return first_answers(self.program().emitted, self.spec.ratio).least
         except NotQuasiLinear:

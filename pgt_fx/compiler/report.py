@@ -80,6 +80,8 @@ class Report:
             module around them is called: another argument of its forward may run them.
         longest_step: most frames of a step, of the slowest path, where the model has tables of a
             fixed length; None: any number.
+        steps: of a model whose step is a clip, that it is and why: "a step is a clip of 16 frames,
+            because of model.py:12: …"; else "".
         guards: the conditions under which all of this holds.
         checked: what :func:`pgt_fx.transform` compared with the model itself, or why it did not.
     """
@@ -99,6 +101,7 @@ class Report:
     grows: bool
     lengths: str
     longest_step: int | None
+    steps: str
     guards: tuple[Guard, ...]
     idle: list[str]
     checked: str
@@ -200,9 +203,10 @@ class Report:
             | ({"videos": f"of {self.lengths} frames"} if self.lengths != "any number" else {})
             | (
                 {"longest step": f"{counted(self.longest_step, 'frame')}"}
-                if self.longest_step
+                if self.longest_step and not self.steps
                 else {}
             )
+            | ({"steps": self.steps} if self.steps else {})
             | ({"not run": listed(self.idle)} if self.idle else {})
             | {"self-check": self.checked}
         )

@@ -12,9 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pgt_fx.capture.attention.clip_keys import find_clip_keys
 from pgt_fx.capture.attention.find_attention import note_attention
 from pgt_fx.capture.captured import Captured
-from pgt_fx.capture.export import capture
+from pgt_fx.capture.clip_reasons import because, shows_frames, softens
+from pgt_fx.capture.export import capture, capture_clip
 from pgt_fx.capture.legality import check_captured, check_cleaned
 from pgt_fx.capture.observe.failing_line import GRADIENTS, LAYOUTS, TYPES
 from pgt_fx.capture.observe.model_lines import raised_at
@@ -28,7 +30,15 @@ from pgt_fx.compiler.analysis.other_future import under
 from pgt_fx.compiler.analysis.prepare import prepare
 from pgt_fx.compiler.analysis.timed_graph import Analysis
 from pgt_fx.core.clip import ClipSpec
-from pgt_fx.core.errors import Blocker, ClipError, OtherClipError
+from pgt_fx.core.errors import (
+    BlockedError,
+    Blocker,
+    CaptureError,
+    ClipError,
+    LoopError,
+    OtherClipError,
+    PgtError,
+)
 from pgt_fx.core.trace import checks_stages, stage
 from pgt_fx.runtime.hooks import Hooks, hooked, hooks_of, paths_of, without_backward
 from pgt_fx.runtime.markov.buffer import dense
@@ -67,6 +77,8 @@ class Source:
         self._analyses: dict[int, dict[str, Walked]] = {}
         self._asked: frozenset[str] = frozenset()
         self._attributes: PythonState | None = None
+        #: Why a step is a clip; None where it isn't, or that is not known yet.
+        self._whole_clips: str | None = None
         self._parents: list[dict[str, nn.Module | None]] = []
         self._children: Children | None = None
         self._childless: list[dict[str, nn.Module | None]] = []
@@ -131,7 +143,7 @@ class Source:
             known["wait"] = prepare(captured, self.spec, "wait")
         if future not in known:
             waiting, refused = known["wait"]
-            if refused:  # perhaps under this future alone
+            if refused or captured.clip is not None:  # perhaps under this future alone
                 known[future] = prepare(captured, self.spec, future)
             else:
                 known[future] = under(waiting, future)
@@ -150,23 +162,80 @@ class Source:
         if self._changes(known):
             self._captured.clear()
         self._attributes = PythonState(self.model)
-        found = self._capture(leaves)
-        if GRADIENTS in found.surroundings - self._asked:
-            self._asked |= {GRADIENTS}
-            found = self._capture(leaves)
-        with torch.inference_mode(False):
-            known = clean(found, min(self.spec.lengths))
-            if checks_stages():
-                check_cleaned(known)
-            known.dtype = _dtype(self.model)
-            note_attention(known, TensorsOf(self.model))
+        if self._whole_clips is None:
+            try:
+                known = self._cleaned(leaves, None)
+            except LoopError:
+                raise
+            except (CaptureError, BlockedError) as error:
+                blocked = isinstance(error, BlockedError) and not shows_frames(self.spec)
+                made = None if blocked else self._clip_of(leaves, because(error))
+                if made is None:
+                    raise
+                known = made
+        else:
+            known = self._cleaned(leaves, self._whole_clips)
         if not known.surroundings <= self._asked:
             self._asked |= known.surroundings
             self._captured.clear()  # their keys don't distinguish the answers to these questions
             key = self._key()
         return known, key
 
-    def _capture(self, leaves: Sequence[Any]) -> Captured:
+    def _cleaned(self, leaves: Sequence[Any], clips: str | None) -> Captured:
+        """The graph captured and cleaned, with its attentions noted.
+
+        Args:
+            clips: why it is captured at the clip's length; None: at any length.
+        """
+        found = self._capture(leaves, clips)
+        if GRADIENTS in found.surroundings - self._asked:
+            self._asked |= {GRADIENTS}
+            found = self._capture(leaves, clips)
+        with torch.inference_mode(False):
+            known = clean(found, min(self.spec.lengths))
+            if checks_stages():
+                check_cleaned(known)
+            known.dtype = _dtype(self.model)
+            if clips is None:
+                note_attention(known, TensorsOf(self.model))
+            else:
+                times = dict(enumerate(self.spec.times))
+                shapes = dict(enumerate(self.spec.shapes))
+                known.clip_keys = find_clip_keys(known, times, shapes, TensorsOf(self.model))
+        return known
+
+    def _clip_of(self, leaves: Sequence[Any], clips: str) -> Captured | None:
+        """The model captured at the length of its clip; None where it attends to no frames, so that
+        nothing would go from step to step, or it can't be captured so either."""
+        if not softens(self.model, self.spec, leaves):
+            return None
+        try:
+            known = self._cleaned(leaves, clips)
+        except PgtError:
+            return None
+        if not known.clip_keys:
+            return None
+        self._whole_clips = clips
+        return known
+
+    def by_clips(self, reason: str) -> Captured | None:
+        """The graph captured at the length of the clip, in place of one at any length; None where
+        that helps nothing.
+
+        Args:
+            reason: why, with the line.
+        """
+        if self._whole_clips is not None:
+            return None
+        with stage("capture"):
+            known = self._clip_of(self._example(), reason)
+        if known is not None:
+            self._captured.clear()  # those at any length
+            self._asked |= known.surroundings
+            self._keep(self._key(), known)
+        return known
+
+    def _capture(self, leaves: Sequence[Any], clips: str | None) -> Captured:
         # Tensors made under inference_mode could not be used in training later.
         made: list[Captured] = []
         with (
@@ -176,7 +245,10 @@ class Source:
             without_backward(self.model),
             stage("capture/torch.export", lambda: made[0].graph),
         ):
-            made.append(capture(self.model, self.spec, leaves, self.pools))
+            if clips is None:
+                made.append(capture(self.model, self.spec, leaves, self.pools))
+            else:
+                made.append(capture_clip(self.model, self.spec, leaves, clips))
         if checks_stages():
             check_captured(made[0])
         return made[0]
@@ -246,7 +318,8 @@ class Source:
         given = list(self.leaves)
         for i in self.spec.paths:
             sizes, time = list(leaves[i].shape), self.spec.times[i] or 0
-            sizes[time] = self.leaves[i].shape[time]
+            if self._whole_clips is None or not sizes[time]:
+                sizes[time] = self.leaves[i].shape[time]
             given[i] = self.leaves[i].new_empty(sizes, dtype=leaves[i].dtype)
         for i in set(self.spec.tensors) - set(self.spec.paths):
             given[i] = leaves[i]  # it may have one entry per video
@@ -254,6 +327,7 @@ class Source:
         dtypes = tuple(x.dtype if isinstance(x, Tensor) else None for x in given)
         spec = dataclasses.replace(self.spec, shapes=shapes, dtypes=dtypes)
         other = Source(self.model, spec, given, self.pools)
+        other._whole_clips = self._whole_clips
         run = probe(self.model, self.spec.spec, other._example())
         if run.error is not None:
             raise ClipError(
@@ -331,7 +405,9 @@ class Source:
         for i in self.spec.paths:
             rank = leaves[i].dim()
             dtype = self.cast(leaves[i].dtype)
-            leaves[i] = torch.empty(rest[:rank], dtype=dtype, device=device)
+            shape = rest[:rank]
+            shape[self.spec.times[i] or 0] = 0
+            leaves[i] = torch.empty(shape, dtype=dtype, device=device)
             rest = rest[rank:]
         return leaves
 
@@ -350,6 +426,7 @@ class Source:
         other._captured = dict(self._captured)
         other._analyses = dict(self._analyses)  # of each graph the same, also what is found later
         other._dtype, other._asked = self._dtype, self._asked
+        other._whole_clips = self._whole_clips
         other._paths = dict(self._paths)
         return other
 

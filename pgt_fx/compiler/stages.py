@@ -12,6 +12,7 @@ from __future__ import annotations
 import torch
 
 from pgt_fx.capture.captured import Captured
+from pgt_fx.capture.clip_reasons import because, of_one_length, shows_frames
 from pgt_fx.compiler.analysis.timed_graph import Analysis
 from pgt_fx.compiler.lowering.emit import emit
 from pgt_fx.compiler.lowering.legality import check_emitted
@@ -35,6 +36,8 @@ def capture(source: Source) -> Captured:
 
 def analyze(captured: Captured, source: Source, options: Options) -> Analysis:
     """A timeline for each value, and for each operator what kind it is; made once for a graph.
+    Where operators stand in the way, and the model attends to frames, it is captured anew at the
+    length of its clip.
 
     Raises:
         BlockedError: operators that mix time have no rule; all are listed.
@@ -42,8 +45,20 @@ def analyze(captured: Captured, source: Source, options: Options) -> Analysis:
     made: list[Analysis] = []
     with stage("analysis", lambda: made[0]):
         found, blockers = source.analyzed(captured, options.future)
+        clip = None
         if blockers:
-            raise BlockedError(list(blockers.values()))
+            error = BlockedError(list(blockers.values()))
+            clip = source.by_clips(because(error)) if shows_frames(source.spec) else None
+            if clip is None:
+                raise error
+        else:
+            alone = of_one_length(captured)
+            if alone is not None and not found.returns_frames:
+                clip = source.by_clips(alone)
+        if clip is not None:
+            found, blockers = source.analyzed(clip, options.future)
+            if blockers:
+                raise BlockedError(list(blockers.values()))
         made.append(found)
     return made[0]
 

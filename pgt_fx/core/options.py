@@ -15,6 +15,7 @@ Future = Literal["zero", "wait"]
 Pooling = Literal["step", "running", "markov"]
 ClipPools = Literal["auto", "window", "global"]
 Attention = Literal["step", "memory"]
+Positions = Literal["farthest", "none"]
 
 
 def _choice(name: str, value: Any, allowed: tuple[str, ...]) -> None:
@@ -70,21 +71,39 @@ class AttentionMemory:
     authors' non-local blocks read those of the previous step: one clip.
 
     Attributes:
-        clips: how many, in lengths of the example clip.
+        clips: how many, in lengths of the example clip; whole clips where a step is a clip.
+        beside: whether they are seen beside the keys of the step; False: in place of them, from the
+            second step on (the authors' block reads those of the previous step alone). Attention
+            with a causal mask always sees both.
+        positions: a model whose step is a clip may add a table of positions to its attention, which
+            reaches as far back as a clip. "farthest": entries that are as far away as the carried
+            keys are used where the table depends on distances alone, and else the farthest that it
+            has; "none": nothing is added for carried keys. Rotary positions are continued in either
+            case.
 
     Raises:
-        OptionError: for a number of clips that is not above 0.
+        OptionError: for a number of clips that is not above 0, or another word or value.
     """
 
     clips: float = 1.0
+    beside: bool = True
+    positions: Positions = "farthest"
 
     def __post_init__(self) -> None:
+        if not isinstance(self.beside, bool):
+            raise OptionError(f"beside: expected True or False, got {self.beside!r}")
+        _choice("positions", self.positions, ("farthest", "none"))
         if isinstance(self.clips, bool) or not self.clips > 0:
             raise OptionError(f"clips: expected a number above 0, got {self.clips!r}")
 
     def elements(self, clip: int) -> int:
         """Elements carried by an operator that has ``clip`` of them in a clip."""
         return max(1, math.ceil(self.clips * clip))
+
+    @property
+    def whole_clips(self) -> int:
+        """Clips carried where a step is a clip."""
+        return max(1, math.ceil(self.clips))
 
 
 class Changes(TypedDict, total=False):

@@ -77,38 +77,93 @@ def cut(
     video: tuple[Any, ...],
     named: dict[str, Any],
     schedule: Schedule | Sequence[int] | None,
+    clip: int | None = None,
 ) -> list[Piece]:
-    """See :meth:`pgt_fx.Progressive.chunks`."""
+    """See :meth:`pgt_fx.Progressive.chunks`.
+
+    Args:
+        clip: frames of a step, of the path with the fewest, where a step is a clip.
+    """
     leaves = spec.flatten(video, named)
     frames, ratio = lengths_of(spec, leaves), spec.ratio
     check_ratio(ratio, frames)
     base = ratio.index(1)
-    if schedule is None:
-        schedule = Schedule(length=max(2, min(spec.lengths)))
-    if isinstance(schedule, Schedule):
-        lengths = schedule.chunks(frames[base])
+    if clip is not None:
+        starts, lengths = _clips(schedule, frames[base], clip)
     else:
-        lengths = check_lengths("schedule", schedule)
-        if sum(lengths) != frames[base] or min(lengths, default=0) < 1:
-            raise ClipError(
-                f"chunks {lengths} don't make up the video's {counted(frames[base], 'frame')}"
-            )
-    leaves = [x.cut(lengths) if isinstance(x, OverTime) else x for x in leaves]
+        lengths = _lengths_of(schedule, frames[base], min(spec.lengths))
+        starts = [sum(lengths[:n]) for n in range(len(lengths))]
+    new = new_frames(lengths, schedule)
+    leaves = [x.cut(new) if isinstance(x, OverTime) else x for x in leaves]
     for leaf in leaves:
         if isinstance(leaf, PerStep) and len(leaf) != len(lengths):
             raise ClipError(
                 f"PerStep: expected one value per step, {len(lengths)} for this video and "
                 f"schedule, got {len(leaf)}"
             )
-    pieces, start = [], 0
-    for number, n in enumerate(lengths):
+    pieces = []
+    for number, (start, n) in enumerate(zip(starts, lengths, strict=True)):
         piece = [x.targets[number] if isinstance(x, PerStep) else x for x in leaves]
         for path, leaf in enumerate(spec.paths):
             time, each = spec.times[leaf] or 0, ratio[path]
             piece[leaf] = leaves[leaf].narrow(time, start * each, n * each)
         pieces.append(pytree.tree_unflatten(piece, spec.spec))
-        start += n
     return pieces
+
+
+def new_frames(lengths: Sequence[int], schedule: Schedule | Sequence[int] | None) -> list[int]:
+    """Frames of each step that the one before did not have."""
+    whole = isinstance(schedule, Schedule) and set(lengths) == {schedule.length}
+    shared = schedule.overlap if isinstance(schedule, Schedule) and whole else 0
+    return [n - shared if number else n for number, n in enumerate(lengths)]
+
+
+def _lengths_of(schedule: Schedule | Sequence[int] | None, frames: int, clip: int) -> list[int]:
+    """Frames of each step of a video of so many."""
+    if schedule is None:
+        schedule = Schedule(length=max(2, clip))
+    if isinstance(schedule, Schedule):
+        return schedule.chunks(frames)
+    lengths = check_lengths("schedule", schedule)
+    if sum(lengths) != frames or min(lengths, default=0) < 1:
+        raise ClipError(f"chunks {lengths} don't make up the video's {counted(frames, 'frame')}")
+    return lengths
+
+
+def _clips(
+    schedule: Schedule | Sequence[int] | None, frames: int, clip: int
+) -> tuple[list[int], list[int]]:
+    """First frame and length of each step, where a step is a clip: frames that successive steps of
+    a schedule share are fed to both.
+
+    Raises:
+        ClipError: for steps of another length, and a video that leaves frames over.
+    """
+    told = f"a step of this model is a clip of {counted(clip, 'frame')}"
+    if schedule is None:
+        schedule = Schedule(clip, overlap=0)
+    if isinstance(schedule, Schedule):
+        if schedule.length != clip:
+            raise ClipError(f"{told}, and {schedule} has steps of {schedule.length}")
+        each = clip - schedule.overlap
+        if frames < clip:
+            raise ClipError(f"{told}, and the video has {counted(frames, 'frame')}")
+        count, rest = 1 + (frames - clip) // each, (frames - clip) % each
+        if schedule.steps is not None:
+            if count < schedule.steps:
+                raise ClipError(f"{told}: {schedule} needs more than {counted(frames, 'frame')}")
+            count, rest = schedule.steps, 0
+        if rest:
+            raise ClipError(
+                f"{told}, and the video's {counted(frames, 'frame')} leave {rest} over: cut it to "
+                f"{frames - rest}, or let clips share frames, Schedule({clip}, overlap=…)"
+            )
+        return [n * each for n in range(count)], [clip] * count
+    lengths = _lengths_of(schedule, frames, clip)
+    wrong = next((n for n in lengths if n != clip), None)
+    if wrong is not None:
+        raise ClipError(f"{told}, and chunks {lengths} have one of {wrong}")
+    return [n * clip for n in range(len(lengths))], lengths
 
 
 Moment = tuple[tuple[int, ...], tuple[int, ...], list[int]]
@@ -149,8 +204,16 @@ def moment(
                 f"{which}expected a tensor of {len(expected)} dimensions like the example's "
                 f"{expected} (time is dimension {time}), got {got}"
             )
-        shape = [-1 if d == time else int(s) for d, s in enumerate(leaf.shape)]
         fixed = fixed_sizes.get(path, {})
+        clip = fixed.get(time)  # frames of a step, where a step is a clip
+        frames = -1 if clip is None else int(leaf.shape[time]) or (clip if last else 0)
+        shape = [frames if d == time else int(s) for d, s in enumerate(leaf.shape)]
+        if clip is not None and frames not in (clip, 0):
+            other = _goes_on_with(state, len(sizes) + time) in (None, frames)
+            raise (OtherClipError if other else ClipError)(
+                f"{which}a step of this model is a clip of {counted(clip, 'frame')}, and "
+                f"{counted(frames, 'frame')} were fed, {tuple(leaf.shape)}"
+            )
         wrong = [d for d, s in fixed.items() if shape[d] not in (s, -1)]
         if wrong:
             raise OtherClipError(
@@ -198,6 +261,12 @@ def moment(
     if 0 in new and not any(before):
         raise StateError("a video without frames: there is nothing to flush; feed its frames first")
     return before, tuple(b + n for b, n in zip(before, new, strict=True)), sizes
+
+
+def _goes_on_with(state: Mapping[str, Tensor], entry: int) -> int | None:
+    """Frames of the clips of the video so far, from its sizes; None before the first."""
+    sizes = state.get("clock.sizes") if isinstance(state, Mapping) else None
+    return None if sizes is None or entry >= len(sizes) else int(sizes[entry])
 
 
 def _sizes(flat: Sequence[int]) -> str:

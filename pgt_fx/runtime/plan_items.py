@@ -307,6 +307,15 @@ class MemoryItem(OperandItem):
 
 
 @dataclass(frozen=True)
+class ClipsItem(MemoryItem):
+    """Keys or values of an attention of a model that takes whole clips; ``source`` counts clips."""
+
+    @property
+    def pooled(self) -> bool:
+        return True  # what stands for a clip has no axis of time
+
+
+@dataclass(frozen=True)
 class TableItem(MemoryItem):
     """A table made in each step, for elements with clock ``source``; nothing is carried."""
 

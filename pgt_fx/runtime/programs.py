@@ -140,6 +140,11 @@ class Programs(Protocol):
         ...
 
     @property
+    def clip(self) -> int | None:
+        """Frames of a step, of the path with the fewest, where a step is a clip; else None."""
+        ...
+
+    @property
     def smallest_clip(self) -> int | None:
         """Fewest frames at which a first step answers; None: none does, or it is not known."""
         ...

@@ -190,7 +190,9 @@ class Progressive(SharedParameters):
             video: as the model takes it; an input without time (boxes) may be one for each step,
                 :class:`~pgt_fx.PerStep`.
             schedule: a :class:`~pgt_fx.Schedule`, or lengths of chunks in frames of the path with
-                the fewest; None: steps of the example's length, overlapping by one frame.
+                the fewest; None: steps of the example's length, overlapping by one frame. Where a
+                step is a clip, frames that two steps share are fed to both, and None means clips
+                that share none.
 
         Returns:
             the output of each step, None where none was due. The state is untouched.
@@ -212,7 +214,8 @@ class Progressive(SharedParameters):
             ClipError: when the lengths don't add up to the video, or its paths don't have the
                 example's lengths to one another.
         """
-        return cut(self._programs.spec, video, named, schedule)
+        clip = self._programs.clip
+        return cut(self._programs.spec, video, named, schedule, clip)
 
     def lengths(self, *video: Any, **named: Any) -> tuple[int, ...]:
         """Frames of each input path of a video or clip."""

@@ -123,6 +123,8 @@ def survey(name: str, *, space: int | None = None, check: bool = True) -> Row:
         row.kind, row.reasons = REFUSED, _refusal(error)
         return row
     row.seconds = time.perf_counter() - started
+    if prog.report.steps:  # where a step is a clip, its attention is all that can carry anything
+        prog = prog.replace(attention="memory")
     _figures(row, prog)
     del model, prog
     if check:
@@ -208,6 +210,8 @@ def _promises(row: Row) -> None:
             row.promises = {"self-check": False}
         else:
             row.errors = [f"self-check: {in_words(cause)}"]
+    if prog.report.steps:
+        prog = prog.replace(attention="memory")
     found = verify(prog, checks=PROMISES, chunkings=2, redraw_norms=False)
     row.promises |= {c.id: c.ok for c in found.checks}
     row.errors += [f"{c.id}: {c.detail}" for c in found.errors]

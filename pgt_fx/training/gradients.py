@@ -20,6 +20,7 @@ from pgt_fx.core.errors import ClipError, OptionError
 from pgt_fx.core.options import _choice
 from pgt_fx.core.schedule import Schedule
 from pgt_fx.core.torch_private import pytree
+from pgt_fx.runtime.chunks import new_frames
 from pgt_fx.runtime.module_call import stepped
 from pgt_fx.runtime.progressive import Progressive, State
 from pgt_fx.training.differentiated import Differentiated
@@ -144,7 +145,8 @@ def backward(
     args, kwargs = as_call(video)
     chunks = inner.chunks(*args, schedule=schedule, **kwargs)
     _check_length(inner, chunks)
-    run = Run(inner, chunks, loss_fn, target, on, scale, scaler, autocast or nullcontext(), around)
+    cover = autocast or nullcontext()
+    run = Run(inner, chunks, loss_fn, target, on, scale, scaler, cover, around, schedule)
     run.labels.check(_answered(inner, chunks) if isinstance(target, PerFrame) else None)
     broadcast_buffers(prog)
     if gradient == "exact":
@@ -187,6 +189,7 @@ class Run:
         scaler: torch.amp.GradScaler | None,
         autocast: AbstractContextManager[Any],
         around: Around | None = None,
+        schedule: Schedule | Sequence[int] | None = None,
     ) -> None:
         self.prog, self.loss_fn, self.chunks = prog, loss_fn, []
         self.around = around or Around(prog)
@@ -198,7 +201,7 @@ class Run:
         # Else a loss has a gradient through parameters of its own, or none.
         self.trained = bool(self.inputs) or any(p.requires_grad for p in prog.parameters())
         lengths = [min(prog.lengths(*args, **kwargs)) for args, kwargs in chunks]
-        self.labels, self.on = Labels(target, lengths), on
+        self.labels, self.on = Labels(target, new_frames(lengths, schedule)), on
         self.scale, self.scaler, self.autocast = scale, scaler, autocast
         self.found = Backward()
 

@@ -16,6 +16,7 @@ from pgt_fx.inference import predict
 from pgt_fx.inference.predict import evaluating
 from pgt_fx.inference.rows import rows_of_steps
 from pgt_fx.inference.scores import Activation
+from pgt_fx.runtime.chunks import new_frames
 from pgt_fx.runtime.progressive import Progressive
 from pgt_fx.training.losses import is_empty
 from pgt_fx.training.metrics import observe, several, video_scores
@@ -45,7 +46,8 @@ def observe_validation(
     args, named = as_call(video)
     if _has_boxes(prog, video, target):
         pieces = prog.chunks(*args, schedule=schedule, **named)
-        labels = Labels(target, [min(prog.lengths(*a, **k)) for a, k in pieces])
+        lengths = [min(prog.lengths(*a, **k)) for a, k in pieces]
+        labels = Labels(target, new_frames(lengths, schedule))
         with evaluating(prog), torch.no_grad():
             outputs = prog.run(*args, schedule=schedule, **named)
         _observe_steps(metrics, outputs, [labels.of(n, None) for n in range(len(outputs))])

@@ -6,7 +6,7 @@ import copy
 import itertools
 import math
 import random
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -386,6 +386,35 @@ def test_a_table_in_a_global_is_no_memory() -> None:
     case = Case(lambda: Along(_table_in_a_global), others=[(1, 2, 8, 6, 4)])
     assert judge(case) == RIGHT
     assert all(type(t) is Tensor and type(n) is int for n, t in TABLES.items())
+
+
+class Makes(OrderedDict[str, type[nn.Module]]):
+    """Reading it makes an object of the class that it holds."""
+
+    def __getitem__(self, key: str) -> Any:
+        return super().__getitem__(key)(torch.ones(1))
+
+
+class Scaled(nn.Module):
+    def __init__(self, factor: Tensor) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, y: Tensor) -> Tensor:
+        return y * self.factor
+
+
+MAKES = Makes(scaled=Scaled)
+
+
+def _makes_a_module(s: Any, y: Tensor) -> Tensor:
+    return y if "other" in MAKES else y * 2
+
+
+def test_a_table_whose_reading_makes_something_is_left_as_it_is() -> None:
+    """As the tables of activations of a hub are: they hold classes, and give modules."""
+    assert judge(Case(lambda: Along(_makes_a_module))) == RIGHT
+    assert dict.__getitem__(MAKES, "scaled") is Scaled
 
 
 def _reads_outside(s: Any, y: Tensor) -> Tensor:

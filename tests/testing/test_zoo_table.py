@@ -25,7 +25,7 @@ pytest.importorskip("diffusers")
 
 ROOT = Path(__file__).parents[2]
 ROWS = read_table(ROOT / "zoo" / "table.json")
-SMALL = {"regnet3d_400m", "eco_lite", "slow_r50", "x3d_xs", "svd_encoder", "mvit_v2_s"}
+SMALL = {"regnet3d_400m", "eco_lite", "slow_r50", "x3d_xs", "svd_encoder", "mvit_base_16x4"}
 
 
 def test_every_model_has_a_row() -> None:
@@ -81,11 +81,11 @@ def test_a_row_still_holds(name: str) -> None:
 
 def test_the_command_measures_what_is_asked_and_writes_it(tmp_path: Path) -> None:
     found = CliRunner().invoke(
-        app, ["zoo", "mvit_v2", "--check", "--output", str(tmp_path), "--json"]
+        app, ["zoo", "resnet18_bilstm", "--check", "--output", str(tmp_path), "--json"]
     )
     assert found.exit_code == 0, found.output
     (row,) = json.loads((tmp_path / "table.json").read_text())
-    assert row["name"] == "mvit_v2_s" and row["kind"] == "refused"
+    assert row["name"] == "resnet18_bilstm" and row["kind"] == "refused"
     listed = CliRunner().invoke(app, ["zoo", "slow_r50"])
     assert listed.exit_code == 0 and "slow_r50_detection" in listed.output
     wrong = CliRunner().invoke(app, ["zoo", "slow_r51"])

@@ -8,7 +8,7 @@ import copy
 import random
 import types
 import warnings
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -19,6 +19,7 @@ from pgt_fx.capture.observe.globals_read import Elsewhere, is_open
 from pgt_fx.capture.observe.value_contents import (
     PLAIN,
     content,
+    entries,
     generator_state,
     is_array,
     is_filled,
@@ -108,7 +109,7 @@ class _Kept:
         """Note the value alone; what is in it is returned."""
         note = self._back.append
         if isinstance(value, dict):
-            old = dict(value)
+            old = entries(value)
             note(lambda: _refill(value, {k: self._was(v) for k, v in old.items()}))
             return old.values()
         if isinstance(value, (list, deque)):
@@ -150,11 +151,17 @@ def _refill(value: Any, old: Any) -> None:
     if len(value) == len(old):
         pairs = zip(value, old, strict=True) if isinstance(value, (list, deque)) else ()
         if isinstance(value, dict):
-            pairs = zip([*value, *value.values()], [*old, *old.values()], strict=True)
+            now = entries(value)
+            pairs = zip([*now, *now.values()], [*old, *old.values()], strict=True)
         if not isinstance(value, (set, bytearray)) and all(a is b for a, b in pairs):
             return
     value.clear()
-    (value.update if isinstance(value, (dict, set)) else value.extend)(old)
+    if isinstance(value, dict):  # as it was held, whatever its class makes of writing it
+        own = OrderedDict if isinstance(value, OrderedDict) else dict
+        for key, entry in old.items():
+            own.__setitem__(value, key, entry)
+        return
+    (value.update if isinstance(value, set) else value.extend)(old)
 
 
 def _rewind(value: Any, state: Any) -> None:

@@ -11,7 +11,7 @@ import struct
 import sys
 import types
 import warnings
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Container, Iterator, Mapping
 from typing import Any
 
@@ -76,7 +76,9 @@ def _content(value: Any, depth: int, seen: dict[int, Any], apart: Container[int]
     seen[id(value)] = value  # which keeps it: its number is given to no other one
     inner = functools.partial(_content, depth=depth - 1, seen=seen, apart=apart)
     found: list[Any] = [type(value)]
-    if isinstance(value, Mapping):
+    if isinstance(value, dict):
+        found += [(inner(k), inner(v)) for k, v in entries(value).items()]
+    elif isinstance(value, Mapping):
         found += [(inner(k), inner(v)) for k, v in value.items()]
     elif isinstance(value, (list, tuple, deque)):
         found += [inner(v) for v in value]
@@ -109,6 +111,13 @@ def _content(value: Any, depth: int, seen: dict[int, Any], apart: Container[int]
     if inside:  # of a module outside of the model's own, too: its weights are in the graph
         found.append(inner(dict(inside)))
     return found
+
+
+def entries(value: dict[Any, Any]) -> dict[Any, Any]:
+    """What a dictionary holds, whatever its class makes of reading it: one that gives a new object
+    of the class that it holds, say."""
+    keys = OrderedDict.__iter__(value) if isinstance(value, OrderedDict) else dict.__iter__(value)
+    return {key: dict.__getitem__(value, key) for key in keys}
 
 
 def _exactly(value: Any) -> Any:

@@ -55,6 +55,9 @@ def lengths_per_path(chunks: Any, ratio: tuple[int, ...]) -> list[tuple[int, ...
 
 def exact_frames(analysis: Analysis, options: Options, chunks: list[tuple[int, ...]]) -> list[bool]:
     """One flag per element of the model's first output; see ``Progressive.exact_frames``."""
+    if analysis.captured.clip is not None:
+        analysis.captured.clip.check(chunks)
+        return [len(chunks) == 1]  # of a longer video the model has no answer
     return _Marks(analysis, options, chunks).run()
 
 

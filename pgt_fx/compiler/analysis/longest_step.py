@@ -18,6 +18,8 @@ from pgt_fx.core.node_arguments import as_node, as_numbers
 @once
 def longest_step(analysis: Analysis) -> int | None:
     """Most frames of a step (of the path with the fewest); None: any number."""
+    if analysis.captured.clip is not None:
+        return min(analysis.captured.clip.frames)
     limits = [limit for node in analysis.operations for limit in _limits(analysis, node)]
     ratio, clip = analysis.spec.ratio, min(analysis.spec.lengths)
     held = ANY_LENGTH

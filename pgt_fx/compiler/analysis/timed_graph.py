@@ -137,6 +137,11 @@ class Analysis:
         found = self.values[node.name]
         return any(v.timed for v in (found if isinstance(found, list) else [found]))
 
+    @property
+    def returns_frames(self) -> bool:
+        """Whether the model returns something with an axis of time, and not of the clip alone."""
+        return any(isinstance(o, fx.Node) and self.timed(o) for o in self.outputs)
+
     def streams(self, node: fx.Node) -> list[fx.Node]:
         """Operands with time."""
         return [n for n in node.all_input_nodes if self.timed(n)]

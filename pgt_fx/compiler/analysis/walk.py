@@ -18,6 +18,7 @@ from pgt_fx.compiler.analysis.blocked import (
     follows_a_blocker,
     guessed_size,
 )
+from pgt_fx.compiler.analysis.clips import walk_clip
 from pgt_fx.compiler.analysis.length_tables import PairTable, Table, pair_table, read_table
 from pgt_fx.compiler.analysis.lookups import within_rows
 from pgt_fx.compiler.analysis.operands import (
@@ -72,14 +73,25 @@ def walk_graph(
     Returns:
         the analysis, whose timelines after a blocker are guessed, and the blockers by node name.
     """
+    blockers = _of_the_model(captured)
+    if captured.clip is not None:
+        analysis, found = walk_clip(captured, spec, future)
+        return analysis, blockers | found
     walk = _Walk(Analysis(captured, spec, future))
-    for memory in captured.memories:
-        walk.blockers[memory.name] = Blocker(memory.place, LEFT_BEHIND, PASS_IT)
-    for where in captured.seeded:
-        walk.blockers[str(where)] = Blocker(where, SEEDED, "draw outside the model, or unseeded")
+    walk.blockers |= blockers
     for node in captured.graph.nodes:
         walk.visit(node)
     return walk.analysis, walk.blockers
+
+
+def _of_the_model(captured: Captured) -> dict[str, Blocker]:
+    """What the model does outside of its graph, of which a step can do nothing."""
+    out: dict[str, Blocker] = {}
+    for memory in captured.memories:
+        out[memory.name] = Blocker(memory.place, LEFT_BEHIND, PASS_IT)
+    for where in captured.seeded:
+        out[str(where)] = Blocker(where, SEEDED, "draw outside the model, or unseeded")
+    return out
 
 
 LEFT_BEHIND = (

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 from pgt_fx.capture.observe.clip_table_op import clip_rows
 from pgt_fx.capture.observe.module_calls import place
@@ -84,8 +84,11 @@ class OperatorsPlace:
 
     # -- what a kind writes --------------------------------------------------------------------
 
-    def fresh(self, target: Any, *args: Any) -> fx.Node:
-        return self.writer.fresh(target, *args)
+    def fresh(self, target: Any, *args: Any, **kwargs: Any) -> fx.Node:
+        return self.writer.fresh(target, *args, **kwargs)
+
+    def constant(self, label: str, value: Tensor) -> fx.Node:
+        return self.writer.constant(f"{self.node.name}_{label}", value)
 
     def carry(
         self, module: nn.Module, slot: str, inputs: Sequence[fx.Node], item: Item, of: fx.Node

@@ -47,7 +47,9 @@ class _Emitter:
     def __init__(self, analysis: Analysis, options: Options, markov_name: str) -> None:
         self.analysis, self.options = analysis, options
         self.captured = analysis.captured
-        self.regions = fold(self.captured, self._foldable)
+        kinds = [operation.outcome for operation in analysis.operations.values()]
+        opened = frozenset(n for kind in kinds for n in kind.opened(options))
+        self.regions = fold(self.captured, self._foldable, opened)
         lost = check_by_hand(self.captured, self.regions)
         check_drawn(self.captured, self.regions)
         moved = late(analysis, self.regions, self._foldable)

@@ -6,7 +6,7 @@ like the model (DESIGN §4).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from torch import Tensor, fx
@@ -32,8 +32,13 @@ class Region:
     nodes: frozenset[fx.Node]
 
 
-def fold(captured: Captured, local: Callable[[fx.Node], bool]) -> dict[fx.Node, Region]:
+def fold(
+    captured: Captured, local: Callable[[fx.Node], bool], opened: Collection[fx.Node] = ()
+) -> dict[fx.Node, Region]:
     """The coarsest module calls all of whose nodes are ``local``.
+
+    Args:
+        opened: nodes whose values are read from outside, which are in no call but as its result.
 
     Returns:
         node -> region, for every node of every region.
@@ -55,7 +60,7 @@ def fold(captured: Captured, local: Callable[[fx.Node], bool]) -> dict[fx.Node, 
             continue  # it would decide anew for each chunk
         if key in captured.opened:
             continue
-        region = _region(captured, call.path, nodes)
+        region = _region(captured, call.path, nodes, opened)
         if region is not None:
             for node in nodes:
                 regions[node] = region
@@ -71,7 +76,9 @@ def called_whole(captured: Captured, regions: dict[fx.Node, Region]) -> Whole:
     )
 
 
-def _region(captured: Captured, path: str, nodes: list[fx.Node]) -> Region | None:
+def _region(
+    captured: Captured, path: str, nodes: list[fx.Node], opened: Collection[fx.Node]
+) -> Region | None:
     """The call as one tensor in, one tensor out; None where it has other ties."""
     if any("pgt_constant" in node.meta for node in nodes):
         return None  # of a step's frames it would calculate another number
@@ -89,6 +96,8 @@ def _region(captured: Captured, path: str, nodes: list[fx.Node]) -> Region | Non
     if len(sources) != 1 or len(results) != 1:
         return None
     if not isinstance(results[0].meta.get("val"), Tensor):
+        return None
+    if any(n in opened and n is not results[0] for n in nodes):
         return None
     return Region(path, sources[0], results[0], inside)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 from pgt_fx.capture.observe.module_calls import place
 from pgt_fx.compiler.analysis.timed_graph import Analysis
@@ -95,9 +95,19 @@ class Writer:
             "call_module", path, (given,), name=identifier(path)
         )
 
-    def fresh(self, target: Any, *args: Any) -> fx.Node:
+    def fresh(self, target: Any, *args: Any, **kwargs: Any) -> fx.Node:
         """A node that stands for none of the captured graph's."""
-        new = self.out.graph.call_function(target, args)
+        new = self.out.graph.call_function(target, args, kwargs)
+        self.env[new] = new
+        return new
+
+    def constant(self, label: str, value: Tensor) -> fx.Node:
+        """A node that gives a tensor known beforehand."""
+        name = identifier(label)
+        while name in self.out.constants:
+            name += "_"
+        self.out.constants[name] = value
+        new = self.out.graph.create_node("get_attr", f"{self.markov_name}.constants.{name}")
         self.env[new] = new
         return new
 

@@ -20,6 +20,7 @@ from torch import Tensor, fx
 from pgt_fx.capture.observe.failing_line import GRADIENTS
 from pgt_fx.capture.probe.meta_run import probe
 from pgt_fx.compiler.analysis.longest_step import longest_step
+from pgt_fx.compiler.selfcheck.clip_steps import clip_steps
 from pgt_fx.compiler.selfcheck.compare import Difference, Found, compare
 from pgt_fx.compiler.selfcheck.copies import Trial, Unfit, longest_of
 from pgt_fx.compiler.selfcheck.draws import as_before
@@ -134,6 +135,12 @@ def _checked(prog: Progressive, side: int | None, *, steps: bool = True) -> Chec
 
 
 def _compared(trial: Trial, steps: bool) -> Found:
+    if trial.prog.inspect.captured.clip is not None:
+        found = compare(trial, steps=False)
+        found.difference = found.difference or unseen(trial, steps=False)
+        if steps and found.difference is None:
+            found.difference = clip_steps(trial)
+        return found
     found = compare(trial, steps=steps)
     found.difference = found.difference or unseen(trial, steps=steps)
     return found
@@ -242,6 +249,8 @@ def _smallest(prog: Progressive) -> int | None:
     """The least side of a frame that the model takes; None: the example's own."""
     made = prog.inspect
     spec, captured = made.clip, made.captured
+    if captured.clip is not None:  # it is for the frames of the example
+        return None
     sides = [n for i in spec.paths for n in _sides(spec.shapes[i])]
     t = min(spec.lengths)
     alone = captured.global_pools or longest_step(prog.inspect.analysis) is not None

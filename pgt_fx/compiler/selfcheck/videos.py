@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pgt_fx.capture.guards.length_guard import Lengths
+from pgt_fx.compiler.selfcheck.measure import random_chunks
 from pgt_fx.core.clip import ClipSpec, as_call, resized
 from pgt_fx.core.errors import ClipError, OptionError
 from pgt_fx.core.torch_private import pytree
@@ -26,6 +27,7 @@ class Videos:
         given: the video that the user gave, or None.
         rows: videos in a batch, where the model takes no other number; else None.
         space: how large a side of a frame is, of one of the example's.
+        clip_frames: frames of a step, where a step is a clip; else None.
     """
 
     def __init__(
@@ -42,6 +44,7 @@ class Videos:
         self.spec, self.seed, self.dtype = spec, seed, dtype
         self.allowed = allowed
         self.rows: int | None = None
+        self.clip_frames: int | None = None
         self.space: Callable[[int], int] = lambda side: side
         self.length = min(spec.lengths)
         self._leaves, self._device = leaves, device
@@ -65,6 +68,8 @@ class Videos:
     def fitting(self, chunks: Sequence[int]) -> list[int]:
         """The chunks, the last one longer or shorter where the model takes videos of some lengths
         only, without those that would begin after the end of such a video."""
+        if self.clip_frames is not None:
+            return [self.clip_frames] * len(chunks)
         total = self.allowed.near(sum(chunks))
         first: list[int] = []
         for n in chunks[:-1]:
@@ -72,6 +77,13 @@ class Videos:
                 break
             first.append(n)
         return [*first, total - sum(first)]
+
+    def chunks(self, total: int, longest: int, rng: random.Random) -> list[int]:
+        """Random lengths from 1 to ``longest`` that make up ``total``; whole clips where a step is
+        a clip."""
+        if self.clip_frames is not None:
+            return [self.clip_frames] * (total // self.clip_frames)
+        return random_chunks(total, longest, rng)
 
     def edges(self, most: int | None = None) -> tuple[list[int], list[int]]:
         """Lengths at which a rule ends: one frame, and both sides of the bounds of what lengths a

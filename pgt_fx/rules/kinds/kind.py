@@ -5,6 +5,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar
 
+from torch import fx
+
 from pgt_fx.core.clocks import Clock
 from pgt_fx.core.errors import Refusal
 from pgt_fx.core.law import Law
@@ -163,6 +165,11 @@ class Kind(ABC):
             clip_pools: a pool over exactly the clip may stand for one over all of time.
         """
         return False
+
+    def opened(self, options: Options) -> tuple[fx.Node, ...]:
+        """Values inside of modules that its part of a step's graph reads, beside its operands: a
+        module that holds one in its middle can't be called whole."""
+        return ()
 
     @property
     def may_wait(self) -> bool:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 from pgt_fx.core.clocks import Clock, Count, Part
 from pgt_fx.core.layout import Axis
@@ -193,8 +193,11 @@ class Emission(Protocol):
     def given(self, operand: fx.Node) -> fx.Node:
         """The node of the new graph that gives an operand."""
 
-    def fresh(self, target: Any, *args: Any) -> fx.Node:
+    def fresh(self, target: Any, *args: Any, **kwargs: Any) -> fx.Node:
         """A call in the new graph that stands for none of the captured ones."""
+
+    def constant(self, label: str, value: Tensor) -> fx.Node:
+        """The node of the new graph that gives a tensor known beforehand."""
 
     def carry(
         self, module: nn.Module, slot: str, inputs: Sequence[fx.Node], item: Item, of: fx.Node

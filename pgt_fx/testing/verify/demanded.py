@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pgt_fx.compiler.report import Report, Row
-from pgt_fx.compiler.selfcheck.measure import random_chunks, storage_of
+from pgt_fx.compiler.selfcheck.measure import storage_of
 from pgt_fx.core.counts import counted
 from pgt_fx.runtime.chunks import CLOCK
 from pgt_fx.runtime.progressive import Progressive
@@ -175,7 +175,7 @@ def _held(subject: Subject, prog: Progressive) -> int:
     """Most bytes between the steps of a video, in the dtype of the example."""
     kinds = dict(zip(subject.spec.paths, (x.dtype for x in _timed(subject, prog)), strict=True))
     video = [x.to(kinds[i]) if i in kinds else x for i, x in enumerate(subject.main)]
-    chunks = random_chunks(subject.frames, subject.length, subject.rng(61))
+    chunks = subject.chunks(subject.frames, subject.length, subject.rng(61))
     most = 0
     prog.reset()
     with torch.no_grad():

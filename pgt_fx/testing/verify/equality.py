@@ -19,7 +19,6 @@ from pgt_fx.compiler.selfcheck.measure import (
     error,
     error_per_element,
     leaves,
-    random_chunks,
     shapes,
 )
 from pgt_fx.core.counts import counted
@@ -111,7 +110,7 @@ def exact_wait(check: Check, subject: Subject, chunkings: int) -> Check:
     limits = (2 * subject.length, 3, subject.length)
     worst, where, steps, silent = 0.0, "", 0, 0
     for number in range(chunkings):
-        chunks = random_chunks(subject.frames, limits[number % 3], rng)
+        chunks = subject.chunks(subject.frames, limits[number % 3], rng)
         outputs = subject.run(prog, subject.main, chunks)
         got = assembled(outputs, subject.dims)
         steps += len(outputs)
@@ -316,6 +315,8 @@ def disturbed(subject: Subject) -> Any:
 def _telling_chunks(subject: Subject) -> tuple[list[int], list[bool]]:
     """Steps long enough for some outputs to be exact before the last one, if few frames do."""
     t = subject.length
+    if subject.clip_frames is not None:
+        return [subject.clip_frames], subject.answering.exact_frames([subject.clip_frames])
     if subject.longest is not None:  # the whole has to fit in one step
         chunks = [c for c in (subject.longest // 2, subject.longest - subject.longest // 2) if c]
         return chunks, flags_of(subject.answering, chunks)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, fx
 
 from pgt_fx.compiler.selfcheck.axes import videos
-from pgt_fx.compiler.selfcheck.measure import leaves, parts, random_chunks, same_bits
+from pgt_fx.compiler.selfcheck.measure import leaves, parts, same_bits
 from pgt_fx.compiler.selfcheck.trials import the_model
 from pgt_fx.compiler.selfcheck.videos import Video
 from pgt_fx.core.counts import counted
@@ -28,7 +28,7 @@ def _steps(subject: Subject, salt: int) -> list[int]:
     """A cut of the video into at least three steps."""
     rng = subject.rng(salt)
     while True:
-        chunks = random_chunks(
+        chunks = subject.chunks(
             subject.frames, max(1, min(subject.length, subject.frames // 3)), rng
         )
         if len(chunks) >= 3:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from pgt_fx.capture.observe.module_calls import place
-from pgt_fx.compiler.selfcheck.measure import random_chunks, same_bits
+from pgt_fx.compiler.selfcheck.measure import same_bits
 from pgt_fx.compiler.selfcheck.places import named, place_of, slot_place, unlike_model, unlike_whole
 from pgt_fx.compiler.selfcheck.recording import Record, recorded_full, recorded_run
 from pgt_fx.testing.verify import locality, repeat, stream
@@ -140,7 +140,7 @@ def _interrupted(between: Callable[[Any], object]) -> Callable[[Check, Subject, 
 
 
 def _reset(check: Check, subject: Subject, chunkings: int) -> str:
-    chunks = random_chunks(subject.frames, subject.length, subject.rng(31))
+    chunks = subject.chunks(subject.frames, subject.length, subject.rng(31))
     second = subject.video(subject.frames, salt=10)
     for _, prog in locality._policies(subject):
         prog.__dict__["_state"] = {}
@@ -166,7 +166,7 @@ def _exact_wait(check: Check, subject: Subject, chunkings: int) -> str:
             return found
     limits = (2 * subject.length, 3, subject.length)
     for number in range(chunkings):
-        chunks = random_chunks(subject.frames, limits[number % 3], rng)
+        chunks = subject.chunks(subject.frames, limits[number % 3], rng)
         found = unlike_whole(subject, prog, subject.main, chunks, subject.exact_bound)
         if found:
             return found

@@ -9,7 +9,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from pgt_fx.compiler.selfcheck.measure import random_chunks, same_bits, storage_of
+from pgt_fx.compiler.selfcheck.measure import same_bits, storage_of
 from pgt_fx.core.counts import counted
 from pgt_fx.testing.verify.result import Check
 from pgt_fx.testing.verify.subject import Subject
@@ -27,7 +27,7 @@ def state_bounded(check: Check, subject: Subject, chunkings: int) -> Check:
     faults: list[str] = []
     sizes: list[str] = []
     growing: list[str] = []
-    length = min(subject.length, 8)
+    length = subject.clip_frames or min(subject.length, 8)
     end = subject.allowed.most  # no video is longer
     if end is not None:
         length = max(1, min(length, end // (4 * STEADY)))
@@ -116,7 +116,7 @@ def _size(count: int) -> str:
 def reset(check: Check, subject: Subject, chunkings: int) -> Check:
     """A video, reset, another one; and the other one through an object that has seen nothing."""
     rng = subject.rng(31)
-    chunks = random_chunks(subject.frames, subject.length, rng)
+    chunks = subject.chunks(subject.frames, subject.length, rng)
     second = subject.video(subject.frames, salt=10)
     compared = 0
     faults: list[str] = []

@@ -16,6 +16,9 @@ from pgt_fx.core.counts import counted
 from pgt_fx.core.errors import VerificationError
 from pgt_fx.runtime.progressive import Progressive
 
+#: Clips of a video, for a model whose step is a clip.
+CLIPS = 3
+
 
 class Subject(Trials):
     """One model under measurement, in eval mode.
@@ -48,7 +51,11 @@ class Subject(Trials):
         device = device_of(prog)
         super().__init__(seen.clip, leaves, device, seed, dtype, video, frames, allowed)
         self.rows = prog.inspect.captured.rows
-        if self.longest is not None:
+        whole = seen.captured.clip
+        if whole is not None:
+            self.clip_frames = min(whole.frames)
+            self.frames = CLIPS * self.clip_frames
+        elif self.longest is not None:
             self.frames = min(self.frames, self.longest)
         self.redrawn, self.zeros, self.note = 0, 0, ""
         self._copies(prog, dtype, redraw)
@@ -56,6 +63,11 @@ class Subject(Trials):
 
     def prepare(self) -> None:
         """What all checks need of the progressive model: its answer to the whole video."""
+        if self.clip_frames is not None:  # one step is one clip, and its answer is of all of it
+            self.whole = self.full(self.answering, self.clip)
+            none: list[int | None] = [None] * len(leaves(self.whole))
+            self.dims = none
+            return
         self.whole = self.full(self.answering, self.main)
         self.dims = self._time_dims()
 
@@ -114,6 +126,8 @@ class Subject(Trials):
 
     def _reference(self) -> tuple[Any, str]:
         """The model's own answer to the whole video, or the reason why it gives none."""
+        if self.clip_frames is not None:
+            return None, "a step is a clip"
         try:
             return self.plain(self.main), ""
         except Exception as error:
