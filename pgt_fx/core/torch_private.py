@@ -31,6 +31,7 @@ from torch.utils._python_dispatch import TorchDispatchMode, is_in_torch_dispatch
 
 __all__ = [
     "PRIVATE",
+    "TO_COPY",
     "TRIED",
     "BatchNorm",
     "DataDependentOutputException",
@@ -45,6 +46,7 @@ __all__ = [
     "Private",
     "SymNode",
     "TorchDispatchMode",
+    "assert_condition",
     "compile_refusal",
     "compiled_too_often",
     "expect_true",
@@ -161,6 +163,11 @@ class Private:
     tried: tuple[str, ...] = TRIED
 
 
+#: ``torch._assert``.
+assert_condition = torch._assert
+#: The operator that a conversion of type becomes.
+TO_COPY = torch.ops.aten._to_copy.default
+
 PRIVATE: tuple[Private, ...] = (
     Private(
         "torch.utils._pytree:tree_flatten",
@@ -211,6 +218,7 @@ PRIVATE: tuple[Private, ...] = (
         ("a", "skip"),
     ),
     Private("torch:_assert", "likewise", ("condition", "message")),
+    Private("torch:ops.aten._to_copy", "what does autocast convert"),
     Private(
         "torch.fx.experimental.symbolic_shapes:DimConstraints", "has a method that is replaced"
     ),

@@ -22,6 +22,7 @@ from pgt_fx.capture.attention.clip_attention import FILLS, ClipAttention, Side, 
 from pgt_fx.capture.captured import Captured
 from pgt_fx.capture.schema import named, schema_name
 from pgt_fx.core.node_arguments import as_node, as_number
+from pgt_fx.core.torch_private import schema_of
 
 #: Operators that only move elements about.
 MOVES = {
@@ -414,8 +415,7 @@ def _entrywise(node: fx.Node) -> bool:
     name = schema_name(node).rpartition("::")[2]
     known = ("where", "masked_fill", "type_as", "float", "half", "double", "gelu", "hardswish")
     return name in known or not any(
-        a.name in ("dim", "dims", "kernel_size")
-        for a in node.target._schema.arguments  # type: ignore[union-attr]
+        a.name in ("dim", "dims", "kernel_size") for a in schema_of(node.target).arguments
     )
 
 

@@ -29,6 +29,7 @@ from pgt_fx.core.counts import counted
 from pgt_fx.core.errors import CaptureError, ClipError, Place
 from pgt_fx.core.lengths.from_sympy import LengthReader
 from pgt_fx.core.lengths.sets import ANY_LENGTH, LengthSet, NotQuasiLinear
+from pgt_fx.core.torch_private import schema_if_any
 
 
 @dataclass(frozen=True)
@@ -296,8 +297,11 @@ def sizes_of_unused_slices(graph: fx.Graph) -> list[tuple[Any, Place]]:
     out = []
     unused: set[fx.Node] = set()
     for node in reversed(graph.nodes):
+        schema = schema_if_any(node.target)
         if node.op != "call_function" or not all(user in unused for user in node.users):
             continue
+        if schema is not None and schema.is_mutable:
+            continue  # what it writes may be read
         unused.add(node)
         if schema_name(node) != "aten::slice":
             continue

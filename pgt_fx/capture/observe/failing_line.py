@@ -32,7 +32,7 @@ from pgt_fx.capture.observe.statements import (
 from pgt_fx.capture.replacing import caller
 from pgt_fx.capture.torch_patches import FLOATS, FRAMES, INTEGERS
 from pgt_fx.core.errors import Place, annotate
-from pgt_fx.core.torch_private import SymNode, pytree, size_key
+from pgt_fx.core.torch_private import SymNode, assert_condition, pytree, size_key
 
 
 def place_of(error: BaseException | None) -> Place | None:
@@ -221,11 +221,11 @@ class Lines(TorchFunctionMode):
     def _check_of_values(self, func: Any, args: Any) -> bool | None:
         """What a question about values is answered where the model only raises an error by it; None
         for any other call."""
-        asserts = func is torch._assert and isinstance(args[0], Tensor)
+        asserts = func is assert_condition and isinstance(args[0], Tensor)
         if not asserts and func is not Tensor.__bool__ and func not in _ANSWERS:
             return None
         frame = _behind_modes(sys._getframe(2))
-        if asserts or frame.f_code is torch._assert.__code__:
+        if asserts or frame.f_code is assert_condition.__code__:
             told: bool | None = True
         elif is_ours_or_generated(frame.f_code.co_filename):
             return None

@@ -20,7 +20,7 @@ from torch.overrides import resolve_name
 
 from pgt_fx.capture.replacing import caller
 from pgt_fx.core.errors import Place
-from pgt_fx.core.torch_private import SymNode, expect_true
+from pgt_fx.core.torch_private import SymNode, assert_condition, expect_true
 
 _OURS = os.path.dirname(os.path.dirname(os.path.dirname(__file__)))
 _PACKAGES = (os.path.dirname(torch.__file__) + os.sep, _OURS + os.sep)
@@ -99,7 +99,7 @@ _SHOWING = ("logging", "warnings", "traceback")
 def outside_of_sizes(frame: FrameType | None) -> FrameType | None:
     """The frame that calls what makes numbers and texts of sizes, or asserts something of them."""
     while frame is not None and frame.f_code.co_filename in _OF_SIZES:
-        if frame.f_code is torch._assert.__code__:
+        if frame.f_code is assert_condition.__code__:
             frame = _model_call_of(frame)
         frame = frame.f_back  # bool(size) asks whether it is 0
     return frame

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, fx
 
 from pgt_fx.capture.torch_patches import QUIET
-from pgt_fx.core.torch_private import OpOverload, TorchDispatchMode, pytree, schema_of
+from pgt_fx.core.torch_private import TO_COPY, OpOverload, TorchDispatchMode, pytree, schema_of
 
 #: Type of device -> the type to which autocast casts there; not in it where it is off.
 Autocast = Mapping[str, torch.dtype]
@@ -130,7 +130,7 @@ class _Below(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
-        if func is torch.ops.aten._to_copy.default:
+        if func is TO_COPY:
             if (dtype := (kwargs or {}).get("dtype")) is not None:
                 self.casts[id(args[0])] = dtype
         elif _computes_anew(func) and (given := _types(out)):

@@ -107,8 +107,8 @@ def _operands(node: fx.Node) -> Iterator[tuple[fx.Node, int | None, fx.Node, boo
 
 
 def _first_outside(captured: Captured, rows: int, index: fx.Node, signed: bool) -> int | None:
-    """A number of positions of which all are for certain within the table; 0 where nothing is
-    known, None where all positions are, whatever their number."""
+    """The number of positions of which the last is the first outside of the table; 0 where nothing
+    is known, None where none is known to be, whatever their number."""
     constants = captured.values
     if not isinstance(constants, Constants):
         return 0
@@ -123,13 +123,10 @@ def _first_outside(captured: Captured, rows: int, index: fx.Node, signed: bool) 
     within = [last - position for position in reader.position.values()]
     found: list[int] = []
     for case in reader.table(index, roles):
-        if isinstance(case.value, Form):
-            number = case.value.linear
-            outside = [number - rows, -number - (rows + 1 if signed else 1)]
-            systems = [[*case.given, *within, one] for one in outside]
-        else:
-            systems = [[*case.given, *within]]
-        for given in systems:
+        if not isinstance(case.value, Form):
+            continue  # a logarithm of the distance: where it is outside, a step fails
+        number = case.value.linear
+        for outside in (number - rows, -number - (rows + 1 if signed else 1)):
             with suppress(ValueError):  # never so
-                found.append(int(space.least(last, given) or 0))
+                found.append(int(space.least(last, [*case.given, *within, outside]) or 0))
     return min(found, default=None)
