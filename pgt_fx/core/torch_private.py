@@ -59,6 +59,7 @@ __all__ = [
     "pytree",
     "schema_if_any",
     "schema_of",
+    "set_grad_enabled",
     "size_key",
     "state_dict_version",
     "storage_of",
@@ -165,6 +166,8 @@ class Private:
 
 #: ``torch._assert``.
 assert_condition = torch._assert
+#: What ``torch.no_grad`` and its kin call.
+set_grad_enabled = torch._C._set_grad_enabled
 #: The operator that a conversion of type becomes.
 TO_COPY = torch.ops.aten._to_copy.default
 
@@ -218,6 +221,7 @@ PRIVATE: tuple[Private, ...] = (
         ("a", "skip"),
     ),
     Private("torch:_assert", "likewise", ("condition", "message")),
+    Private("torch._C:_set_grad_enabled", "does the model switch gradients"),
     Private("torch:ops.aten._to_copy", "what does autocast convert"),
     Private(
         "torch.fx.experimental.symbolic_shapes:DimConstraints", "has a method that is replaced"

@@ -32,7 +32,7 @@ from pgt_fx.capture.observe.statements import (
 from pgt_fx.capture.replacing import caller
 from pgt_fx.capture.torch_patches import FLOATS, FRAMES, INTEGERS
 from pgt_fx.core.errors import Place, annotate
-from pgt_fx.core.torch_private import SymNode, assert_condition, pytree, size_key
+from pgt_fx.core.torch_private import SymNode, assert_condition, pytree, set_grad_enabled, size_key
 
 
 def place_of(error: BaseException | None) -> Place | None:
@@ -82,7 +82,7 @@ _READ: dict[Any, str] = {
 
 
 _DATA: Any = Tensor.data
-_SWITCHES: Any = torch._C._set_grad_enabled
+_SWITCHES: Any = set_grad_enabled
 #: Calls that ask something of values, and answer with a bool of Python's.
 _ANSWERS = (torch.equal, torch.allclose, Tensor.equal, Tensor.allclose)
 
