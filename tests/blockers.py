@@ -226,14 +226,6 @@ class PerLength(Net):
         return x / x.shape[2]  # blocked
 
 
-@blocker("stft")
-class ShortTime(Net):
-    def mix(self, x: Tensor) -> Tensor:
-        how = {"window": torch.ones(4), "return_complex": True, "pad_mode": "constant"}
-        wave = torch.stft(x[:, 0], 4, 1, **how)  # blocked
-        return wave.abs().mean(1, keepdim=True).expand(-1, 4, -1)
-
-
 @blocker("grid_sample")
 class Warp(Net):
     def mix(self, x: Tensor) -> Tensor:

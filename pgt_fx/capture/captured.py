@@ -18,6 +18,7 @@ from pgt_fx.capture.observe.custom_gradients import ByHand
 from pgt_fx.capture.observe.module_attributes import Memory
 from pgt_fx.capture.observe.module_calls import ModuleCall
 from pgt_fx.capture.observe.python_random import Drawn
+from pgt_fx.core.counts import plural
 from pgt_fx.core.errors import ClipError, Place
 from pgt_fx.core.lengths.sets import LengthSet
 
@@ -36,8 +37,7 @@ class WholeClip:
     because: str
 
     def __str__(self) -> str:
-        each = " and ".join(map(str, self.frames))
-        return f"a step is a clip of {each} frames, because {self.because}"
+        return f"a step is a clip of {in_frames(self.frames)}, because {self.because}"
 
     def check(self, chunks: Sequence[tuple[int, ...]]) -> None:
         """Make sure that chunks, in frames per path, are whole clips.
@@ -48,13 +48,14 @@ class WholeClip:
         for chunk in chunks:
             if tuple(chunk) != self.frames:
                 raise ClipError(
-                    f"a step of this model is a clip of {_frames(self.frames)} frames, got a chunk "
-                    f"of {_frames(chunk)}"
+                    f"a step of this model is a clip of {in_frames(self.frames)}, got a chunk of "
+                    f"{' and '.join(map(str, chunk))}"
                 )
 
 
-def _frames(numbers: Sequence[int]) -> str:
-    return " and ".join(map(str, numbers))
+def in_frames(numbers: Sequence[int]) -> str:
+    """``"8 and 32 frames"``, of the paths of an input."""
+    return f"{' and '.join(map(str, numbers))} {plural(max(numbers), 'frame')}"
 
 
 class ReadValues(Protocol):

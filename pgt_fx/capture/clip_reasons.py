@@ -66,7 +66,8 @@ def because(error: CaptureError | BlockedError) -> str:
     said = " ".join(rest.split("\n")[0].split())
     for end in (": RuntimeError", ". ", ": ValueError"):
         said = said.partition(end)[0]
-    return f"{where}: {said}"[:LONGEST] if said else where[:LONGEST]
+    words = f"{where}: {said}" if said else where
+    return words if len(words) <= LONGEST else f"{words[:LONGEST]}…"
 
 
 def of_one_length(captured: Captured) -> str | None:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from pgt_fx.capture.captured import in_frames
 from pgt_fx.capture.observe.failing_line import DEVICES, GRADIENTS, INFERENCE, LAYOUTS, TYPES
 from pgt_fx.capture.observe.surroundings import VARIABLE
 from pgt_fx.compiler.analysis.timed_graph import Analysis
@@ -57,7 +58,7 @@ def guards_of(analysis: Analysis) -> tuple[Guard, ...]:
 def _of_lengths(analysis: Analysis) -> Iterator[Guard]:
     clip = analysis.captured.clip
     if clip is not None:
-        words = f"steps of {' and '.join(map(str, clip.frames))} frames, a clip"
+        words = f"steps of {in_frames(clip.frames)}, a clip"
         yield Guard(words, "each clip", "captured anew", (clip.because,))
         return
     if analysis.lengths.numbers.is_all:

@@ -129,6 +129,7 @@ class Report:
             f"{counted(len(rows), 'operator')} of it:\n{lines}\n"
             "Take the part of the model in front of them, or pass strict=False: these operators "
             "are then computed within each step."
+            + (f" Here {self.steps}." if self.steps else "")
             + (
                 ""
                 if self.options["operator"] == "mco"

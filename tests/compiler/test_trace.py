@@ -112,7 +112,9 @@ def test_a_step_that_calls_what_there_is_not_is_illegal() -> None:
 def test_a_slot_without_an_operator_is_illegal() -> None:
     emitted = pgt_fx.transform(Net(), CLIP).inspect.emitted
     emitted.origin.clear()
-    with pytest.raises(IllegalGraph, match=r"nothing says whose elements \['conv'\] carry"):
+    with pytest.raises(
+        IllegalGraph, match=r"no operator is known for the state entries \['conv'\]"
+    ):
         check_emitted(emitted, "markov")
 
 

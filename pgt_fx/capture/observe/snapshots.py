@@ -19,11 +19,11 @@ from pgt_fx.capture.observe.globals_read import Elsewhere, is_open
 from pgt_fx.capture.observe.value_contents import (
     PLAIN,
     content,
-    entries,
     generator_state,
     is_array,
     is_filled,
     is_iterator,
+    pairs,
 )
 
 
@@ -109,9 +109,9 @@ class _Kept:
         """Note the value alone; what is in it is returned."""
         note = self._back.append
         if isinstance(value, dict):
-            old = entries(value)
-            note(lambda: _refill(value, {k: self._was(v) for k, v in old.items()}))
-            return old.values()
+            old = pairs(value)
+            note(lambda: _refill(value, [(k, self._was(v)) for k, v in old]))
+            return [v for _, v in old]
         if isinstance(value, (list, deque)):
             items = list(value)
             note(lambda: _refill(value, [self._was(v) for v in items]))
@@ -149,16 +149,16 @@ class _Kept:
 
 def _refill(value: Any, old: Any) -> None:
     if len(value) == len(old):
-        pairs = zip(value, old, strict=True) if isinstance(value, (list, deque)) else ()
+        both = zip(value, old, strict=True) if isinstance(value, (list, deque)) else ()
         if isinstance(value, dict):
-            now = entries(value)
-            pairs = zip([*now, *now.values()], [*old, *old.values()], strict=True)
-        if not isinstance(value, (set, bytearray)) and all(a is b for a, b in pairs):
+            now = [part for pair in pairs(value) for part in pair]
+            both = zip(now, [part for pair in old for part in pair], strict=True)
+        if not isinstance(value, (set, bytearray)) and all(a is b for a, b in both):
             return
     value.clear()
     if isinstance(value, dict):  # as it was held, whatever its class makes of writing it
         own = OrderedDict if isinstance(value, OrderedDict) else dict
-        for key, entry in old.items():
+        for key, entry in old:
             own.__setitem__(value, key, entry)
         return
     (value.update if isinstance(value, set) else value.extend)(old)

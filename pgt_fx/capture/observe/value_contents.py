@@ -77,7 +77,7 @@ def _content(value: Any, depth: int, seen: dict[int, Any], apart: Container[int]
     inner = functools.partial(_content, depth=depth - 1, seen=seen, apart=apart)
     found: list[Any] = [type(value)]
     if isinstance(value, dict):
-        found += [(inner(k), inner(v)) for k, v in entries(value).items()]
+        found += [(inner(k), inner(v)) for k, v in pairs(value)]
     elif isinstance(value, Mapping):
         found += [(inner(k), inner(v)) for k, v in value.items()]
     elif isinstance(value, (list, tuple, deque)):
@@ -113,11 +113,12 @@ def _content(value: Any, depth: int, seen: dict[int, Any], apart: Container[int]
     return found
 
 
-def entries(value: dict[Any, Any]) -> dict[Any, Any]:
+def pairs(value: dict[Any, Any]) -> list[tuple[Any, Any]]:
     """What a dictionary holds, whatever its class makes of reading it: one that gives a new object
-    of the class that it holds, say."""
-    keys = OrderedDict.__iter__(value) if isinstance(value, OrderedDict) else dict.__iter__(value)
-    return {key: dict.__getitem__(value, key) for key in keys}
+    of the class that it holds, say. Keys of a plain one are not looked up: a size has no hash."""
+    if not isinstance(value, OrderedDict):
+        return list(dict.items(value))
+    return [(key, dict.__getitem__(value, key)) for key in OrderedDict.__iter__(value)]
 
 
 def _exactly(value: Any) -> Any:
