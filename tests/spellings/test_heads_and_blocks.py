@@ -463,12 +463,7 @@ SHIFTS: dict[str, Spelling] = {
     "a number written into the first frame": after(
         lambda m, y: _written(y.clone(), 0, 1.5) + y),
     "a number written into the last frame": after(
-        lambda m, y: _written(y.clone(), -1, 1.5) + y, only=lambda t: t > 1),
-    "the first frame written anew": after(
-        lambda m, y: _written(y.clone(), slice(0, 1), m.one(y[:, :, :1])),
-        frames=(2, 3, 8, 9, 17)),
-    "the first frame written anew, by its number": after(
-        lambda m, y: _written(y.clone(), 0, y[:, :, 0] * 2), frames=(2, 3, 8, 9, 17)),
+        lambda m, y: _written(y.clone(), -1, 1.5) + y),
     "differences written behind the first": after(
         lambda m, y: _written(torch.zeros_like(y), slice(1, None), y[:, :, 1:] - y[:, :, :-1]),
         only=lambda t: t > 1),
