@@ -98,6 +98,8 @@ class Spelling:
         """
         if self._minds(func, args, kwargs):
             self.note()
+        elif whole_pools.minds(func, args, kwargs):  # perhaps by its numbers in this run alone
+            self._note_module()
         out = self._call(func, args, kwargs)
         if self.limit is not None and isinstance(out, Tensor):
             for s in out.shape:
@@ -108,6 +110,9 @@ class Spelling:
     def note(self) -> None:
         """Note a call, and the module that makes it."""
         self.noted.count += 1
+        self._note_module()
+
+    def _note_module(self) -> None:
         if self.running and self.running[-1] not in self.noted.modules:
             self.noted.modules.append(self.running[-1])
 
@@ -118,7 +123,6 @@ class Spelling:
             or (bool(self.tables) and is_join(func))
             or func in (torch.max_pool1d, F.max_pool1d)
             or func in KINDS
-            or whole_pools.minds(func, args, kwargs)
             or getattr(func, "__name__", "") in GROWING
             or (func in CONVS and any(isinstance(a, str) for a in (*args, *kwargs.values())))
         )
