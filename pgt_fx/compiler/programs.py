@@ -94,10 +94,10 @@ class ModelPrograms:
 
     @property
     def example(self) -> list[Any]:
-        return list(self.source.leaves)
+        return list(self.source.example.leaves)
 
     def cast(self, dtype: torch.dtype) -> torch.dtype:
-        return self.source.cast(dtype)
+        return self.source.example.cast(dtype)
 
     # -- the stages ----------------------------------------------------------------------------
 
@@ -187,10 +187,10 @@ class ModelPrograms:
         self.source.check_types(leaves)
 
     def tensors(self, leaves: Sequence[Any]) -> list[Any]:
-        return self.source.clip(leaves)
+        return self.source.example.tensors_of(leaves)
 
     def without_frames(self, sizes: Sequence[int], device: Any) -> list[Any]:
-        return self.source.without_frames(sizes, device)
+        return self.source.example.without_frames(sizes, device)
 
     def own(self) -> None:
         self.latest = None
@@ -331,7 +331,7 @@ class ModelPrograms:
     @property
     def trace(self) -> Trace:
         """The stages, run once more on the model as it is now, with the graph after each."""
-        source = Source(self.model, self.spec, self.source.leaves, self.source.pools)
+        source = Source(self.model, self.spec, self.source.example.leaves, self.source.pools)
         with recorded() as trace:
             ModelPrograms(source, self.options).program()
         return trace

@@ -18,17 +18,17 @@ from pgt_fx.capture.captured import Captured
 from pgt_fx.capture.clip_reasons import because, shows_frames, softens
 from pgt_fx.capture.export import capture, capture_clip
 from pgt_fx.capture.legality import check_captured, check_cleaned
-from pgt_fx.capture.observe.failing_line import GRADIENTS, LAYOUTS, TYPES
+from pgt_fx.capture.observe.failing_line import GRADIENTS
 from pgt_fx.capture.observe.model_lines import raised_at
 from pgt_fx.capture.observe.module_attributes import PythonState
 from pgt_fx.capture.observe.surroundings import answers, as_outside, gradients_as_outside
-from pgt_fx.capture.observe.value_contents import same
 from pgt_fx.capture.passes.length_constants import TensorsOf
 from pgt_fx.capture.passes.pipeline import clean
 from pgt_fx.capture.probe.meta_run import probe
 from pgt_fx.compiler.analysis.other_future import under
 from pgt_fx.compiler.analysis.prepare import prepare
 from pgt_fx.compiler.analysis.timed_graph import Analysis
+from pgt_fx.compiler.example_clip import ExampleClip, dtype_of
 from pgt_fx.core.clip import ClipSpec
 from pgt_fx.core.errors import (
     BlockedError,
@@ -36,12 +36,10 @@ from pgt_fx.core.errors import (
     CaptureError,
     ClipError,
     LoopError,
-    OtherClipError,
     PgtError,
 )
 from pgt_fx.core.trace import checks_stages, stage
 from pgt_fx.runtime.hooks import Hooks, hooked, hooks_of, paths_of, without_backward
-from pgt_fx.runtime.markov.buffer import dense
 
 #: The modes of all modules: frozen norms are in eval while the model trains, and a model or a hook
 #: may ask a convolution for its mode.
@@ -64,15 +62,13 @@ class Source:
     Attributes:
         model: the user's module, unchanged.
         spec: structure of a clip.
-        leaves: tensors of the example clip, as shapes (meta tensors).
+        example: the clip that it was transformed with.
         pools: the ``clip_pools`` option.
     """
 
     def __init__(self, model: nn.Module, spec: ClipSpec, leaves: Sequence[Any], pools: str) -> None:
         self.model, self.spec, self.pools = model, spec, pools
-        self.leaves = list(leaves)
-        self._tensors = spec.tensors
-        self._written = [(i, x) for i, x in enumerate(leaves) if i not in self._tensors]
+        self.example = ExampleClip(model, spec, leaves)
         self._captured: dict[Key, Captured] = {}
         self._analyses: dict[int, dict[str, Walked]] = {}
         self._asked: frozenset[str] = frozenset()
@@ -85,7 +81,6 @@ class Source:
         self._hooked: list[dict[int, Any]] = []
         self._paths: dict[int, str] = {}
         self._modules: list[nn.Module] = []
-        self._dtype = _dtype(model)
         taken = set(model._modules) | set(model._parameters) | set(model._buffers)
         self.markov_name = "markov"
         while self.markov_name in taken:
@@ -124,7 +119,7 @@ class Source:
         known = self._captured.get(key)
         if known is None and not anew:
             known = self._rehooked(key)
-        if known is None or anew or (known.typed and known.dtype != _dtype(self.model)):
+        if known is None or anew or (known.typed and known.dtype != dtype_of(self.model)):
             with stage("capture"):
                 known, key = self._captured_anew(known, key)
             self._keep(key, known)
@@ -158,7 +153,7 @@ class Source:
         Args:
             known: what was captured before, of a model that has changed since.
         """
-        leaves = self._example()
+        leaves = self.example.made()
         if self._changes(known):
             self._captured.clear()
         self._attributes = PythonState(self.model)
@@ -195,7 +190,7 @@ class Source:
             known = clean(found, min(self.spec.lengths))
             if checks_stages():
                 check_cleaned(known)
-            known.dtype = _dtype(self.model)
+            known.dtype = dtype_of(self.model)
             if clips is None:
                 note_attention(known, TensorsOf(self.model))
             else:
@@ -228,7 +223,7 @@ class Source:
         if self._whole_clips is not None:
             return None
         with stage("capture"):
-            known = self._clip_of(self._example(), reason)
+            known = self._clip_of(self.example.made(), reason)
         if known is not None:
             self._captured.clear()  # those at any length
             self._asked |= known.surroundings
@@ -272,42 +267,10 @@ class Source:
         values = None if known is None else known.values
         return values is not None and bool(values.changed(TensorsOf(self.model)))
 
-    def _example(self) -> list[Any]:
-        """A clip like the example, where the model's weights are; what is in it is not defined."""
-        device = next((p.device for p in self.model.parameters()), torch.device("cpu"))
-        leaves = list(self.leaves)
-        for i in self.spec.paths:
-            dtype = self.cast(leaves[i].dtype)
-            leaves[i] = torch.empty_like(leaves[i], device=device, dtype=dtype)
-        return leaves
-
     def check_types(self, leaves: Sequence[Any]) -> None:
-        """Make sure that a clip is of the example's types where the model asks for them, and lies
-        in memory as that where it asks for this.
-
-        Raises:
-            OtherClipError: when its types are others.
-            ClipError: when it lies otherwise, or needs a gradient and the model asks for that.
-        """
-        for i in self.spec.paths if TYPES in self._asked else ():
-            expected, seen = self.cast(self.leaves[i].dtype), leaves[i].dtype
-            if seen != expected:
-                raise OtherClipError(
-                    f"a clip of {seen}, and the model, which was captured with {expected}, asks "
-                    "for the type of its tensors"
-                )
-        for i in self.spec.paths:
-            if LAYOUTS in self._asked and not _in_order(leaves[i]):
-                raise ClipError(
-                    "the model asks how its tensors lie in memory, and this clip's axes lie there "
-                    f"in another order (sizes {tuple(leaves[i].shape)}, strides "
-                    f"{leaves[i].stride()}): pass clip.contiguous()"
-                )
-            if GRADIENTS in self._asked and leaves[i].requires_grad:
-                raise ClipError(
-                    "the model asks which of its tensors need a gradient, and this clip does: pass "
-                    "clip.detach()"
-                )
+        """Make sure that a clip is like the example in what the model asks its tensors for; see
+        :meth:`ExampleClip.check`."""
+        self.example.check(leaves, self._asked)
 
     def like(self, leaves: Sequence[Any]) -> Source:
         """The same model with an example of the batch, the space and the types of this clip.
@@ -315,12 +278,12 @@ class Source:
         Raises:
             ClipError: when the model does not run on such a clip.
         """
-        given = list(self.leaves)
+        given = list(self.example.leaves)
         for i in self.spec.paths:
             sizes, time = list(leaves[i].shape), self.spec.times[i] or 0
             if self._whole_clips is None or not sizes[time]:
-                sizes[time] = self.leaves[i].shape[time]
-            given[i] = self.leaves[i].new_empty(sizes, dtype=leaves[i].dtype)
+                sizes[time] = self.example.leaves[i].shape[time]
+            given[i] = self.example.leaves[i].new_empty(sizes, dtype=leaves[i].dtype)
         for i in set(self.spec.tensors) - set(self.spec.paths):
             given[i] = leaves[i]  # it may have one entry per video
         shapes = tuple(tuple(x.shape) if isinstance(x, Tensor) else None for x in given)
@@ -328,7 +291,7 @@ class Source:
         spec = dataclasses.replace(self.spec, shapes=shapes, dtypes=dtypes)
         other = Source(self.model, spec, given, self.pools)
         other._whole_clips = self._whole_clips
-        run = probe(self.model, self.spec.spec, other._example())
+        run = probe(self.model, self.spec.spec, other.example.made())
         if run.error is not None:
             raise ClipError(
                 f"the model does not run on it: {type(run.error).__name__}: "
@@ -365,67 +328,16 @@ class Source:
         """Whether it is one of the graphs in use."""
         return any(captured is known for known in self._captured.values())
 
-    def clip(self, leaves: Sequence[Any]) -> list[Any]:
-        """The tensors of a clip. A chunk is often a slice of a video; a model that asks for views
-        of its clip needs one that is laid out as such.
-
-        Raises:
-            ClipError: when what is no tensor isn't the example's: the graph has that in it.
-        """
-        for i, ours in self._written:
-            if not same(given := leaves[i], ours):
-                raise ClipError(
-                    f"input {i} is {given!r}, and the model was captured with {ours!r}: what is no "
-                    f"tensor decides what the model does; transform it anew with {given!r}"
-                )
-        times = self.spec.times
-        tensors = [(leaves[i], times[i]) for i in self._tensors]
-        return [x if time is None else dense(x, x) for x, time in tensors]
-
-    def without_frames(self, sizes: Sequence[int], device: torch.device | None) -> list[Any]:
-        """Leaves of a clip without frames.
-
-        Args:
-            sizes: of all paths, one after the other; -1 for their time.
-            device: where the video is; None: where the model is.
-
-        Raises:
-            ClipError: when a clip has tensors that are no videos.
-        """
-        others = [i for i in self._tensors if i not in self.spec.paths]
-        if others:
-            raise ClipError(
-                f"input {others[0]} of this model has no time axis, and a last step needs it as "
-                "any other does: end the video with an empty chunk and that input, "
-                "prog(video[:, :, :0], boxes, last=True)"
-            )
-        if device is None:
-            device = next((p.device for p in self.model.parameters()), torch.device("cpu"))
-        leaves, rest = list(self.leaves), [max(n, 0) for n in sizes]
-        for i in self.spec.paths:
-            rank = leaves[i].dim()
-            dtype = self.cast(leaves[i].dtype)
-            shape = rest[:rank]
-            shape[self.spec.times[i] or 0] = 0
-            leaves[i] = torch.empty(shape, dtype=dtype, device=device)
-            rest = rest[rank:]
-        return leaves
-
-    def cast(self, dtype: torch.dtype) -> torch.dtype:
-        """The dtype of a video once the model was moved to another (``prog.double()``)."""
-        now = _dtype(self.model)
-        return now if now is not None and dtype == self._dtype else dtype
-
     def __deepcopy__(self, memo: dict[int, Any]) -> Source:
         _ = self.modes  # forgets the graphs of a child that was replaced since
-        other = Source(copy.deepcopy(self.model, memo), self.spec, self.leaves, self.pools)
+        other = Source(copy.deepcopy(self.model, memo), self.spec, self.example.leaves, self.pools)
         _ = other.modes  # has looked at its model before it is given the graphs of this one
         self.renew()
         if self._attributes is not None:
             other._attributes = PythonState(other.model)
         other._captured = dict(self._captured)
         other._analyses = dict(self._analyses)  # of each graph the same, also what is found later
-        other._dtype, other._asked = self._dtype, self._asked
+        other.example.dtype, other._asked = self.example.dtype, self._asked
         other._whole_clips = self._whole_clips
         other._paths = dict(self._paths)
         return other
@@ -438,13 +350,3 @@ class Source:
 def _children(parents: Sequence[dict[str, nn.Module | None]]) -> Children:
     """Looked at in every step, and so without a loop of Python's."""
     return list(map(len, parents)), list(chain.from_iterable(map(_values, parents)))
-
-
-def _in_order(x: Tensor) -> bool:
-    """Whether an axis lies inside of those before it, as in a slice of a contiguous tensor."""
-    strides = [s for s, n in zip(x.stride(), x.shape, strict=True) if n > 1]
-    return strides == sorted(strides, reverse=True)
-
-
-def _dtype(model: nn.Module) -> torch.dtype | None:
-    return next((p.dtype for p in model.parameters() if p.is_floating_point()), None)

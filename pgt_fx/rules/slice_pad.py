@@ -208,7 +208,7 @@ def pad(op: OpView) -> Outcome:
     amounts[2 * at] = amounts[2 * at + 1] = 0
     value = op.arg.get("value")
     rest = [int(a) for a in amounts] if any(amounts) else []
-    behind = law.right if whole is None else f"up to {law.right}"
+    after = law.right if whole is None else f"up to {law.right}"
     return Windowed(
         law,
         layout,
@@ -217,7 +217,7 @@ def pad(op: OpView) -> Outcome:
         call=SpacePad(tuple(rest), mode, value),
         fill=float(value or 0.0),
         mode=mode,
-        what=f"pad {law.left},{behind}" + ("" if mode == "constant" else f" {mode}"),
+        what=f"pad {law.left},{after}" + ("" if mode == "constant" else f" {mode}"),
         pads=law.left + law.right > 0,
         bare=True,
         whole=whole,

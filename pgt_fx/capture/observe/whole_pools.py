@@ -92,7 +92,7 @@ def _of_whole(func: Any, args: Any, kwargs: dict[str, Any]) -> list[int]:
 
 
 def _plain_rest(name: str, rest: Any) -> bool:
-    """Whether what is given by its place behind the padding changes nothing."""
+    """Whether what is given by position after the padding changes nothing."""
     if name.startswith("avg"):
         return len(rest) < 3 or rest[2] is None
     return _ones(rest[0], 1) and not any(rest[2:])

@@ -106,7 +106,7 @@ def _rewrite(captured: Captured, node: fx.Node, clip: int) -> None:
     dim = as_number(named(node)["dim"]) % rank
     lengths = [p.meta["val"].shape[dim] for p in pieces]
     bodies = [i for i, n in enumerate(lengths) if captured.has_time(n)]
-    filled = None  # a number of constant frames behind the others that their length decides
+    filled = None  # a number of constant frames after the others that their length decides
     if len(bodies) == 2 and bodies[1] == len(pieces) - 1:
         filled = _number_of(pieces[-1], dim)
         bodies = bodies[:1] if filled is not None else bodies

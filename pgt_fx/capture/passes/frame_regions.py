@@ -101,8 +101,7 @@ class WriteReader:
     def plain(self, part: fx.Node) -> fx.Node:
         """What is copied, where the copy is of its own type and sizes."""
         while schema_name(part) == "aten::copy" and isinstance(part.args[1], fx.Node):
-            into, source = part.args[0], part.args[1]
-            assert isinstance(into, fx.Node)
+            into, source = as_node(part.args[0]), part.args[1]
             if into.meta["val"].dtype != source.meta["val"].dtype:
                 break
             if [*map(expression, shape_of(into))] != [*map(expression, shape_of(source))]:

@@ -40,17 +40,16 @@ class FrameWriter(WriteReader):
     """Makes nodes in front of one that writes.
 
     Attributes:
-        before: that one.
+        before: that one; at first the graph's output.
     """
 
     def __init__(self, captured: Captured) -> None:
         super().__init__(captured)
-        self.before: fx.Node | None = None
+        self.before: fx.Node = next(reversed(captured.graph.nodes))
 
     def at_least(self, node: fx.Node, dim: int, number: int, multiple: int = 1) -> bool:
         """Limit the videos to those of which a value has so many elements along time; whether there
         are such, the clip's among them."""
-        assert self.before is not None
         try:
             count = self.captured.sizes.function(shape_of(node)[dim])
             enough = ~at_most(count, number - 1)
@@ -65,19 +64,18 @@ class FrameWriter(WriteReader):
         return True
 
     def uncropped(self, body: Chain) -> fx.Node:
-        assert self.before is not None
         with self.graph.inserting_before(self.before):
             return uncropped(self.graph, body, self.before)
 
-    def inside(self, whole: fx.Node, dim: int, before: int, behind: int) -> fx.Node:
+    def inside(self, whole: fx.Node, dim: int, before: int, after: int) -> fx.Node:
         """Whether an element is neither among the first ``before`` nor among the last ones."""
-        late = self.positions(whole, dim, Region(before, None)) if before else None
-        early = self.followed(whole, dim, behind) if behind else None
-        if late is not None and early is not None:
-            return self.call(aten.logical_and.default, late, early)
-        found = late if late is not None else early
-        assert found is not None
-        return found
+        if not after:
+            return self.positions(whole, dim, Region(before, None))
+        early = self.followed(whole, dim, after)
+        if not before:
+            return early
+        late = self.positions(whole, dim, Region(before, None))
+        return self.call(aten.logical_and.default, late, early)
 
     def followed(self, whole: fx.Node, dim: int, by: int) -> fx.Node:
         """Whether an element has ``by`` others after it."""
@@ -129,7 +127,6 @@ class FrameWriter(WriteReader):
         kwargs: dict[str, Any] | None = None,
         gives: Tensor | None = None,
     ) -> fx.Node:
-        assert self.before is not None
         with self.graph.inserting_before(self.before):
             new = self.graph.call_function(target, args, kwargs or {})
         value: Any = gives

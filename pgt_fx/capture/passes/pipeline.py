@@ -17,7 +17,6 @@ from pgt_fx.capture.passes.functionalize import functionalize
 from pgt_fx.capture.passes.inline_blocks import inline_blocks
 from pgt_fx.capture.passes.masked_writes import masked_writes
 from pgt_fx.capture.passes.rolled_frames import rolled_frames
-from pgt_fx.capture.passes.scatter_to_pad import scatter_to_pad
 from pgt_fx.capture.passes.signal_frames import signal_frames
 from pgt_fx.capture.passes.whole_tables import whole_tables
 from pgt_fx.capture.passes.written_frames import written_frames
@@ -235,7 +234,6 @@ PASSES: tuple[Pass, ...] = (
     masked_writes,
     written_frames,
     rolled_frames,
-    scatter_to_pad,
     cat_to_pad,
     drop_like_operands,
     adaptive_max_as_amax,

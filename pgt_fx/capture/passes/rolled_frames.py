@@ -23,6 +23,7 @@ from pgt_fx.capture.schema import named, schema_name
 from pgt_fx.core.counts import counted
 from pgt_fx.core.lengths.questions import at_most
 from pgt_fx.core.lengths.sets import NotQuasiLinear
+from pgt_fx.core.node_arguments import as_node
 
 aten = torch.ops.aten
 END = 2**63 - 1
@@ -64,8 +65,7 @@ def rolled_frames(captured: Captured, _: int) -> None:
 
 
 def _rewrite(captured: Captured, node: fx.Node) -> None:
-    x, given = node.args[0], named(node)
-    assert isinstance(x, fx.Node)
+    x, given = as_node(node.args[0]), named(node)
     shape, rank = x.meta["val"].shape, x.meta["val"].dim()
     shifts, dims = list(given["shifts"]), [d % rank for d in given["dims"] or ()]
     timed = [i for i, d in enumerate(dims) if captured.has_time(shape[d])]
@@ -94,7 +94,7 @@ def _rewrite(captured: Captured, node: fx.Node) -> None:
 
 
 def _uncut(node: fx.Node, x: fx.Node, dim: int, by: int) -> None:
-    """Take from the video itself what is left of it behind a shift by ``by``."""
+    """Take from the video itself what is left of it after a shift by ``by``."""
     for user in list(node.users):
         if schema_name(user) != "aten::slice":
             continue
@@ -157,8 +157,7 @@ class _Shown:
         return None
 
     def _sliced(self, edge: Edge, given: dict[str, Any], node: fx.Node) -> Edge | None:
-        x = node.args[0]
-        assert isinstance(x, fx.Node)
+        x = as_node(node.args[0])
         rank = x.meta["val"].dim()
         first, end, step = given["start"] or 0, given["end"], given["step"]
         if given["dim"] % rank != edge.dim:
@@ -194,8 +193,7 @@ class _Shown:
         return Edge(order.index(edge.dim), edge.at)
 
     def _off_time(self, node: fx.Node) -> bool:
-        x = node.args[0]
-        assert isinstance(x, fx.Node)
+        x = as_node(node.args[0])
         return not self.captured.has_time(x.meta["val"].shape[named(node)["dim"]])
 
     def _side_by_side(self, node: fx.Node, name: str) -> Edge | None:

@@ -111,36 +111,36 @@ class _Writes(FrameWriter):
     def _to_the_end(
         self, whole: fx.Node, part: fx.Node, value: float | None, dim: int, region: Region
     ) -> fx.Node | None:
-        """All but ``first`` elements in front and some behind."""
-        before, behind = region.first, -(region.end or 0)
-        if not self.at_least(whole, dim, before + behind):
+        """All but ``first`` elements in front and some at the end."""
+        before, after = region.first, -(region.end or 0)
+        if not self.at_least(whole, dim, before + after):
             return None
         edge = self.constant(whole)
         if value is not None and edge is None:
-            inside = self.inside(whole, dim, before, behind)
+            inside = self.inside(whole, dim, before, after)
             return self.call(aten.masked_fill.Scalar, whole, inside, value)
         if value is not None:
             part = self.call(aten.full_like.default, self.slice(whole, dim, region), value)
         if not self.captured.has_time(shape_of(part)[dim]):
             return None
-        shifted = self._shifted(part, dim, before, behind, edge)
+        shifted = self._shifted(part, dim, before, after, edge)
         if edge is not None:
-            return shifted if shifted is not None else self.pad(part, dim, before, behind, edge)
-        inside = self.inside(whole, dim, before, behind)
-        moved = shifted if shifted is not None else self.pad(part, dim, before, behind, 0.0)
+            return shifted if shifted is not None else self.pad(part, dim, before, after, edge)
+        inside = self.inside(whole, dim, before, after)
+        moved = shifted if shifted is not None else self.pad(part, dim, before, after, 0.0)
         return self.call(aten.where.self, inside, moved, whole)
 
     def _shifted(
-        self, part: fx.Node, dim: int, before: int, behind: int, edge: float | None
+        self, part: fx.Node, dim: int, before: int, after: int, edge: float | None
     ) -> fx.Node | None:
         """A part that is a slice of something, put in its place by one padding."""
         for body in chains(part, dim):
             start, left_out = body.start, -(body.stop or 0)
             if start < 0 or left_out < 0 or (start, body.stop) == (0, None):
                 continue
-            if edge is not None and ((before and start) or (behind and left_out)):
+            if edge is not None and ((before and start) or (after and left_out)):
                 continue  # the edge would show what was cropped
-            left, right = before - start, behind - left_out
+            left, right = before - start, after - left_out
             if not self.at_least(body.root, dim, max(0, -left) + max(0, -right)):
                 continue
             source = self.uncropped(body)
@@ -158,7 +158,8 @@ class _Writes(FrameWriter):
     ) -> fx.Node | None:
         """The elements ``first:end``, both counted from the start."""
         first, end = region.first, region.end
-        assert end is not None
+        if end is None:  # up to the end of the video: not of this form
+            return None
         here = self.positions(whole, dim, region)
         if value is not None:
             return self.call(aten.masked_fill.Scalar, whole, here, value)
