@@ -1,4 +1,4 @@
-"""Modules that stand in the way of a capture, whatever the model computes: told before it."""
+"""Modules that stand in the way of a capture, whatever the model computes: refused before it."""
 
 from __future__ import annotations
 

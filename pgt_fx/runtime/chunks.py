@@ -139,30 +139,30 @@ def _clips(
     Raises:
         ClipError: for steps of another length, and a video that leaves frames over.
     """
-    told = f"a step of this model is a clip of {counted(clip, 'frame')}"
+    words = f"a step of this model is a clip of {counted(clip, 'frame')}"
     if schedule is None:
         schedule = Schedule(clip, overlap=0)
     if isinstance(schedule, Schedule):
         if schedule.length != clip:
-            raise ClipError(f"{told}, and {schedule} has steps of {schedule.length}")
+            raise ClipError(f"{words}, and {schedule} has steps of {schedule.length}")
         each = clip - schedule.overlap
         if frames < clip:
-            raise ClipError(f"{told}, and the video has {counted(frames, 'frame')}")
+            raise ClipError(f"{words}, and the video has {counted(frames, 'frame')}")
         count, rest = 1 + (frames - clip) // each, (frames - clip) % each
         if schedule.steps is not None:
             if count < schedule.steps:
-                raise ClipError(f"{told}: {schedule} needs more than {counted(frames, 'frame')}")
+                raise ClipError(f"{words}: {schedule} needs more than {counted(frames, 'frame')}")
             count, rest = schedule.steps, 0
         if rest:
             raise ClipError(
-                f"{told}, and the video's {counted(frames, 'frame')} leave {rest} over: cut it to "
+                f"{words}, and the video's {counted(frames, 'frame')} leave {rest} over: cut it to "
                 f"{frames - rest}, or let clips share frames, Schedule({clip}, overlap=…)"
             )
         return [n * each for n in range(count)], [clip] * count
     lengths = _lengths_of(schedule, frames, clip)
     wrong = next((n for n in lengths if n != clip), None)
     if wrong is not None:
-        raise ClipError(f"{told}, and chunks {lengths} have one of {wrong}")
+        raise ClipError(f"{words}, and chunks {lengths} have one of {wrong}")
     return [n * clip for n in range(len(lengths))], lengths
 
 

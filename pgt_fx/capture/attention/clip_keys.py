@@ -52,7 +52,7 @@ class Table:
         kind: a "mask" hides entries, and is for carried keys as for those of the step at their
             places; a "table" of positions is continued.
         near: where it depends on distances alone, for each entry of the clip before the entry (in
-            rows and columns as one) that is as far away; None where it can't be told.
+            rows and columns as one) that is as far away; None where it can't be determined.
     """
 
     kind: Kept
@@ -84,7 +84,7 @@ class ClipKeys:
 
     Attributes:
         farthest: for each key the one at the same place in the clip's first frame; None where that
-            can't be told.
+            can't be determined.
         tables: what is added to the map, by the operator that does (of
             ``scaled_dot_product_attention`` itself).
         rotary: how its keys are turned; None where they aren't, or not so that it could be gone on

@@ -98,7 +98,7 @@ class Spelling:
         """
         if self._minds(func, args, kwargs):
             self.note()
-        elif whole_pools.minds(func, args, kwargs):  # perhaps by its numbers in this run alone
+        elif whole_pools.minds(func, args, kwargs):  # perhaps for the sizes of this run alone
             self._note_module()
         out = self._call(func, args, kwargs)
         if self.limit is not None and isinstance(out, Tensor):

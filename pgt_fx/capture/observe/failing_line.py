@@ -162,8 +162,8 @@ class Lines(TorchFunctionMode):
         if func is _SWITCHES and args[:1] == (False,) and _autocasts() > self._nested:
             on = any(map(torch.is_autocast_enabled, ("cpu", "cuda")))
             self.gradless.append((calling_place(torch.no_grad), on))
-        if (told := self._check_of_values(func, args)) is not None:
-            return told
+        if (answer := self._check_of_values(func, args)) is not None:
+            return answer
         if func in _READ:
             self._note_read(func, func)
         self._note_size(func, func, args)
@@ -226,16 +226,16 @@ class Lines(TorchFunctionMode):
             return None
         frame = _behind_modes(sys._getframe(2))
         if asserts or frame.f_code is assert_condition.__code__:
-            told: bool | None = True
+            answer: bool | None = True
         elif is_ours_or_generated(frame.f_code.co_filename):
             return None
         else:
-            told = answer_without_error(frame, func in _ANSWERS)
-        if told is None or self._is_tried():
+            answer = answer_without_error(frame, func in _ANSWERS)
+        if answer is None or self._is_tried():
             return None
         self._note_call()
         self.checks.append((calling_place(func), tuple(self.running)))
-        return told
+        return answer
 
     def _is_tried(self) -> bool:
         """Whether the model catches an error that is raised now, and goes on."""

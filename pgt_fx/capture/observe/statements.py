@@ -70,9 +70,9 @@ def answer_without_error(frame: FrameType, whole: bool) -> bool | None:
             return None
         if isinstance(node, ast.Assert) or (isinstance(node, ast.If) and _only_raises(node.body)):
             wanted = isinstance(node, ast.Assert)
-            for part, told in _parts(node.test, wanted):
+            for part, answer in _parts(node.test, wanted):
                 if _span(part) == asking and (whole or not _is_call_of(part, _CHOOSING)):
-                    return told
+                    return answer
     return None
 
 

@@ -131,7 +131,7 @@ class _Shown:
         return True
 
     def _through(self, node: fx.Node) -> Edge | None:
-        """The elements of a result that are made of them; None where it can't be told."""
+        """The elements of a result that are made of them; None where it can't be determined."""
         name = schema_name(node).removeprefix("aten::")
         x: Any = node.args[0] if node.args and isinstance(node.args[0], fx.Node) else None
         edge = self.edges.get(x) if x is not None else None
@@ -234,7 +234,7 @@ class _Shown:
 
     def _entry(self, node: Any, i: int, dim: int) -> Any:
         """Element ``i`` along time of a table that is made of the number of frames, as an
-        expression; None where it can't be told.
+        expression; None where it can't be determined.
 
         Args:
             dim: of time, from the end.

@@ -62,8 +62,8 @@ class _Writes(FrameWriter):
     def _written(
         self, whole: fx.Node, part: fx.Node, dim: int, region: Region, picked: bool
     ) -> fx.Node | None:
-        """``whole`` with ``part`` written into a region along ``dim``; None where it can't be told
-        otherwise. ``picked``: the part has no dimension there."""
+        """``whole`` with ``part`` written into a region along ``dim``; None where it has no other
+        form. ``picked``: the part has no dimension there."""
         apart = self._other_axis_first(whole, part, dim, region, picked)
         if apart is not None:
             return apart

@@ -156,11 +156,11 @@ def _why(error: Exception, model: nn.Module, spec: ClipSpec, leaves: Sequence[An
             "as assert x.isfinite().all() or as an if of a tensor with nothing but raise in it"
         )
     frames = _taken(model, spec, leaves)
-    told = f"the model does not run on its example clip: {error}"
+    said = f"the model does not run on its example clip: {error}"
     if frames is None:
-        return told
+        return said
     had = min(spec.lengths)
-    return f"{told}. It takes {frames} frames, and the example has {had}: pass one that long"
+    return f"{said}. It takes {frames} frames, and the example has {had}: pass one that long"
 
 
 def _lengths(spec: ClipSpec, leaves: Sequence[Any]) -> list[int]:

@@ -133,7 +133,7 @@ def _readers(
             if region is None or region.result is node:
                 out.readers[node] = []
                 out.bytes[node] = element_bytes(analysis, node, sizes)
-                if not _told_apart(analysis, node):
+                if not _distinguishable(analysis, node):
                     out.bytes[node] = _NEVER
     for node in analysis.captured.graph.nodes:
         region = regions.get(node)
@@ -190,14 +190,16 @@ def _moves(
             return False
     if region is None:
         others = [n for n in node.all_input_nodes if n is not operand]
-        if not _told_apart(analysis, node):  # it must be able to, so that others may wait for it
+        if not _distinguishable(
+            analysis, node
+        ):  # it must be able to, so that others may wait for it
             others = [n for n in others if not _size_of_clip(analysis, n)]
         if not local(node) or any(n.name not in analysis.captured.tensors for n in others):
             return False
     return value.clock is clock or same(value.clock, clock, analysis.spec.ratio)
 
 
-def _told_apart(analysis: Analysis, node: fx.Node) -> bool:
+def _distinguishable(analysis: Analysis, node: fx.Node) -> bool:
     """Whether a value's elements along time can be taken one by one, so that some may wait."""
     try:
         analysis.axis(node)

@@ -66,8 +66,8 @@ class ClipAttends(StepOnly):
             return Verdict(standing.op, STEP, SEES)
         clips = counted(memory.whole_clips, "clip")
         how = "beside" if memory.beside else "in place of"
-        told = f"{SEES}; finds the keys of {clips} before {how} its own; {self._positions(memory)}"
-        return Verdict(standing.op, STEP, told)
+        words = f"{SEES}; finds the keys of {clips} before {how} its own; {self._positions(memory)}"
+        return Verdict(standing.op, STEP, words)
 
     def _positions(self, memory: AttentionMemory) -> str:
         """What is made of their positions."""
@@ -79,7 +79,7 @@ class ClipAttends(StepOnly):
         if not tables:
             return "their positions are those that they had in their clip"
         if memory.positions == "none" or self.keys.farthest is None:
-            why = "" if memory.positions == "none" else ", as where they stand can't be told"
+            why = "" if memory.positions == "none" else ", as where they stand can't be determined"
             return f"nothing is added of the table of positions for them{why}"
         if all(t.near is not None for t in tables):
             return "the table of positions is read by distance, and beyond its end by its end"

@@ -98,10 +98,10 @@ def look_ahead(check: Check, report: Report, allowed: int, field: Check) -> Chec
         return replace(check, detail="neither the output nor what it is pooled from has time")
     ahead = furthest(report.look_ahead)
     paths = f", of the inputs {_each(report.look_ahead)}" if len(report.look_ahead) > 1 else ""
-    found = replace(check, measured=frames_told(ahead), bound=counted(allowed, "frame"))
+    found = replace(check, measured=frames_in_words(ahead), bound=counted(allowed, "frame"))
     if ahead is None or ahead > allowed:
         where = next((row.place for row in beyond(report.rows, allowed)), "")
-        detail = f"an output reads {frames_told(ahead)} after its own{paths}"
+        detail = f"an output reads {frames_in_words(ahead)} after its own{paths}"
         return replace(found, ok=False, detail=detail, where=where)
     if field.ok is None:
         return replace(check, detail="receptive-field, which measures it, says nothing: see there")
@@ -157,13 +157,13 @@ def beyond(rows: Iterable[Row], allowed: int) -> list[Row]:
     return [row for row in rows if row.stride and (row.future is None or row.future > allowed)]
 
 
-def frames_told(count: int | None) -> str:
+def frames_in_words(count: int | None) -> str:
     """A number of frames in words."""
     return "all of time" if count is None else counted(count, "frame")
 
 
 def _each(frames: Iterable[int | None]) -> str:
-    return " and ".join(map(frames_told, frames))
+    return " and ".join(map(frames_in_words, frames))
 
 
 def _timed(subject: Subject, prog: Progressive) -> list[Tensor]:

@@ -73,7 +73,7 @@ def receptive_field(check: Check, subject: Subject, chunkings: int) -> Check:
             if early or (claim.future is not None and max(frames) - own > claim.future):
                 seen = f"{min(frames)} … {max(frames)}"
                 faults.append(f"{_of(watched[k], j)} (frame {own}) reads frames {seen} of {path}")
-    claims = ", ".join(_told(c) for one in watched for c in one.claims.values())
+    claims = ", ".join(_in_words(c) for one in watched for c in one.claims.values())
     what = f" of {', '.join(w.name for w in watched)}" if watched[0].name else ""
     detail = (
         f"{counted(tried, 'frame')} changed one at a time; widest seen{what} {widest}, analysed "
@@ -134,7 +134,7 @@ def _of(one: Watched, j: int) -> str:
     return f"element {j} of {one.name}" if one.name else f"output {j}"
 
 
-def _told(claim: Reach) -> str:
+def _in_words(claim: Reach) -> str:
     if claim.future is None:
         return "all of time"
     return f"{claim.field or 'all before'} ({claim.future} ahead)"

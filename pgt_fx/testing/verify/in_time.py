@@ -13,7 +13,7 @@ from typing import Any
 
 from pgt_fx.compiler.report import Report
 from pgt_fx.runtime.progressive import Progressive
-from pgt_fx.testing.verify.demanded import frames_told, furthest
+from pgt_fx.testing.verify.demanded import frames_in_words, furthest
 
 Operator = Mapping[str, Any]
 
@@ -108,7 +108,7 @@ def _size(record: Mapping[str, Any]) -> str:
 
 
 def _frames(counts: Sequence[int | None]) -> str:
-    return " and ".join(map(frames_told, counts)) or "no frame"
+    return " and ".join(map(frames_in_words, counts)) or "no frame"
 
 
 def _further(one: int | None, other: int | None) -> bool:

@@ -283,7 +283,7 @@ def spoilt(subject: Subject, row: int) -> tuple[Video, Video]:
 
 
 def row_of(x: Tensor, layout: Any, rows: int, row: int) -> Tensor | None:
-    """What a tensor has of one video of a batch, by its layout; None where that can't be told."""
+    """What a tensor has of one video of a batch, by its layout; None where that is unknown."""
     found = videos(x, layout, rows)
     if found is not None:
         return found[row]

@@ -26,7 +26,7 @@ def deterministic(check: Check, subject: Subject, chunkings: int) -> Check:
             for n, (a, b) in enumerate(zip(first, second, strict=True), 1)
             if not same_bits(a, b)
         ]
-    return _told(check, faults, f"steps {chunks} twice, both policies")
+    return _check_of(check, faults, f"steps {chunks} twice, both policies")
 
 
 def through_a_file(prog: Any) -> None:
@@ -74,10 +74,10 @@ def _interrupted(check: Check, subject: Subject, what: Any, words: str) -> Check
             if number < len(pieces) - 1:
                 what(prog)
         prog.reset()
-    return _told(check, faults, f"steps {chunks}, {words}, both policies")
+    return _check_of(check, faults, f"steps {chunks}, {words}, both policies")
 
 
-def _told(check: Check, faults: list[str], detail: str) -> Check:
+def _check_of(check: Check, faults: list[str], detail: str) -> Check:
     if faults:
         found = f"{len(faults)} differ"
         return replace(check, ok=False, measured=found, detail=f"{faults[0]}; {detail}")
